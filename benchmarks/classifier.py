@@ -1,0 +1,147 @@
+"""An attribute classifier for pictures of the scenes world, trained on renders: the judge of prompt fidelity.
+
+`python benchmarks/classifier.py` trains it (minutes on two cores) and reports its accuracy on held-out
+renders, at full size brought down to 256 px the way generated images are.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import common
+from megen.models import weights
+from megen.training import loop
+from megen.training.latents import scene
+from megen.training.render import render
+from megen.training.scenes import ATTRIBUTES, Scene
+
+SIZE_PX = 256
+TRAIN_SEED, HELD_OUT_SEED = 11, 12
+WEIGHTS = common.RESULTS / "classifier.safetensors"
+
+
+class Classifier(nn.Module):
+    """Pictures [b, 3, 256, 256] in [0, 1] to one row of logits an attribute; `features` feed distances."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def level(inside: int, out: int) -> list[nn.Module]:
+            return [
+                nn.Conv2d(inside, out, 3, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(out),
+                nn.ReLU(),
+                nn.Conv2d(out, out, 3, padding=1, bias=False),
+                nn.BatchNorm2d(out),
+                nn.ReLU(),
+            ]
+
+        self.trunk = nn.Sequential(
+            nn.PixelUnshuffle(2),
+            nn.Conv2d(12, 24, 3, padding=1, bias=False),
+            nn.BatchNorm2d(24),
+            nn.ReLU(),
+            *level(24, 32),
+            *level(32, 64),
+            *level(64, 96),
+            *level(96, 96),
+            nn.Flatten(),
+            nn.Linear(96 * 8 * 8, 256),
+            nn.ReLU(),
+        )
+        self.heads = nn.ModuleDict({k: nn.Linear(256, len(v)) for k, v in ATTRIBUTES.items()})
+
+    def features(self, pictures: Tensor) -> Tensor:
+        out: Tensor = self.trunk(2 * pictures - 1)
+        return out
+
+    def forward(self, pictures: Tensor) -> dict[str, Tensor]:
+        f = F.dropout(self.features(pictures), 0.1, self.training)
+        return {k: head(f) for k, head in self.heads.items()}
+
+
+def prepared(pictures: Tensor) -> Tensor:
+    """Any square pictures [b, 3, n, n] to 256 px by area."""
+    return pictures if pictures.shape[-1] == SIZE_PX else F.interpolate(pictures, size=(SIZE_PX, SIZE_PX), mode="area")
+
+
+def predict(model: Classifier, pictures: Tensor) -> list[dict[str, str]]:
+    """What the classifier sees in each picture."""
+    with torch.inference_mode():
+        logits = model(prepared(pictures))
+    return [{k: ATTRIBUTES[k][int(v[i].argmax())] for k, v in logits.items()} for i in range(len(pictures))]
+
+
+def targets(scenes: list[Scene]) -> dict[str, Tensor]:
+    """Class numbers by attribute; -1 where the eye cannot tell."""
+    seen = [s.attributes() for s in scenes]
+    return {k: torch.tensor([v.index(s[k]) if k in s else -1 for s in seen]) for k, v in ATTRIBUTES.items()}
+
+
+def varied(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Blur, noise and brightness as decoders and links leave them."""
+    b = len(pictures)
+    blurred = F.interpolate(F.avg_pool2d(pictures, 2), scale_factor=2, mode="bilinear")
+    mix = torch.rand(b, 1, 1, 1, generator=generator) * (torch.rand(b, 1, 1, 1, generator=generator) < 0.5)
+    out = torch.lerp(pictures, blurred, mix)
+    out = out + torch.randn(out.shape, generator=generator) * 0.03 * torch.rand(b, 1, 1, 1, generator=generator)
+    return (out * (0.94 + 0.12 * torch.rand(b, 1, 1, 1, generator=generator))).clamp(0, 1)
+
+
+def train(count: int, epochs: int, batch: int = 32) -> Classifier:
+    scenes = [scene(TRAIN_SEED, i, unseen=i % 5 == 0) for i in range(count)]
+    pool = torch.cat([(render(scenes[i : i + 8], SIZE_PX) * 255).round().byte() for i in range(0, count, 8)])
+    labels = targets(scenes)
+    torch.manual_seed(0)
+    model = Classifier().to(memory_format=torch.channels_last)
+    optimiser = torch.optim.AdamW([{"params": model.parameters(), "base_lr": 2e-3}], lr=2e-3, weight_decay=1e-2)
+    steps = epochs * count // batch
+    for step, shown in loop.progress(0, steps, "classifier"):
+        loop.set_lr([optimiser], loop.lr_factor(step, steps, decay_share=0.6))
+        generator = loop.step_generator(5, step)
+        index = torch.randint(count, (batch,), generator=generator)
+        logits = model(varied(pool[index].float() / 255, generator).contiguous(memory_format=torch.channels_last))
+        loss = sum(F.cross_entropy(v, labels[k][index], ignore_index=-1) for k, v in logits.items() if (labels[k][index] >= 0).any())
+        optimiser.zero_grad()
+        torch.autograd.backward(loss)
+        optimiser.step()
+        shown["loss"] = float(torch.as_tensor(loss).detach())
+    return model.eval()
+
+
+def load(path: Path = WEIGHTS) -> Classifier:
+    """The trained classifier. Errors: weights.WeightsError where it is still to be trained."""
+    tensors, _ = weights.read(path)
+    model = Classifier()
+    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
+    return model.eval()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=4000)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--held-out", type=int, default=400)
+    args = parser.parse_args()
+    model = train(args.count, args.epochs)
+    right: dict[str, list[bool]] = {k: [] for k in ATTRIBUTES}
+    for i in range(0, args.held_out, 4):
+        scenes = [scene(HELD_OUT_SEED, i + j, unseen=(i + j) % 5 == 0) for j in range(4)]
+        for s, got in zip(scenes, predict(model, render(scenes, 1024)), strict=True):
+            for k, v in s.attributes().items():
+                right[k].append(got[k] == v)
+    weights.write_safely(
+        {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}, WEIGHTS, weights.provenance()
+    )
+    by_attribute = {k: sum(v) / len(v) for k, v in right.items()}
+    total = [r for v in right.values() for r in v]
+    common.write("classifier", {"held_out_renders": args.held_out, "accuracy": sum(total) / len(total), "by_attribute": by_attribute})
+
+
+if __name__ == "__main__":
+    main()

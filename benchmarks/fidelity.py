@@ -1,0 +1,101 @@
+"""Prompt fidelity: the share of named attributes that the classifier finds in generated images.
+
+`python benchmarks/fidelity.py --prompts 100 --steps 20` draws captions of test scenes, half of the run
+from combinations that never occur in training, and writes a contact sheet of images and failures.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+import classifier
+import common
+from megen.diffusion import path
+from megen.models import backbone as backbones
+from megen.models.backbone import Backbone
+from megen.training.backbone import TEST_SEED
+from megen.training.latents import scene
+from megen.training.loop import progress
+from megen.training.scenes import caption, parse
+
+BATCH = 4
+
+
+@torch.inference_mode()
+def generate(backbone: Backbone, prompts: list[str], seeds: list[int], steps: int, guidance: float) -> torch.Tensor:
+    """Images [b, 3, H, W] without merging or link."""
+    n = len(prompts)
+    context = backbone.encode_prompts([*prompts, *[""] * n] if guidance != 1 else prompts)
+    noise = torch.cat([torch.randn((1, *backbone.latent_shape), generator=torch.Generator().manual_seed(s)) for s in seeds])
+    z = noise = noise.contiguous(memory_format=torch.channels_last)
+    grid = path.times(steps, backbone.config.time_shift)
+    for z in path.walk(lambda z, s, t: backbone.velocity(z, s, t, context, guidance), noise, grid):  # noqa: B007
+        pass
+    return backbone.decode_latents(z)
+
+
+def measure(backbone: Backbone, judge: classifier.Classifier, prompts: int, steps: int, guidance: float, unseen: bool) -> dict:
+    """Accuracy over named attributes, by attribute, and the failures; images as small bytes."""
+    right: dict[str, list[bool]] = {}
+    shown, failures = [], []
+    for k, bar in progress(0, -(-prompts // BATCH), "unseen" if unseen else "seen"):
+        index = list(range(k * BATCH, min(prompts, (k + 1) * BATCH)))
+        scenes = [scene(TEST_SEED, i, unseen=unseen) for i in index]
+        texts = [caption(s, np.random.default_rng([TEST_SEED, i])) for s, i in zip(scenes, index, strict=True)]
+        images = generate(backbone, texts, index, steps, guidance)
+        for i, text, got, image in zip(index, texts, classifier.predict(judge, images), classifier.prepared(images), strict=True):
+            named = parse(text)
+            if named.get("object") == "no object":
+                named.pop("side", None)
+            wrong = [f"{key}: {value}, seen {got[key]}" for key, value in named.items() if got[key] != value]
+            for key, value in named.items():
+                right.setdefault(key, []).append(got[key] == value)
+            failures += [{"index": i, "caption": text, "wrong": wrong}] if wrong else []
+            shown.append((image, text, wrong))
+        flat = [r for v in right.values() for r in v]
+        bar["accuracy"] = sum(flat) / len(flat)
+    by_attribute = {k: {"accuracy": sum(v) / len(v), "n": len(v)} for k, v in sorted(right.items())}
+    error = (bar["accuracy"] * (1 - bar["accuracy"]) / len(flat)) ** 0.5
+    summary = {"prompts": prompts, "named_attributes": len(flat), "accuracy": bar["accuracy"], "standard_error": error}
+    return {**summary, "by_attribute": by_attribute, "failures": failures, "shown": shown}
+
+
+def sheet(shown: list, out: Path, columns: int = 6, rows: int = 4) -> None:
+    """A contact sheet, what went wrong written below each image."""
+    page = Image.new("RGB", (columns * 264, rows * 296), "white")
+    draw = ImageDraw.Draw(page)
+    for n, (image, text, wrong) in enumerate(shown[: columns * rows]):
+        x, y = n % columns * 264, n // columns * 296
+        page.paste(Image.fromarray((image.permute(1, 2, 0) * 255).round().byte().numpy()), (x, y))
+        draw.text((x, y + 258), text[:44], "black")
+        draw.text((x, y + 270), text[44:88], "black")
+        draw.text((x, y + 282), "; ".join(wrong)[:44], "red")
+    page.save(out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--backbone", default="scenes")
+    parser.add_argument("--prompts", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--guidance", type=float, default=None, help="default: the backbone's own")
+    parser.add_argument("--name", default="fidelity")
+    args = parser.parse_args()
+    backbone, judge = backbones.load(args.backbone), classifier.load()
+    guidance = args.guidance or backbone.config.guidance
+    found = {}
+    for name, unseen in (("seen", False), ("unseen", True)):
+        result = measure(backbone, judge, args.prompts, args.steps, guidance, unseen)
+        shown = result.pop("shown")
+        sheet(shown, common.RESULTS / f"{args.name}-{name}.png")
+        found[name] = result
+    common.write(args.name, {"steps": args.steps, "guidance": guidance, **found})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""The command line: the only place where things are wired. Heavy imports wait until they are needed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from megen import __version__
+
+DESCRIPTION = "Text-to-image generation shared between an edge server and a phone."
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        print(f"megen: {message} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="megen", description=DESCRIPTION)
+    parser.add_argument("--version", action="version", version=f"megen {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+
+    g = commands.add_parser(
+        "generate",
+        help="make an image from a prompt, sent over a link",
+        description="Make one image: denoised and merged at the edge server, sent over a link, decoded at the user equipment.",
+    )
+    g.add_argument("prompt", help='what to draw, e.g. "a lighthouse at sunset, snowy mountains, pine trees"')
+    g.add_argument("--out", type=Path, default=Path("megen.png"), metavar="F.png", help="where the image goes (default: %(default)s)")
+    g.add_argument("--report", type=Path, metavar="F.json", help="write latencies, energies, bits and quality here")
+    g.add_argument("--seed", type=int, default=0, help="start of all randomness (default: %(default)s)")
+    g.add_argument("--steps", default="20", metavar="N", help="denoising steps, one of those the backbone offers (default: %(default)s)")
+    g.add_argument("--merge-ratio", default="0", metavar="R", help="share of tokens merged away, 0 to 0.75 (default: %(default)s)")
+    g.add_argument("--link", choices=("none", "analog"), default="analog", help="what the features cross (default: %(default)s)")
+    g.add_argument("--snr-db", type=float, default=15.0, help="signal-to-noise ratio per complex channel use (default: %(default)s)")
+    g.add_argument("--bandwidth-hz", type=float, default=1e6, help="bandwidth of the link (default: %(default)s)")
+    g.add_argument("--fading", choices=("awgn", "rayleigh"), default="awgn", help="what the air does to the symbols (default: %(default)s)")
+    g.add_argument("--deadline-s", type=float, help="latency limit; a miss is said on stderr")
+    g.add_argument("--energy-budget-j", type=float, help="energy limit; a miss is said on stderr")
+    g.add_argument(
+        "--backbone", default="scenes", metavar="NAME|PATH", help="a shipped backbone or a folder of weights (default: %(default)s)"
+    )
+    g.add_argument("--device", default="auto", help="where the edge server's half runs: auto, cpu or cuda (default: %(default)s)")
+    g.add_argument(
+        "--reference",
+        action="store_true",
+        help="also make the image of the same seed with the most steps, no merging and no link, and report PSNR and SSIM to it",
+    )
+    g.add_argument("--grid", type=Path, metavar="F.png", help="also write a contact sheet over steps x merge ratio")
+    g.add_argument("--words", action="store_true", help="print the words that the backbone knows before anything else")
+
+    s = commands.add_parser(
+        "scenes",
+        help="render the true picture of a caption",
+        description="Render the true picture of a caption: what the embedded backbone learned from.",
+    )
+    s.add_argument("caption")
+    s.add_argument("--out", type=Path, default=Path("scene.png"), metavar="F.png")
+    s.add_argument("--seed", type=int, default=0, help="decides all that the caption leaves open (default: %(default)s)")
+    s.add_argument("--size-px", type=int, default=1024, help="side of the picture, 64 to 8192 (default: %(default)s)")
+
+    t = commands.add_parser(
+        "train",
+        help="train a backbone on scenes or on a folder of captioned pictures",
+        description="Train a backbone. Run the same command again to go on after an interruption.",
+    )
+    t.add_argument("data", help="scenes, or a folder of pictures with metadata.jsonl (file_name, text)")
+    t.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="checkpoints, latents, samples and the finished weights")
+    t.add_argument("--name", default="", help="the backbone's name (default: the data's)")
+    t.add_argument("--from", dest="start", metavar="NAME|PATH", help="a backbone to train on from")
+    t.add_argument("--device", default="auto")
+    t.add_argument("--scenes", type=int, default=6144, help="how many scenes to render and encode (default: %(default)s)")
+    t.add_argument("--image-px", type=int, default=1024, help="side of the pictures, a multiple of 256 (default: %(default)s)")
+    t.add_argument("--autoencoder-steps", type=int, default=2800, help="0 with --from: keep its autoencoder (default: %(default)s)")
+    t.add_argument("--decoder-only", action="store_true", help="train the decoder on, keep encoder and latents")
+    t.add_argument("--steps", type=int, default=4000, help="steps of the denoiser (default: %(default)s)")
+    t.add_argument("--batch", type=int, default=16)
+    t.add_argument("--lr", type=float, default=7e-4)
+    t.add_argument("--save-every", type=int, default=250)
+    t.add_argument("--seed", type=int, default=0)
+
+    e = commands.add_parser(
+        "export",
+        help="write the receiver as one ONNX graph",
+        description="Write the user equipment's half (gather and decoder) as one ONNX graph.",
+    )
+    e.add_argument("--backbone", default="scenes", metavar="NAME|PATH")
+    e.add_argument("--out", type=Path, default=Path("receiver.onnx"), metavar="F.onnx")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code: 0, 2 for a wrong input, 1 for a failed run."""
+    parser = _parser()
+    try:
+        args = parser.parse_args(arguments)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    from megen import commands
+
+    command: Callable[[argparse.Namespace], None] = getattr(commands, args.command)
+    try:
+        command(args)
+    except ValueError as error:  # every wrong input is one: files, numbers, words
+        print(f"megen: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("megen: interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+    except (OSError, RuntimeError, ArithmeticError, MemoryError) as error:
+        print(f"megen: failed: {_one_line(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,301 @@
+"""What each command does: the rooms wired together for one run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from megen import pipeline
+from megen.cost.energy import energy_j
+from megen.export import RECEIVER, export_receiver
+from megen.models import backbone as backbones
+from megen.models.backbone import Backbone
+from megen.pipeline import Clock, Link
+from megen.types import GenerationReport
+from megen.ue import OnnxReceiver
+
+MODELLED = ("latency_s.transmit", "energy_j.es", "energy_j.radio", "energy_j.ue", "energy_j.total", "channel.rate_bps")
+
+
+def generate(args: argparse.Namespace) -> None:
+    """Make an image, and where asked for a report and a contact sheet."""
+    targets = [args.out, *(p for p in (args.report, args.grid) if p)]
+    for target in targets:
+        _check_writable(target)
+    if len({t.resolve() for t in targets}) < len(targets):
+        raise ValueError("--out, --report and --grid must be different files")
+    if not args.prompt.strip():
+        raise ValueError("the prompt is empty: say what to draw")
+    _check_limits(args)
+    link = Link(args.link, args.snr_db, args.bandwidth_hz, args.fading)
+    pipeline.check_link(link)
+    steps, ratio = _count(args.steps), _ratio(args.merge_ratio)
+    backbone = backbones.load(args.backbone, _device(args.device))
+    decision = pipeline.decide(backbone, steps, ratio)
+    _warn_unknown(backbone, args.prompt, args.words)
+    receiver = _receiver(backbone, args.backbone)
+
+    clock = Clock()
+    with _bar("denoise", decision.steps) as on_step:
+        latent = pipeline.denoise(backbone, args.prompt, args.seed, decision.steps, clock, on_step)
+    air = np.random.default_rng([args.seed, 1])
+    result = pipeline.send(latent, backbone, decision.merge_ratio, link, air, receiver, clock)
+    quality: dict[str, object] = {"psnr_db": None, "ssim": None, "reference": None}
+    if args.reference:
+        most = max(backbone.config.steps)
+        with _bar("reference", most) as on_step:
+            target = pipeline.reference(backbone, args.prompt, args.seed, receiver, on_step)
+        quality = {**_quality(result.image, target), "reference": f"seed {args.seed}, {most} steps, no merging, no link"}
+    if args.grid:
+        _contact_sheet(backbone, args.prompt, args.seed, link, receiver, args.grid)
+    report = _report(args, backbone, decision, result, clock, link, quality)
+    _save_image(result.image, args.out)
+    if args.report:
+        _write_text(args.report, json.dumps(asdict(report), indent=2) + "\n")
+    for name, limit, value in (
+        ("deadline", args.deadline_s, report.latency_s["total"]),
+        ("energy budget", args.energy_budget_j, report.energy_j["total"]),
+    ):
+        if limit is not None and value > limit:
+            print(f"megen: the {name} of {limit:g} was missed: {value:.3g}", file=sys.stderr)
+    print(args.out)
+
+
+def scenes(args: argparse.Namespace) -> None:
+    """Render the true picture of a caption."""
+    _check_writable(args.out)
+    if not args.caption.strip():
+        raise ValueError("the caption is empty: say what to draw")
+    if not 64 <= args.size_px <= 8192:
+        raise ValueError(f"--size-px must lie in [64, 8192], got {args.size_px}")
+    from megen.models.text import unknown_words
+    from megen.training.render import render
+    from megen.training.scenes import parse, sample_scene, vocabulary
+
+    unknown = unknown_words(args.caption, vocabulary())
+    if unknown:
+        print(f"megen: warning: unknown words, left out: {', '.join(unknown)}", file=sys.stderr)
+    scene = sample_scene(np.random.default_rng(args.seed), given=parse(args.caption))
+    picture = (render([scene], args.size_px)[0].permute(1, 2, 0) * 255).round().byte().numpy()
+    _save_image(picture, args.out)
+    print(args.out)
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train a backbone, or go on where its folder left off."""
+    import torch
+
+    from megen.training.autoencoder import AutoencoderRecipe
+    from megen.training.backbone import Plan
+    from megen.training.backbone import train as train_backbone
+    from megen.training.teacher import TeacherRecipe
+
+    pictures = None if args.data == "scenes" else Path(args.data)
+    if pictures is not None and not pictures.is_dir():
+        raise ValueError(f"the data must be scenes or a folder of pictures, got {args.data!r}")
+    if args.image_px % 256 or not 256 <= args.image_px <= 4096:
+        raise ValueError(f"--image-px must be a multiple of 256 up to 4096, got {args.image_px}")
+    for option in ("scenes", "steps", "batch", "save_every"):
+        if getattr(args, option) < 1:
+            raise ValueError(f"--{option.replace('_', '-')} must be at least 1, got {getattr(args, option)}")
+    if args.autoencoder_steps < (0 if args.start else 1):
+        raise ValueError("--autoencoder-steps must be at least 1 (0 only with --from)")
+    if not 0 < args.lr < 1:
+        raise ValueError(f"--lr must lie in (0, 1), got {args.lr}")
+    plan = Plan(
+        name=args.name or (pictures.resolve().name if pictures else "scenes"),
+        folder=args.out,
+        pictures=pictures,
+        image_px=args.image_px,
+        scenes=args.scenes,
+        start=args.start,
+        autoencoder=AutoencoderRecipe(steps=args.autoencoder_steps, seed=args.seed, decoder_only=args.decoder_only),
+        teacher=TeacherRecipe(steps=args.steps, batch=args.batch, lr=args.lr, seed=args.seed, save_every=args.save_every),
+    )
+    print(train_backbone(plan, torch.device(_device(args.device))))
+
+
+def export(args: argparse.Namespace) -> None:
+    """Write the receiver as one ONNX graph."""
+    _check_writable(args.out)
+    export_receiver(backbones.load(args.backbone), args.out)
+    print(args.out)
+
+
+def _check_writable(path: Path) -> None:
+    folder = path.parent
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: name a file in it")
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder} to write {path.name} into: make it first")
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"{folder} is not writable: choose another place for {path.name}")
+
+
+def _check_limits(args: argparse.Namespace) -> None:
+    for option, value in (("--deadline-s", args.deadline_s), ("--energy-budget-j", args.energy_budget_j)):
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"{option} must be a positive number, got {value}")
+    if not 0 <= args.seed < 2**63:
+        raise ValueError(f"--seed must lie in [0, 2^63), got {args.seed}")
+
+
+def _no_auto(option: str, text: str) -> None:
+    if text == "auto":
+        raise ValueError(f"{option} auto needs a trained policy, and none ships yet: give a number")
+
+
+def _count(text: str) -> int:
+    _no_auto("--steps", text)
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"--steps must be a whole number, got {text!r}") from None
+
+
+def _ratio(text: str) -> float:
+    _no_auto("--merge-ratio", text)
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"--merge-ratio must be a number, got {text!r}") from None
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda") or (name == "cuda" and not torch.cuda.is_available()):
+        raise ValueError(f"--device must be auto, cpu, or cuda where there is one, got {name!r}")
+    return name
+
+
+def _warn_unknown(backbone: Backbone, prompt: str, show: bool) -> None:
+    if show:
+        print("megen: known words: " + " ".join(backbone.config.text.vocabulary), file=sys.stderr)
+    unknown = backbone.unknown_words(prompt)
+    if unknown:
+        print(f"megen: warning: unknown words: {', '.join(unknown)} (--words lists the known ones)", file=sys.stderr)
+
+
+def _receiver(backbone: Backbone, name: str) -> OnnxReceiver:
+    """The UE half: the graph that ships with the backbone, or one exported beside it at first use."""
+    shipped = backbones.ASSETS / name / RECEIVER
+    path = shipped if shipped.is_file() else Path(name) / RECEIVER
+    if not path.is_file():
+        export_receiver(backbone, path)
+    return OnnxReceiver(path)
+
+
+class _bar:
+    """A progress bar on stderr, silent where that is no terminal."""
+
+    def __init__(self, what: str, total: int) -> None:
+        console = Console(stderr=True)
+        self._progress = Progress(TextColumn(what), BarColumn(), MofNCompleteColumn(), console=console, disable=not console.is_terminal)
+        self._total = total
+
+    def __enter__(self) -> Callable[[int], None]:
+        self._progress.start()
+        task = self._progress.add_task("", total=self._total)
+        return lambda done: self._progress.update(task, completed=done)
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+
+def _quality(image: np.ndarray, target: np.ndarray) -> dict[str, object]:
+    import torch
+    from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
+    a, b = (torch.from_numpy(x.copy()).permute(2, 0, 1)[None].float() / 255 for x in (image, target))
+    psnr = float(peak_signal_noise_ratio(a, b, data_range=1.0))
+    ssim = structural_similarity_index_measure(a, b, data_range=1.0)
+    return {"psnr_db": psnr if math.isfinite(psnr) else None, "ssim": float(torch.as_tensor(ssim))}
+
+
+def _report(
+    args: argparse.Namespace,
+    backbone: Backbone,
+    decision: pipeline.Decision,
+    result: pipeline.Result,
+    clock: Clock,
+    link: Link,
+    quality: dict[str, object],
+) -> GenerationReport:
+    spent = clock.seconds
+    latency = {"queue": 0.0, **{k: spent[k] for k in ("text", "denoise", "merge", "code")}}
+    latency |= {"transmit": result.transmit_s, "decode": spent["decode"]}
+    latency["total"] = sum(latency.values())
+    es_s = sum(spent[k] for k in ("text", "denoise", "merge", "code"))
+    height, width = result.image.shape[:2]
+    used = link.kind != "none"
+    return GenerationReport(
+        prompt=args.prompt,
+        seed=args.seed,
+        backbone=backbone.config.name,
+        decision=decision,
+        image={"width_px": width, "height_px": height},
+        latency_s=latency,
+        energy_j=energy_j(es_s, result.transmit_s, result.rate_bps, spent["decode"]),
+        payload_bits=result.payload.bits(),
+        channel={
+            "link": link.kind,
+            "snr_db": link.snr_db if used else None,
+            "bandwidth_hz": link.bandwidth_hz if used else None,
+            "rate_bps": result.rate_bps,
+            "analog_symbols": result.symbols,
+            "attempts": 1,
+            "residual_bler": 0.0,
+        },
+        quality=quality,
+        modelled=MODELLED if used else tuple(m for m in MODELLED if m.startswith("energy")),
+    )
+
+
+def _contact_sheet(backbone: Backbone, prompt: str, seed: int, link: Link, receiver: OnnxReceiver, out: Path) -> None:
+    side, left, top = 256, 70, 24
+    steps, ratios = backbone.config.steps, backbone.config.merge_ratios
+    sheet = Image.new("RGB", (left + side * len(ratios), top + side * len(steps)), "white")
+    draw = ImageDraw.Draw(sheet)
+    with _bar("grid", len(steps)) as on_step:
+        for i, n in enumerate(steps):
+            latent = pipeline.denoise(backbone, prompt, seed, n, Clock())
+            draw.text((8, top + side * i + side // 2), f"{n} steps", "black")
+            for j, ratio in enumerate(ratios):
+                draw.text((left + side * j + 80, 6), f"merge ratio {ratio:g}", "black")
+                air = np.random.default_rng([seed, 1])
+                image = pipeline.send(latent, backbone, ratio, link, air, receiver, Clock()).image
+                small = Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS)
+                sheet.paste(small, (left + side * j, top + side * i))
+            on_step(i + 1)
+    _save_image(np.asarray(sheet), out)
+
+
+def _save_image(image: np.ndarray, path: Path) -> None:
+    """Write by way of a temporary file; the format follows the ending, PNG where there is none."""
+    kind = Image.registered_extensions().get(path.suffix.lower(), "PNG")
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        Image.fromarray(image).save(temporary, format=kind)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_text(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)

@@ -1,0 +1,1 @@
+"""What a generation costs in time and energy."""

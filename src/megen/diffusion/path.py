@@ -1,0 +1,40 @@
+"""The straight path from noise (t = 0) to data (t = 1), and the flow-map step along it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Velocity = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def interpolate(x: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], t: Float[Tensor, "b"]) -> Float[Tensor, "b c h w"]:
+    """x_t = (1 - t) * noise + t * x, a time per row."""
+    t = t[:, None, None, None]
+    return (1 - t) * noise + t * x
+
+
+def step(velocity: Velocity, z: Float[Tensor, "b c h w"], s: Float[Tensor, "b"], t: Float[Tensor, "b"]) -> Float[Tensor, "b c h w"]:
+    """X_{s,t}(z) = z + (t - s) * v(z, s, t): stateless, every row has its own s <= t."""
+    return z + (t - s)[:, None, None, None] * velocity(z, s, t)
+
+
+def times(steps: int, shift: float) -> list[float]:
+    """The steps + 1 times from 0 to 1; noise levels 1 - t = shift*u / (1 + (shift-1)*u), u uniform."""
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    levels = [shift * u / (1 + (shift - 1) * u) for u in (1 - k / steps for k in range(steps + 1))]
+    return [1 - level for level in levels]
+
+
+def walk(velocity: Velocity, noise: Float[Tensor, "b c h w"], grid: Sequence[float]) -> Iterator[Float[Tensor, "b c h w"]]:
+    """Follow the flow map over the times of `grid`; yields the state after each step."""
+    z = noise
+    for s, t in itertools.pairwise(grid):
+        rows = torch.ones(len(z), device=z.device)
+        z = step(velocity, z, s * rows, t * rows)
+        yield z

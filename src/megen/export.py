@@ -1,0 +1,62 @@
+"""The receiver as one ONNX graph: gather by the merge map, undo the normalisation, decode, bytes out."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from megen.models import weights
+from megen.models.backbone import Backbone
+from megen.models.identity import identity
+
+RECEIVER = "receiver.onnx"
+
+
+class _Receiver(nn.Module):
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, rows: Tensor, merge_map: Tensor) -> Tensor:
+        channels, height, width = self.backbone.latent_shape
+        tokens = torch.index_select(rows, 0, merge_map)
+        image = self.backbone.decode_latents(tokens.T.reshape(1, channels, height, width))
+        return (image[0].permute(1, 2, 0) * 255).round().to(torch.uint8)
+
+
+def export_receiver(backbone: Backbone, path: Path) -> None:
+    """Write the receiver: inputs rows [n, c] float32 and merge_map [h*w] int64, output image [H, W, 3] uint8.
+
+    The graph's metadata carry the grid and the backbone's identity, so that a UE can refuse a
+    payload that is not its own.
+    """
+    import onnx
+
+    channels, height, width = backbone.latent_shape
+    rows, merge_map = torch.zeros(height * width, channels), torch.arange(height * width)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            _Receiver(backbone.cpu().eval()),
+            (rows, merge_map),
+            str(temporary),
+            input_names=["rows", "merge_map"],
+            output_names=["image"],
+            dynamic_axes={"rows": {0: "n"}},
+            opset_version=18,
+            dynamo=False,
+        )
+    graph = onnx.load(str(temporary))
+    about = {"backbone": backbone.config.name, "identity": identity(backbone), "grid": [height, width], "channels": channels}
+    for key, value in {**about, **weights.provenance()}.items():
+        entry = graph.metadata_props.add()
+        entry.key, entry.value = key, value if isinstance(value, str) else json.dumps(value)
+    onnx.save(graph, str(temporary))
+    os.replace(temporary, path)

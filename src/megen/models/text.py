@@ -1,0 +1,92 @@
+"""The text encoder: words of a closed vocabulary through a small transformer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+PAD, UNKNOWN, NULL = 0, 1, 2
+N_SPECIAL = 3
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Vocabulary (position in it + 3 = token number) and shape of the text encoder."""
+
+    vocabulary: tuple[str, ...]
+    width: int = 192
+    layers: int = 3
+    heads: int = 4
+    max_words: int = 64
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words of a text; hyphens join, other punctuation separates."""
+    return re.findall(r"[^\W\d_]+(?:-[^\W\d_]+)*", text.lower())
+
+
+def unknown_words(text: str, vocabulary: Sequence[str]) -> list[str]:
+    """The words of a text that the vocabulary does not hold, in order, each once."""
+    known = set(vocabulary)
+    return list(dict.fromkeys(w for w in words(text) if w not in known))
+
+
+class TextEncoder(nn.Module):
+    """Prompts to one vector a word and one vector a prompt."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.config = config
+        self._number = {w: i + N_SPECIAL for i, w in enumerate(config.vocabulary)}
+        width = config.width
+        self.word = nn.Embedding(len(config.vocabulary) + N_SPECIAL, width)
+        self.position = nn.Parameter(0.02 * torch.randn(config.max_words, width))
+        self.layers = nn.ModuleList(_Layer(width, config.heads) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(width)
+        nn.init.normal_(self.word.weight, std=0.5)
+
+    def tokenise(self, prompts: Sequence[str]) -> Int[Tensor, "b n"]:
+        """Token numbers, padded to the longest prompt; an empty prompt is the null token.
+
+        Errors: ValueError where a prompt has more than `max_words` words.
+        """
+        rows = []
+        for prompt in prompts:
+            tokens = [self._number.get(w, UNKNOWN) for w in words(prompt)] or [NULL]
+            if len(tokens) > self.config.max_words:
+                raise ValueError(f"a prompt may have at most {self.config.max_words} words, got {len(tokens)}: shorten it")
+            rows.append(torch.tensor(tokens))
+        return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)
+
+    def forward(self, tokens: Int[Tensor, "b n"]) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b d"], Bool[Tensor, "b n"]]:
+        """One vector a word, their mean over the words that are there, and where those are."""
+        there = tokens != PAD
+        x = self.word(tokens) + self.position[: tokens.shape[1]]
+        for layer in self.layers:
+            x = layer(x, there)
+        x = self.norm(x)
+        weight = there[..., None].to(x.dtype)
+        return x, (x * weight).sum(1) / weight.sum(1), there
+
+
+class _Layer(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 3 * width), nn.GELU(), nn.Linear(3 * width, width))
+
+    def forward(self, x: Tensor, there: Tensor) -> Tensor:
+        b, n, d = x.shape
+        q, k, v = self.qkv(self.norm1(x)).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=there[:, None, None, :])
+        x = x + self.out(y.transpose(1, 2).reshape(b, n, d))
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out

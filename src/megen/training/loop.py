@@ -1,0 +1,120 @@
+"""What every training shares: learning-rate schedule, checkpoint that resumes exactly, progress."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from megen.models import weights
+
+
+def lr_factor(step: int, steps: int, warmup: int = 100, decay_share: float = 0.3) -> float:
+    """Warm up linearly, stay, then fall linearly to zero over the last `decay_share` of the steps."""
+    rising = min(1.0, (step + 1) / warmup)
+    falling = min(1.0, (steps - step) / max(1.0, decay_share * steps))
+    return min(rising, falling)
+
+
+def set_lr(optimisers: Sequence[torch.optim.Optimizer], factor: float) -> None:
+    """Scale every group's base rate (`base_lr`) by `factor`."""
+    for group in (g for o in optimisers for g in o.param_groups):
+        group["lr"] = group["base_lr"] * factor
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """The random generator of one training step, so that a resumed run draws what the first would have."""
+    return torch.Generator().manual_seed(seed * 10_000_019 + step)
+
+
+def bf16_pays(device: torch.device) -> bool:
+    """Whether bf16 matrix products are faster than fp32 ones on this device (measured on a CPU)."""
+    if device.type != "cpu":
+        return True
+    wide = torch.randn(256, 256)
+    seconds = []
+    for matrix in (wide, wide.bfloat16()):
+        matrix @ matrix
+        began = time.perf_counter()
+        for _ in range(3):
+            matrix @ matrix
+        seconds.append(time.perf_counter() - began)
+    return seconds[1] < seconds[0]
+
+
+def save_checkpoint(
+    path: Path,
+    models: dict[str, nn.Module],
+    optimisers: Sequence[torch.optim.Optimizer],
+    metadata: dict[str, Any],
+) -> None:
+    """Everything that the next step depends on, in one safetensors file."""
+    tensors: dict[str, Tensor] = {}
+    for name, model in models.items():
+        tensors.update({f"{name}/{k}": v for k, v in model.state_dict().items()})
+    for number, optimiser in enumerate(optimisers):
+        for index, state in optimiser.state_dict()["state"].items():
+            tensors.update({f"optimiser/{number}/{index}/{k}": torch.as_tensor(v) for k, v in state.items()})
+    weights.write_safely(tensors, path, metadata)
+
+
+def load_checkpoint(path: Path, models: dict[str, nn.Module], optimisers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
+    """Restore what `save_checkpoint` wrote, and return its metadata. Errors: weights.WeightsError."""
+    tensors, metadata = weights.read(path)
+    for name, model in models.items():
+        own = {k.removeprefix(f"{name}/"): v for k, v in tensors.items() if k.startswith(f"{name}/")}
+        weights.load_into(model, own, f"{path} ({name})")
+    states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimisers]
+    for key, value in tensors.items():
+        if key.startswith("optimiser/"):
+            _, number, index, field = key.split("/", 3)
+            states[int(number)].setdefault(int(index), {})[field] = value
+    for optimiser, state in zip(optimisers, states, strict=True):
+        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    return metadata
+
+
+def progress(start: int, steps: int, what: str) -> Iterator[tuple[int, dict[str, float]]]:
+    """Yield (step, shown): the caller puts numbers into `shown`, the bar on stderr shows them.
+
+    Where stderr is no terminal, one line is printed every 50 steps instead.
+    """
+    console = Console(stderr=True)
+    shown: dict[str, float] = {}
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[shown]}"),
+    )
+    began = time.monotonic()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=steps, completed=start, shown="")
+        for step in range(start, steps):
+            yield step, shown
+            text = "  ".join(f"{k} {v:.4f}" for k, v in shown.items())
+            bar.update(task, advance=1, shown=text)
+            if not console.is_terminal and (step % 50 == 49 or step == steps - 1):
+                console.print(f"{what} {step + 1}/{steps}  {text}  {time.monotonic() - began:.0f} s", soft_wrap=True, highlight=False)
+
+
+class Average:
+    """Exponential moving average of a module's weights, with a warm-up: decay min(d, (1+n)/(10+n))."""
+
+    def __init__(self, model: nn.Module, average: nn.Module, decay: float) -> None:
+        self.average, self.decay = average, decay
+        average.load_state_dict(model.state_dict())
+        average.requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for slow, fast in zip(self.average.parameters(), model.parameters(), strict=True):
+            slow.lerp_(fast, 1 - decay)

@@ -1,0 +1,252 @@
+"""The captioned world of landscape illustrations: attributes, sampling, captions, parsing.
+
+A scene is a handful of discrete attributes and a seed; `render.py` draws it. A caption names a
+subset of the attributes in free order; what it leaves out is random. Ten percent of the
+object x time x weather combinations never occur in training, so that composition can be tested.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import asdict, dataclass, fields
+from itertools import product
+
+import numpy as np
+
+ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "time": ("dawn", "noon", "sunset", "night"),
+    "body": ("sun", "full moon", "crescent moon"),
+    "stars": ("no stars", "stars"),
+    "clouds": ("no clouds", "clouds"),
+    "ridges": ("mountains", "hills", "dunes"),
+    "water": ("no water", "lake", "sea"),
+    "trees": ("no trees", "trees"),
+    "object": ("no object", "cabin", "lighthouse", "sailboat", "castle", "windmill"),
+    "side": ("left", "middle", "right"),
+    "weather": ("clear", "rain", "snow", "fog"),
+}
+
+# phrase -> what it says; the first phrases of a value are its plain names
+PHRASES: dict[tuple[str, str], tuple[str, ...]] = {
+    ("time", "dawn"): ("at dawn", "at sunrise", "at daybreak", "in the early morning"),
+    ("time", "noon"): ("at noon", "at midday", "in the daytime", "on a bright day"),
+    ("time", "sunset"): ("at sunset", "at dusk", "in the evening"),
+    ("time", "night"): ("at night", "at midnight", "at nighttime"),
+    ("body", "sun"): ("the sun", "a shining sun"),
+    ("body", "full moon"): ("a full moon", "a round moon"),
+    ("body", "crescent moon"): ("a crescent moon", "a thin moon"),
+    ("stars", "stars"): ("stars", "a starry sky", "bright stars"),
+    ("stars", "no stars"): ("no stars", "a starless sky"),
+    ("clouds", "clouds"): ("clouds", "a cloudy sky", "drifting clouds"),
+    ("clouds", "no clouds"): ("no clouds", "a cloudless sky"),
+    ("ridges", "mountains"): ("snowy mountains", "snow-capped mountains", "mountains", "distant peaks"),
+    ("ridges", "hills"): ("rolling hills", "hills", "green hills"),
+    ("ridges", "dunes"): ("sand dunes", "dunes", "desert dunes"),
+    ("water", "lake"): ("a lake", "a calm lake", "a mirror lake", "a still lake"),
+    ("water", "sea"): ("the sea", "the ocean", "a wavy sea", "waves"),
+    ("water", "no water"): ("no water", "dry land"),
+    ("trees", "trees"): ("pine trees", "pines", "fir trees", "a forest", "trees"),
+    ("trees", "no trees"): ("no trees", "a treeless land"),
+    ("object", "cabin"): ("a cabin", "a log cabin", "a hut", "a house"),
+    ("object", "lighthouse"): ("a lighthouse", "a striped lighthouse"),
+    ("object", "sailboat"): ("a sailboat", "a sailing boat", "a boat"),
+    ("object", "castle"): ("a castle", "a fortress"),
+    ("object", "windmill"): ("a windmill", "a mill"),
+    ("object", "no object"): ("nobody around", "an empty landscape"),
+    ("weather", "clear"): ("clear weather", "fair weather"),
+    ("weather", "rain"): ("rain", "raining", "rainy weather", "heavy rain"),
+    ("weather", "snow"): ("snowing", "snowfall", "falling snow", "snowy weather"),
+    ("weather", "fog"): ("fog", "foggy", "mist", "misty weather"),
+}
+SIDES: dict[str, tuple[str, ...]] = {
+    "left": ("on the left", "to the left"),
+    "middle": ("in the middle", "in the center"),
+    "right": ("on the right", "to the right"),
+}
+_FILLER = ("a", "an", "the", "and", "with", "of", "by", "under", "beside", "landscape", "scene", "picture", "sky")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One picture: its attributes and the seed of its free geometry."""
+
+    time: str
+    body: str
+    stars: str
+    clouds: str
+    ridges: str
+    water: str
+    trees: str
+    object: str
+    side: str
+    weather: str
+    seed: int
+
+    def attributes(self) -> dict[str, str]:
+        """The attributes that the eye can tell: no side without an object, stars only in a clear night."""
+        named = {k: v for k, v in asdict(self).items() if k != "seed"}
+        if self.object == "no object":
+            del named["side"]
+        if self.time != "night" or self.weather != "clear":
+            del named["stars"]
+        return named
+
+
+def is_held_out(object_: str, time: str, weather: str) -> bool:
+    """Whether the combination is kept from training (about 10 %, chosen by a hash)."""
+    digest = hashlib.sha256(f"{object_}|{time}|{weather}".encode()).digest()
+    return digest[0] < 26
+
+
+HELD_OUT = tuple(c for c in product(ATTRIBUTES["object"], ATTRIBUTES["time"], ATTRIBUTES["weather"]) if is_held_out(*c))
+
+
+def sample_scene(rng: np.random.Generator, given: dict[str, str] | None = None, *, unseen: bool = False) -> Scene:
+    """Draw a scene; `given` fixes attributes, `unseen` draws from the held-out combinations.
+
+    With all of object, time and weather given the combination is taken as it is; otherwise it is
+    drawn so that it is (`unseen`) or is not one of `HELD_OUT`.
+
+    Errors: ValueError where the given attributes contradict each other.
+    """
+    given = given or {}
+    contradiction = conflict(given)
+    if contradiction:
+        raise ValueError(contradiction)
+    implied = dict(given)
+    if given.get("stars") == "stars" or given.get("body", "sun") != "sun":
+        implied["time"] = "night"
+    free = [k for k in ("object", "time", "weather") if k not in implied]
+    if not free:
+        core = (implied["object"], implied["time"], implied["weather"])
+    else:
+        while True:
+            core = tuple(implied.get(k) or str(rng.choice(_choices(k, given))) for k in ("object", "time", "weather"))  # type: ignore[assignment]
+            reachable = unseen or not _all_held_out(implied)
+            if is_held_out(*core) == unseen or not reachable or (unseen and not _some_held_out(implied)):
+                break
+    object_, time, weather = core
+    values = dict(given, object=object_, time=time, weather=weather)
+    if time == "night":
+        values.setdefault("body", str(rng.choice(("full moon", "crescent moon"))))
+        values.setdefault("stars", str(rng.choice(ATTRIBUTES["stars"])) if weather == "clear" else "no stars")
+    else:
+        values["body"], values["stars"] = "sun", "no stars"
+    if object_ == "sailboat":
+        values.setdefault("water", str(rng.choice(("lake", "sea"))))
+    for key in ("clouds", "ridges", "water", "trees", "side"):
+        drawn = str(rng.choice(ATTRIBUTES[key]))
+        values.setdefault(key, drawn)
+    return Scene(**values, seed=int(rng.integers(2**31)))
+
+
+def _choices(key: str, given: dict[str, str]) -> tuple[str, ...]:
+    if key == "time" and given.get("body") == "sun":
+        return ATTRIBUTES["time"][:3]
+    if key == "object" and given.get("water") == "no water":
+        return tuple(o for o in ATTRIBUTES["object"] if o != "sailboat")
+    if key == "object" and "side" in given:
+        return ATTRIBUTES["object"][1:]
+    return ATTRIBUTES[key]
+
+
+def _matching(given: dict[str, str]) -> list[bool]:
+    keys = ("object", "time", "weather")
+    combos = product(*(((given[k],) if k in given else _choices(k, given)) for k in keys))
+    return [is_held_out(*c) for c in combos]
+
+
+def _all_held_out(given: dict[str, str]) -> bool:
+    return all(_matching(given))
+
+
+def _some_held_out(given: dict[str, str]) -> bool:
+    return any(_matching(given))
+
+
+def conflict(given: dict[str, str]) -> str | None:
+    """One line on why the attributes cannot stand in one picture, or None."""
+    night = given.get("time") == "night"
+    if night and given.get("body") == "sun":
+        return "the sun does not shine at night: drop one of the two"
+    if "time" in given and not night and given.get("body", "sun") != "sun":
+        return f"a {given['body']} needs night, and the caption says {given['time']}"
+    if "time" in given and not night and given.get("stars") == "stars":
+        return f"stars need night, and the caption says {given['time']}"
+    if given.get("stars") == "stars" and given.get("body") == "sun":
+        return "stars and the sun do not stand in one sky: drop one of the two"
+    if given.get("object") == "sailboat" and given.get("water") == "no water":
+        return "a sailboat needs a lake or the sea"
+    return None
+
+
+def caption(scene: Scene, rng: np.random.Generator, named_share: float = 0.8) -> str:
+    """A caption of the scene: each visible attribute is named with probability `named_share`."""
+    parts: list[str] = []
+    named = scene.attributes()
+    time_phrase = str(rng.choice(PHRASES["time", named.pop("time")])) if rng.random() < 0.92 else ""
+    named.setdefault("stars", "")
+    for key, value in named.items():
+        share = 0.95 if key == "object" else 0.4 if value in ("sun", "no stars", "clear", "no object") else named_share
+        if key == "side" or not value or rng.random() > share:
+            continue
+        phrase = str(rng.choice(PHRASES[key, value]))
+        if key == "object" and value != "no object" and rng.random() < 0.85:
+            phrase += " " + str(rng.choice(SIDES[scene.side]))
+        parts.append(phrase)
+    rng.shuffle(parts)
+    if time_phrase:
+        if parts and rng.random() < 0.7:
+            parts[0] += " " + time_phrase
+        else:
+            parts.append(time_phrase)
+    text = ", ".join(parts) if rng.random() < 0.7 else _joined(parts, rng)
+    return text or "a landscape"
+
+
+def _joined(parts: list[str], rng: np.random.Generator) -> str:
+    text = ""
+    for part in parts:
+        text += str(rng.choice((" with ", " and ", ", "))) + part if text else part
+    return text
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words of a caption; punctuation separates and is dropped, hyphens join."""
+    return re.findall(r"[a-z]+(?:-[a-z]+)*", text.lower())
+
+
+def vocabulary() -> list[str]:
+    """Every word that a caption can contain, sorted."""
+    spoken = [p for group in (*PHRASES.values(), *SIDES.values()) for p in group] + list(_FILLER)
+    spoken += [v for values in ATTRIBUTES.values() for v in values] + ["sunrise", "dusk", "moon", "empty"]
+    return sorted({w for phrase in spoken for w in words(phrase)})
+
+
+def _bare(phrase: str) -> list[str]:
+    return [w for w in words(phrase) if w not in ("a", "an", "the", "at", "in", "on")]
+
+
+def _lexicon() -> list[tuple[list[str], str, str]]:
+    entries = [(_bare(p), key, value) for (key, value), group in PHRASES.items() for p in group]
+    entries += [(["to", s] if p.startswith("to") else _bare(p), "side", s) for s, ps in SIDES.items() for p in ps]
+    entries += [([s], "side", s) for s in SIDES]
+    entries += [(["full", "moon"], "body", "full moon"), (["moon"], "body", "full moon")]
+    return sorted(entries, key=lambda e: -len(e[0]))
+
+
+_LEXICON = _lexicon()
+
+
+def parse(text: str) -> dict[str, str]:
+    """The attributes that a caption names: longest phrase first, the first mention counts."""
+    left: list[str | None] = [w for w in words(text) if w not in ("a", "an", "the", "at", "in", "on")]
+    found: dict[str, tuple[int, str]] = {}
+    for phrase, key, value in _LEXICON:
+        for i in range(len(left) - len(phrase) + 1):
+            if left[i : i + len(phrase)] == phrase:
+                if key not in found or i < found[key][0]:
+                    found[key] = (i, value)
+                left[i : i + len(phrase)] = [None] * len(phrase)
+    return {f.name: found[f.name][1] for f in fields(Scene) if f.name in found}

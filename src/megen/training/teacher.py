@@ -1,0 +1,149 @@
+"""Trains text encoder and denoiser by flow matching on cached latents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from megen.diffusion import losses
+from megen.diffusion.path import interpolate
+from megen.models import weights
+from megen.models.denoiser import Denoiser, DenoiserConfig
+from megen.models.placement import place
+from megen.models.text import TextConfig, TextEncoder
+from megen.training import loop
+from megen.training.latents import LatentSet
+
+BANDS = ((0.05, 0.28), (0.28, 0.5), (0.5, 0.75), (0.75, 0.998))  # noise levels of the validation
+
+
+@dataclass(frozen=True)
+class TeacherRecipe:
+    """How long and how the denoiser is trained."""
+
+    steps: int = 4000
+    batch: int = 16
+    lr: float = 7e-4
+    decay_share: float = 0.35
+    caption_dropout: float = 0.1
+    time_shift: float = 2.0
+    ema: float = 0.999
+    seed: int = 0
+    save_every: int = 250
+
+
+class TextToLatent(nn.Module):
+    """Text encoder and denoiser under one roof, as they are trained."""
+
+    def __init__(self, text: TextConfig, denoiser: DenoiserConfig) -> None:
+        super().__init__()
+        self.text, self.denoiser = TextEncoder(text), Denoiser(denoiser)
+
+
+def statistics(latents: Float[Tensor, "n c h w"]) -> tuple[Float[Tensor, "c"], Float[Tensor, "c"]]:
+    """Mean per channel, and scale: the channel's std to the power 1/2, times one scalar for unit mean variance."""
+    values = latents[:4096].float()
+    mean, std = values.mean((0, 2, 3)), values.std((0, 2, 3))
+    scale = std.sqrt()
+    return mean, scale * ((std / scale) ** 2).mean().sqrt()
+
+
+def validation_error(model: TextToLatent, x: Float[Tensor, "n c h w"], captions: list[str], device: torch.device) -> list[float]:
+    """Mean squared error of the clean-latent estimate in each band of `BANDS`, the same noise every time."""
+    tokens = model.text.tokenise(captions).to(device)
+    found = []
+    with torch.inference_mode():
+        text, pooled, there = model.text(tokens)
+        for k, (low, high) in enumerate(BANDS):
+            generator = torch.Generator().manual_seed(1000 + k)
+            noise = torch.randn(x.shape, generator=generator).to(device)
+            t = 1 - (low + (high - low) * torch.rand(len(x), generator=generator)).to(device)
+            z = interpolate(x, noise, t)
+            estimate = z + (1 - t)[:, None, None, None] * model.denoiser(z, t, t, text, pooled, there)
+            found.append(float((estimate - x).square().mean()))
+    return found
+
+
+def train(
+    recipe: TeacherRecipe,
+    text: TextConfig,
+    config: DenoiserConfig,
+    data: LatentSet,
+    validation: LatentSet,
+    folder: Path,
+    device: torch.device,
+    start: tuple[TextToLatent, Tensor, Tensor] | None = None,
+    on_save: Callable[[TextToLatent, int, Tensor, Tensor], object] | None = None,
+) -> tuple[TextToLatent, Tensor, Tensor]:
+    """Train (or resume from `folder`); returns the averaged model and the latents' mean and scale.
+
+    `start` is a model to train on and its latents' mean and scale; `on_save(average, step, mean, scale)` is called
+    after every checkpoint, to write samples.
+    """
+    torch.manual_seed(recipe.seed)
+    model, average = TextToLatent(text, config), TextToLatent(text, config)
+    if start is not None:
+        model.load_state_dict(start[0].state_dict())
+    place(model, device)
+    place(average, device).eval()
+    ema = loop.Average(model, average, recipe.ema)
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [
+        {"params": decayed, "base_lr": recipe.lr, "weight_decay": 0.01},
+        {"params": plain, "base_lr": recipe.lr, "weight_decay": 0.0},
+    ]
+    optimisers = [torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.98))]
+    mean, scale = statistics(data.latents) if start is None else start[1:]
+    statistic = nn.ParameterDict({"mean": nn.Parameter(mean, False), "scale": nn.Parameter(scale, False)})
+    kept = {"model": model, "average": average, "statistics": statistic}
+    path, done = folder / "teacher.checkpoint.safetensors", 0
+    if path.is_file():
+        done = int(loop.load_checkpoint(path, kept, optimisers)["step"])
+    mean, scale = statistic["mean"].detach(), statistic["scale"].detach()
+
+    def normal(latents: Tensor) -> Tensor:
+        x = (latents.float() - mean[:, None, None]) / scale[:, None, None]
+        out: Tensor = x.to(device).contiguous(memory_format=torch.channels_last)
+        return out
+
+    held = normal(validation.latents[:48])
+    held_captions = [validation.caption(i, np.random.default_rng(i)) for i in range(len(held))]
+    bf16 = loop.bf16_pays(device)
+    for step, shown in loop.progress(done, recipe.steps, "denoiser"):
+        loop.set_lr(optimisers, loop.lr_factor(step, recipe.steps, decay_share=recipe.decay_share))
+        generator, rng = loop.step_generator(recipe.seed, step), np.random.default_rng([recipe.seed, step])
+        index = torch.randint(len(data), (recipe.batch,), generator=generator)
+        captions = ["" if rng.random() < recipe.caption_dropout else data.caption(i, rng) for i in index.tolist()]
+        x = normal(data.latents[index])
+        noise = torch.randn(x.shape, generator=generator).to(device)
+        t = losses.sample_times(recipe.batch, recipe.time_shift, generator).to(device)
+        tokens = model.text.tokenise(captions).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            context = model.text(tokens)
+            value = losses.flow_matching(lambda z, s, u: model.denoiser(z, s, u, *context).float(), x, noise, t).mean()  # noqa: B023
+        for optimiser in optimisers:
+            optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(value)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimiser in optimisers:
+            optimiser.step()
+        ema.update(model, step)
+        if not torch.isfinite(value):
+            raise FloatingPointError(f"the loss is {float(value)} at step {step}: lower --lr and resume from {path}")
+        shown["loss"] = 0.98 * shown.get("loss", float(value.detach())) + 0.02 * float(value.detach())
+        if (step + 1) % recipe.save_every == 0 or step == recipe.steps - 1:
+            bands = validation_error(average, held, held_captions, device)
+            shown.update({f"x{k}": v for k, v in enumerate(bands)})
+            about = {"step": step + 1, "text": asdict(text), "denoiser": asdict(config), "recipe": asdict(recipe)}
+            about |= {"validation": bands, **weights.provenance()}
+            loop.save_checkpoint(path, kept, optimisers, about)
+            if on_save is not None:
+                on_save(average, step + 1, mean, scale)
+    return average, mean, scale

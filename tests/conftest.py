@@ -1,0 +1,48 @@
+"""A backbone small enough to build in a moment, with random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from megen.models import backbone as backbones
+from megen.models.autoencoder import AutoencoderConfig
+from megen.models.backbone import Backbone, BackboneConfig
+from megen.models.denoiser import DenoiserConfig
+from megen.models.text import TextConfig
+from megen.training.scenes import vocabulary
+
+
+def make_tiny(seed: int = 0) -> Backbone:
+    torch.manual_seed(seed)
+    config = BackboneConfig(
+        "tiny",
+        TextConfig(tuple(vocabulary()), width=32, layers=1, heads=2),
+        DenoiserConfig(
+            channels=8, text_width=32, widths=(16, 32, 32), middle_blocks=1, up_blocks=(1, 1), condition_width=32, head_width=16
+        ),
+        AutoencoderConfig(8, (8, 8, 16), (8, 8, 16), (1, 1, 1), (1, 1, 1)),
+        steps=(1, 2, 4),
+        grid=(8, 8),
+    )
+    backbone = Backbone(config)
+    for p in backbone.denoiser.parameters():  # the zero-initialised layers would hide every mistake
+        if p.ndim > 1 and not p.any():
+            torch.nn.init.normal_(p, std=0.05)
+    backbone.latent_mean.normal_()
+    backbone.latent_scale.uniform_(0.5, 1.5)
+    return backbone.eval()
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Backbone:
+    return make_tiny()
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tiny: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny")
+    backbones.save(tiny, folder, {})
+    return folder

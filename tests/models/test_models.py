@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from megen.models import backbone as backbones
+from megen.models import weights
+from megen.models.autoencoder import Autoencoder, AutoencoderConfig
+from megen.models.backbone import Backbone
+from megen.models.identity import identity
+from tests.conftest import make_tiny
+
+
+def test_a_rows_velocity_does_not_depend_on_its_batch(tiny: Backbone) -> None:
+    prompts = ["a cabin at night", "rain", "a lighthouse on the left, stars, a calm lake, pine trees"]
+    z, s = torch.randn(3, *tiny.latent_shape), torch.tensor([0.1, 0.5, 0.9])
+    with torch.inference_mode():
+        together = tiny.velocity(z, s, s, tiny.encode_prompts([*prompts, "", "", ""]), 2.0)
+        for i, prompt in enumerate(prompts):
+            alone = tiny.velocity(z[i : i + 1], s[i : i + 1], s[i : i + 1], tiny.encode_prompts([prompt, ""]), 2.0)
+            torch.testing.assert_close(together[i : i + 1], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_guidance_one_is_the_told_velocity(tiny: Backbone) -> None:
+    z, s = torch.randn(1, *tiny.latent_shape), torch.tensor([0.3])
+    with torch.inference_mode():
+        once = tiny.velocity(z, s, s, tiny.encode_prompts(["rain"]), 1.0)
+        told, null = (tiny.velocity(z, s, s, tiny.encode_prompts([p]), 1.0) for p in ("rain", ""))
+        torch.testing.assert_close(once, told)
+        torch.testing.assert_close(tiny.velocity(z, s, s, tiny.encode_prompts(["rain", ""]), 3.0), null + 3 * (told - null))
+    assert not torch.allclose(told, null)
+
+
+def test_words_change_the_latent_and_padding_does_not(tiny: Backbone) -> None:
+    with torch.inference_mode():
+        long = tiny.encode_prompts(["rain", "a cabin on the left at night"])
+        alone = tiny.encode_prompts(["rain"])
+    torch.testing.assert_close(long.pooled[:1], alone.pooled)
+    assert tiny.unknown_words("A zeppelin, over a LAKE; zeppelin") == ["zeppelin", "over"]
+    with pytest.raises(ValueError, match="at most 64 words, got 65"):
+        tiny.encode_prompts(["rain " * 65])
+
+
+def test_principal_components_reconstruct_what_lies_in_their_span() -> None:
+    config = AutoencoderConfig(4, (8, 8, 8), (8, 8, 8), (1, 1, 1), (1, 1, 1))
+    model = Autoencoder(config)
+    basis = torch.randn(4, 3072)
+    patches = torch.randn(500, 4) @ basis * 0.01 + 0.1
+    assert model.start_from_principal_components(patches) > 80
+    pictures = (torch.nn.functional.pixel_shuffle(patches[:4].T.reshape(3072, 1, 4, 1).permute(2, 0, 1, 3), 32) + 1) / 2
+    with torch.inference_mode():
+        linear = torch.nn.functional.pixel_shuffle(model.decoder.linear(model.encoder.linear(2 * pictures - 1)), 32)
+    torch.testing.assert_close(linear * 0.5 + 0.5, pictures, atol=1e-3, rtol=1e-3)
+
+
+def test_saving_and_loading_keeps_everything(tiny: Backbone, tmp_path: Path) -> None:
+    backbones.save(tiny, tmp_path, {"note": "x"})
+    again = backbones.load(str(tmp_path))
+    assert again.config == tiny.config
+    assert identity(again) == identity(tiny)
+    for key, value in tiny.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[key], value.half().float())
+    assert identity(make_tiny(1)) != identity(tiny)
+
+
+def test_unusable_weights_are_refused(tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(weights.WeightsError, match="no backbone named 'nosuch'"):
+        backbones.load("nosuch")
+    with pytest.raises(weights.WeightsError, match="no weights named backbone"):
+        backbones.load(str(tmp_path))
+    monkeypatch.setattr(weights, "SHARD_BYTES", 20_000)
+    paths = backbones.save(tiny, tmp_path, {})
+    assert len(paths) > 1
+    whole = paths[0].read_bytes()
+    paths[0].write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(weights.WeightsError, match="not a whole safetensors file"):
+        backbones.load(str(tmp_path))
+    paths[0].unlink()
+    with pytest.raises(weights.WeightsError, match="shards of backbone"):
+        backbones.load(str(tmp_path))
+    foreign = tmp_path / "foreign"
+    weights.save_sharded({"x": torch.zeros(1)}, foreign, "backbone", {"format": "other"})
+    with pytest.raises(weights.WeightsError, match="not written by megen train"):
+        backbones.load(str(foreign))
+    odd = {k: v[:-1] if k == "latent_mean" else v for k, v in tiny.state_dict().items()}
+    with pytest.raises(weights.WeightsError, match="latent_mean is"):
+        weights.load_into(make_tiny(), odd, "the file")
