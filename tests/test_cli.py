@@ -77,6 +77,8 @@ def test_wrong_input_is_one_line_and_exit_code_2(
     monkeypatch.chdir(tmp_path)
     if arguments[0] == "generate" and "--backbone" not in arguments:
         arguments = [*arguments, "--backbone", str(tiny_folder)]
+    if arguments[0] == "generate" and "--steps" not in arguments:
+        arguments = [*arguments, "--steps", "4"]
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert why in error

@@ -43,6 +43,7 @@ def generate(args: argparse.Namespace) -> None:
     steps, ratio = _count(args.steps), _ratio(args.merge_ratio)
     backbone = backbones.load(args.backbone, _device(args.device))
     decision = pipeline.decide(backbone, steps, ratio)
+    backbone.text.tokenise([args.prompt])  # refuses a prompt that is too long before any work
     _warn_unknown(backbone, args.prompt, args.words)
     receiver = _receiver(backbone, args.backbone)
 

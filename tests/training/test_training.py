@@ -88,6 +88,7 @@ def test_training_learns(tmp_path: Path) -> None:
         losses.append(sum(teacher.validation_error(model, held, ["rain"] * 4, CPU)))
 
     teacher.train(recipe, TEXT, DENOISER, data, data, tmp_path, CPU, on_save=note)
+    assert losses[-1] < losses[0]
     saved = loop.weights.read(tmp_path / "teacher.checkpoint.safetensors")[1]
     assert saved["validation"][3] < 0.9  # a tiny net has learned part of two latents; zero knowledge is 1
     assert {"commit", "command", "device"} <= saved.keys()
