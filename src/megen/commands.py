@@ -21,6 +21,7 @@ from megen.cost.energy import energy_j
 from megen.export import RECEIVER, export_receiver
 from megen.models import backbone as backbones
 from megen.models.backbone import Backbone
+from megen.models.identity import identity
 from megen.pipeline import Clock, Link
 from megen.types import GenerationReport
 from megen.ue import OnnxReceiver
@@ -195,9 +196,11 @@ def _receiver(backbone: Backbone, name: str) -> OnnxReceiver:
     """The UE half: the graph that ships with the backbone, or one exported beside it at first use."""
     shipped = backbones.ASSETS / name / RECEIVER
     path = shipped if shipped.is_file() else Path(name) / RECEIVER
-    if not path.is_file():
+    receiver = OnnxReceiver(path) if path.is_file() else None
+    if receiver is None or receiver.identity != identity(backbone):  # none yet, or the weights were trained on
         export_receiver(backbone, path)
-    return OnnxReceiver(path)
+        receiver = OnnxReceiver(path)
+    return receiver
 
 
 class _bar:

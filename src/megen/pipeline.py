@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 import torch
@@ -27,10 +26,10 @@ Receiver = Callable[[FloatArray, IntArray], np.ndarray]  # received rows, merge 
 class Link:
     """The link of one transmission; without noise where `kind` is "none"."""
 
-    kind: Literal["none", "analog"] = "none"
+    kind: str = "none"
     snr_db: float = 10.0
     bandwidth_hz: float = 1e6
-    fading: analog.Fading = "awgn"
+    fading: str = "awgn"
     block_symbols: int = 1024
 
 

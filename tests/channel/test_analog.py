@@ -57,7 +57,7 @@ def test_more_snr_is_less_error_and_bad_values_are_refused() -> None:
         with pytest.raises(ValueError, match="snr_db must lie in"):
             analog.noise_variance(bad)
     with pytest.raises(ValueError, match="awgn or rayleigh"):
-        analog.fade(1, "rician", 1, np.random.default_rng(0))  # type: ignore[arg-type]
+        analog.fade(1, "rician", 1, np.random.default_rng(0))
     with pytest.raises(ValueError, match="NaN"):
         analog.modulate(np.full((2, 2), np.nan, np.float32))
 

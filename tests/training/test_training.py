@@ -82,7 +82,7 @@ def test_training_learns(tmp_path: Path) -> None:
     losses: list[float] = []
     recipe = teacher.TeacherRecipe(steps=60, batch=8, save_every=20, lr=3e-3)
     data = latents.LatentSet(latent_set(2).latents.repeat(8, 1, 1, 1), latent_set(16).sources)
-    held = torch.randn(4, 8, 8, 8)
+    held = data.latents[:4].float()
 
     def note(model: teacher.TextToLatent, *_: object) -> None:
         losses.append(sum(teacher.validation_error(model, held, ["rain"] * 4, CPU)))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
 from megen.types import FloatArray
 
 ComplexArray = NDArray[np.complex128]
-Fading = Literal["awgn", "rayleigh"]
+FADINGS = ("awgn", "rayleigh")
 
 
 def noise_variance(snr_db: float) -> float:
@@ -40,12 +38,12 @@ def demodulate(symbols: ComplexArray, amplitude: float, shape: tuple[int, int]) 
     return features
 
 
-def fade(n: int, fading: Fading, block: int, rng: np.random.Generator) -> ComplexArray:
+def fade(n: int, fading: str, block: int, rng: np.random.Generator) -> ComplexArray:
     """Channel gains of n symbols: 1 for awgn, one CN(0, 1) draw a block for rayleigh (E|h|^2 = 1)."""
+    if fading not in FADINGS:
+        raise ValueError(f"fading must be {' or '.join(FADINGS)}, got {fading!r}")
     if fading == "awgn":
         return np.ones(n, np.complex128)
-    if fading != "rayleigh":
-        raise ValueError(f"fading must be awgn or rayleigh, got {fading!r}")
     if block < 1:
         raise ValueError(f"a fading block must hold at least 1 symbol, got {block}")
     blocks = -(-n // block)

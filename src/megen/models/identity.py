@@ -10,6 +10,7 @@ from megen.models.backbone import Backbone
 def identity(backbone: Backbone) -> int:
     """CRC-32 of the latent statistics and the decoder's weights: receivers decode their own backbone only."""
     crc = zlib.crc32(backbone.config.name.encode())
-    for tensor in (backbone.latent_mean, backbone.latent_scale, backbone.autoencoder.decoder.linear.weight):
+    decoder = backbone.autoencoder.decoder.state_dict()
+    for tensor in (backbone.latent_mean, backbone.latent_scale, *(decoder[k] for k in sorted(decoder))):
         crc = zlib.crc32(tensor.detach().half().cpu().numpy().tobytes(), crc)
     return crc

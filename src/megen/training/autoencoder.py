@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from megen.models import weights
@@ -44,7 +44,7 @@ def loss(picture: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) ->
 
 
 @torch.inference_mode()
-def difficulty(model: Autoencoder, pool: Float[Tensor, "n 3 H W"], crop_px: int) -> Float[Tensor, "n y x"]:
+def difficulty(model: Autoencoder, pool: UInt8[Tensor, "n 3 H W"], crop_px: int) -> Float[Tensor, "n y x"]:
     """Root mean squared error of the linear path in every crop on the patch grid: where there is detail."""
     found = []
     for part in torch.split(pool, 8):

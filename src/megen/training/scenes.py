@@ -8,11 +8,12 @@ object x time x weather combinations never occur in training, so that compositio
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import asdict, dataclass, fields
 from itertools import product
 
 import numpy as np
+
+from megen.models.text import words
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "time": ("dawn", "noon", "sunset", "night"),
@@ -210,11 +211,6 @@ def _joined(parts: list[str], rng: np.random.Generator) -> str:
     for part in parts:
         text += str(rng.choice((" with ", " and ", ", "))) + part if text else part
     return text
-
-
-def words(text: str) -> list[str]:
-    """Lower-case words of a caption; punctuation separates and is dropped, hyphens join."""
-    return re.findall(r"[a-z]+(?:-[a-z]+)*", text.lower())
 
 
 def vocabulary() -> list[str]:
