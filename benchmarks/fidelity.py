@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
 import classifier
@@ -48,7 +49,8 @@ def measure(backbone: Backbone, judge: classifier.Classifier, prompts: int, step
         scenes = [scene(TEST_SEED, i, unseen=unseen) for i in index]
         texts = [caption(s, np.random.default_rng([TEST_SEED, i])) for s, i in zip(scenes, index, strict=True)]
         images = generate(backbone, texts, index, steps, guidance)
-        for i, text, got, image in zip(index, texts, classifier.predict(judge, images), classifier.prepared(images), strict=True):
+        small = F.interpolate(images, size=(256, 256), mode="area")
+        for i, text, got, image in zip(index, texts, classifier.predict(judge, images), small, strict=True):
             named = parse(text)
             if named.get("object") == "no object":
                 named.pop("side", None)

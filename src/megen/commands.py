@@ -41,7 +41,7 @@ def generate(args: argparse.Namespace) -> None:
     _check_limits(args)
     link = Link(args.link, args.snr_db, args.bandwidth_hz, args.fading)
     pipeline.check_link(link)
-    steps, ratio = _count(args.steps), _ratio(args.merge_ratio)
+    steps, ratio = int(_number("--steps", args.steps, int)), _number("--merge-ratio", args.merge_ratio, float)
     backbone = backbones.load(args.backbone, _device(args.device))
     decision = pipeline.decide(backbone, steps, ratio)
     backbone.text.tokenise([args.prompt])  # refuses a prompt that is too long before any work
@@ -153,25 +153,13 @@ def _check_limits(args: argparse.Namespace) -> None:
         raise ValueError(f"--seed must lie in [0, 2^63), got {args.seed}")
 
 
-def _no_auto(option: str, text: str) -> None:
+def _number(option: str, text: str, kind: Callable[[str], float]) -> float:
     if text == "auto":
         raise ValueError(f"{option} auto needs a trained policy, and none ships yet: give a number")
-
-
-def _count(text: str) -> int:
-    _no_auto("--steps", text)
     try:
-        return int(text)
+        return kind(text)
     except ValueError:
-        raise ValueError(f"--steps must be a whole number, got {text!r}") from None
-
-
-def _ratio(text: str) -> float:
-    _no_auto("--merge-ratio", text)
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"--merge-ratio must be a number, got {text!r}") from None
+        raise ValueError(f"{option} must be a {'whole ' if kind is int else ''}number, got {text!r}") from None
 
 
 def _device(name: str) -> str:

@@ -8,7 +8,7 @@ scene leaves open is read from one row of uniform numbers that its seed gives.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from megen.training.scenes import ATTRIBUTES, Scene
+from megen.training.shapes import Window, box, cabin, castle, circle, convex, dunes, hills, lighthouse, mountains, windmill, zigzag
 
 HORIZON = 0.64
 GROUND = 0.845
@@ -120,7 +121,7 @@ class _Painter:
         self._over(everyone, first, last, colour[:, :, None, None], gy[:, :, None] * gx[:, None, :])
 
     def _ridges(self, layer: int) -> None:
-        for kind, outline in (("mountains", _mountains), ("hills", _hills), ("dunes", _dunes)):
+        for kind, outline in (("mountains", mountains), ("hills", hills), ("dunes", dunes)):
             rows = self._where(ridges=kind)
             if not rows:
                 continue
@@ -135,12 +136,12 @@ class _Painter:
             if kind == "hills":
                 lit = 1.12 - 0.9 * depth.clamp(0, 0.35)
             else:  # a sunlit and a shaded flank meet at a line that falls from the crest
-                wander = 0.02 * _zigzag(depth * 9 + u[:, 0, None, None]) if kind == "mountains" else 0.35 * depth
+                wander = 0.02 * zigzag(depth * 9 + u[:, 0, None, None]) if kind == "mountains" else 0.35 * depth
                 shade = ((self.axis - crest_x[:, None] - wander) * self.size / 2 + 0.5).clamp_(0, 1)
                 lit = 1.10 - (0.26 if kind == "mountains" else 0.20) * shade
             colour = colour * lit[:, None]
             if kind == "mountains":
-                reach = (0.105, 0.06)[layer] + 0.02 * _zigzag(self.axis * 17 + u[:, 1:2])
+                reach = (0.105, 0.06)[layer] + 0.02 * zigzag(self.axis * 17 + u[:, 1:2])
                 snow = 0.5 + (crest_y + reach)[:, None].sub(y[None, :, None]) * self.size / 2
                 cap = torch.lerp(self._tint(rows, (1.0, 1.0, 1.0)), low, fade * 0.4)[:, :, None, None]
                 cap = cap * (0.45 + 0.5 * lit)[:, None]
@@ -259,8 +260,8 @@ class _Painter:
 
     # ---- shapes in windows --------------------------------------------------------------
 
-    def _window(self, rows: list[int], x: Tensor, y: Tensor, half: tuple[float, float], scale: Tensor | float = 1.0) -> _Window:
-        return _Window(self, rows, x, y, half, scale)
+    def _window(self, rows: list[int], x: Tensor, y: Tensor, half: tuple[float, float], scale: Tensor | float = 1.0) -> Window:
+        return Window(self.image, rows, x, y, half, scale)
 
     def _body(self) -> None:
         everyone = list(range(len(self.scenes)))
@@ -288,8 +289,8 @@ class _Painter:
             y = 0.13 + 0.10 * u[:, 50 + j]
             w = self._window(rows, x, y, (0.16, 0.09), 0.85 + 0.35 * u[:, 52 + j])
             puffs = ((-0.085, -0.008, 0.030), (-0.035, -0.028, 0.046), (0.030, -0.020, 0.038), (0.080, -0.004, 0.026))
-            shape = torch.stack([_circle(w.x - px, w.y - py, r) for px, py, r in puffs]).amin(0)
-            shape = torch.minimum(shape, _box(w.x, w.y - 0.008, 0.095, 0.014))
+            shape = torch.stack([circle(w.x - px, w.y - py, r) for px, py, r in puffs]).amin(0)
+            shape = torch.minimum(shape, box(w.x, w.y - 0.008, 0.095, 0.014))
             shape = torch.maximum(shape, w.y - 0.022)
             shade = (0.80 + 0.20 * ((0.03 - w.y) / 0.07).clamp(0, 1))[:, None]
             w.fill(shape, torch.lerp(self.low[rows][:, :, None, None], colour[:, :, None, None], shade), 0.93)
@@ -300,7 +301,7 @@ class _Painter:
         for top, bottom, width in ((-0.50, -0.12, 0.17), (-0.28, 0.14, 0.235), (-0.04, 0.40, 0.30)):
             reach = width * ((w.y - top) / (bottom - top)).clamp(0, 1)
             w.fill(torch.maximum(0.85 * (w.x.abs() - reach), torch.maximum(w.y - bottom, top - w.y)), colour)
-        w.fill(_box(w.x, w.y - 0.45, 0.035, 0.06), colour * 0.6)
+        w.fill(box(w.x, w.y - 0.45, 0.035, 0.06), colour * 0.6)
         w.close()
 
     def _trees_far(self) -> None:
@@ -332,16 +333,16 @@ class _Painter:
             return self._tint(rows, (r, g, b))
 
         y = w.y - 0.12
-        hull = _convex(w.x, y, ((-0.115, 0.0), (0.125, 0.0), (0.085, 0.045), (-0.085, 0.045)))
-        w.fill(_box(w.x, y + 0.135, 0.0045, 0.135), t(0.30, 0.20, 0.16))
-        w.fill(_convex(w.x, y, ((0.012, -0.255), (0.110, -0.018), (0.012, -0.018))), t(1.0, 0.97, 0.90))
-        w.fill(_convex(w.x, y, ((-0.012, -0.225), (-0.012, -0.018), (-0.090, -0.018))), t(0.90, 0.26, 0.20))
+        hull = convex(w.x, y, ((-0.115, 0.0), (0.125, 0.0), (0.085, 0.045), (-0.085, 0.045)))
+        w.fill(box(w.x, y + 0.135, 0.0045, 0.135), t(0.30, 0.20, 0.16))
+        w.fill(convex(w.x, y, ((0.012, -0.255), (0.110, -0.018), (0.012, -0.018))), t(1.0, 0.97, 0.90))
+        w.fill(convex(w.x, y, ((-0.012, -0.225), (-0.012, -0.018), (-0.090, -0.018))), t(0.90, 0.26, 0.20))
         w.fill(hull, t(0.50, 0.24, 0.16))
         w.fill(torch.maximum(hull, y - 0.012), t(0.95, 0.90, 0.80))
         w.close()
 
     def _buildings(self) -> None:
-        for kind, draw in (("cabin", _cabin), ("lighthouse", _lighthouse), ("castle", _castle), ("windmill", _windmill)):
+        for kind, draw in (("cabin", cabin), ("lighthouse", lighthouse), ("castle", castle), ("windmill", windmill)):
             rows = self._where(object=kind)
             if rows:
                 base = self._ground_line(self.object_x[:, None])[rows, 0] + 0.02
@@ -350,136 +351,3 @@ class _Painter:
                 lamp = torch.lerp(self._tint(rows, (0.72, 0.86, 0.95)), self._t((1.0, 0.86, 0.42)), glow)
                 draw(w, lambda *rgb, rows=rows: self._tint(rows, rgb), lamp, self.u[rows, 56])
                 w.close()
-
-
-class _Window:
-    """A patch of the pictures of some rows around a point each, with coordinates local to it."""
-
-    def __init__(self, painter: _Painter, rows: list[int], x: Tensor, y: Tensor, half: tuple[float, float], scale: Tensor | float) -> None:
-        size, n = painter.size, len(rows)
-        scale = torch.as_tensor(scale, device=painter.device, dtype=torch.float32).expand(n)
-        largest = float(scale.max())
-        w = min(size, 2 * math.ceil(half[0] * largest * size) + 2)
-        h = min(size, 2 * math.ceil(half[1] * largest * size) + 2)
-        self.left = ((x * size).long() - w // 2).clamp(0, size - w).tolist()
-        self.top = ((y * size).long() - h // 2).clamp(0, size - h).tolist()
-        at = torch.arange(max(w, h), device=painter.device) + 0.5
-        left, top = torch.tensor(self.left, device=painter.device), torch.tensor(self.top, device=painter.device)
-        self.x = (((at[:w] + left[:, None]) / size - x[:, None]) / scale[:, None])[:, None, :]
-        self.y = (((at[:h] + top[:, None]) / size - y[:, None]) / scale[:, None])[:, :, None]
-        self.sharp = (size * scale)[:, None, None]
-        self.image, self.rows, self.shape = painter.image, rows, (h, w)
-        self.patch = torch.stack([painter.image[i, :, t : t + h, s : s + w] for i, t, s in zip(rows, self.top, self.left, strict=True)])
-
-    def fill(self, distance: Tensor, colour: Tensor, alpha: Tensor | float = 1.0) -> None:
-        """Composite the inside of `distance` [k, h, w] in `colour` [k, 3] or [k, 3, h, w]."""
-        cover = (0.5 - distance * self.sharp).clamp_(0, 1)
-        cover = cover * (alpha[:, None, None] if isinstance(alpha, Tensor) else alpha)
-        self.patch.lerp_(colour[:, :, None, None] if colour.ndim == 2 else colour, cover[:, None])
-
-    def close(self) -> None:
-        h, w = self.shape
-        for k, i in enumerate(self.rows):
-            self.image[i, :, self.top[k] : self.top[k] + h, self.left[k] : self.left[k] + w] = self.patch[k]
-
-
-def _zigzag(x: Tensor) -> Tensor:
-    return 4 * (x - torch.floor(x + 0.5)).abs() - 1
-
-
-def _mountains(x: Tensor, u: Tensor, layer: int) -> tuple[Tensor, Tensor, Tensor]:
-    n = 4 - layer
-    slots = (torch.arange(n, device=x.device) + 0.5) / n
-    apex_x = slots + 0.16 * (u[:, 2 : 2 + n] - 0.5)
-    apex_y = (0.33, 0.47)[layer] + 0.12 * u[:, 6 : 6 + n]
-    steep = 0.85 + 0.5 * u[:, 10 : 10 + n]
-    each = apex_y[..., None] + steep[..., None] * (x - apex_x[..., None]).abs()
-    line, owner = each.min(1)
-    rough = 0.006 * _zigzag(x * 19 + u[:, 14:15]) + 0.003 * _zigzag(x * 47 + u[:, 15:16])
-    return line + rough, apex_x.gather(1, owner), apex_y.gather(1, owner)
-
-
-def _hills(x: Tensor, u: Tensor, layer: int) -> tuple[Tensor, Tensor, Tensor]:
-    a = torch.sin(2 * math.pi * ((1.0 + 0.5 * u[:, 2:3]) * x + u[:, 3:4]))
-    b = torch.sin(2 * math.pi * ((1.8 + 0.8 * u[:, 4:5]) * x + u[:, 5:6]))
-    line = (0.50, 0.585)[layer] + 0.055 * a + 0.025 * b
-    return line, torch.zeros_like(line), line
-
-
-def _dunes(x: Tensor, u: Tensor, layer: int) -> tuple[Tensor, Tensor, Tensor]:
-    n = 3
-    apex_x = (torch.arange(n, device=x.device) + 0.5) / n + 0.18 * (u[:, 2 : 2 + n] - 0.5)
-    tall = (0.17, 0.10)[layer] * (0.6 + 0.4 * u[:, 5 : 5 + n])
-    each = tall[..., None] * torch.exp(-(((x - apex_x[..., None]).abs() / 0.15) ** 1.15))
-    height, owner = each.max(1)
-    return (0.60, 0.64)[layer] - height, apex_x.gather(1, owner), (0.60, 0.64)[layer] - height
-
-
-def _circle(x: Tensor, y: Tensor, r: float) -> Tensor:
-    return torch.hypot(x, y) - r
-
-
-def _box(x: Tensor, y: Tensor, half_w: float, half_h: float) -> Tensor:
-    return torch.maximum(x.abs() - half_w, y.abs() - half_h)
-
-
-def _convex(x: Tensor, y: Tensor, corners: Sequence[tuple[float, float]]) -> Tensor:
-    """Bound of the distance to a convex polygon, corners clockwise as seen (y down)."""
-    edges = []
-    for (ax, ay), (bx, by) in zip(corners, (*corners[1:], corners[0]), strict=True):
-        length = math.hypot(bx - ax, by - ay)
-        edges.append(((x - ax) * (by - ay) - (y - ay) * (bx - ax)) / length)
-    return torch.stack(edges).amax(0)
-
-
-def _cabin(w: _Window, t: Callable[..., Tensor], lamp: Tensor, u: Tensor) -> None:
-    y = w.y - 0.16
-    w.fill(_box(w.x - 0.065, y + 0.185, 0.018, 0.045), t(0.42, 0.30, 0.28))
-    w.fill(_box(w.x, y + 0.055, 0.115, 0.055), t(0.56, 0.34, 0.20))
-    for level in (0.035, 0.075):
-        w.fill(_box(w.x, y + level, 0.115, 0.0022), t(0.40, 0.23, 0.14))
-    w.fill(_convex(w.x, y, ((-0.150, -0.100), (-0.105, -0.200), (0.105, -0.200), (0.150, -0.100))), t(0.78, 0.20, 0.16))
-    w.fill(_box(w.x + 0.060, y + 0.040, 0.024, 0.040), t(0.32, 0.18, 0.12))
-    w.fill(_box(w.x - 0.045, y + 0.055, 0.036, 0.026), t(0.92, 0.88, 0.80))
-    w.fill(_box(w.x - 0.045, y + 0.055, 0.030, 0.020), lamp)
-
-
-def _lighthouse(w: _Window, t: Callable[..., Tensor], lamp: Tensor, u: Tensor) -> None:
-    y = w.y - 0.16
-    tower = _convex(w.x, y, ((-0.034, -0.250), (0.034, -0.250), (0.050, 0.010), (-0.050, 0.010)))
-    w.fill(tower, t(0.97, 0.96, 0.94))
-    for level in (0.205, 0.115, 0.025):
-        w.fill(torch.maximum(tower, (y + level).abs() - 0.022), t(0.86, 0.18, 0.18))
-    w.fill(_box(w.x, y + 0.255, 0.050, 0.007), t(0.25, 0.22, 0.26))
-    w.fill(_box(w.x, y + 0.280, 0.028, 0.020), torch.lerp(lamp, w.patch.new_tensor((1.0, 0.92, 0.55)), 0.6))
-    w.fill(_convex(w.x, y, ((0.0, -0.345), (0.042, -0.298), (-0.042, -0.298))), t(0.80, 0.16, 0.16))
-    w.fill(_box(w.x, y + 0.012, 0.014, 0.020), t(0.30, 0.20, 0.20))
-
-
-def _castle(w: _Window, t: Callable[..., Tensor], lamp: Tensor, u: Tensor) -> None:
-    y = w.y - 0.16
-    stone, dark = t(0.66, 0.65, 0.72), t(0.52, 0.51, 0.60)
-    w.fill(_box(w.x, y + 0.065, 0.120, 0.065), stone)
-    for x in (-0.09, -0.03, 0.03, 0.09):
-        w.fill(_box(w.x - x, y + 0.138, 0.016, 0.010), stone)
-    for x, top in ((-0.130, 0.190), (0.130, 0.190), (-0.058, 0.235), (0.058, 0.265)):
-        w.fill(_box(w.x - x, y + top / 2, 0.026, top / 2), dark)
-        w.fill(_convex(w.x - x, y + top, ((0.0, -0.075), (0.038, 0.0), (-0.038, 0.0))), t(0.24, 0.36, 0.72))
-        w.fill(_box(w.x - x, y + top - 0.035, 0.008, 0.013), lamp)
-    gate = torch.minimum(_box(w.x, y + 0.025, 0.024, 0.028), _circle(w.x, y + 0.053, 0.024))
-    w.fill(gate, t(0.26, 0.18, 0.18))
-
-
-def _windmill(w: _Window, t: Callable[..., Tensor], lamp: Tensor, u: Tensor) -> None:
-    y = w.y - 0.16
-    w.fill(_convex(w.x, y, ((-0.036, -0.190), (0.036, -0.190), (0.064, 0.010), (-0.064, 0.010))), t(0.90, 0.80, 0.64))
-    w.fill(_convex(w.x, y, ((0.0, -0.245), (0.046, -0.188), (-0.046, -0.188))), t(0.52, 0.26, 0.18))
-    w.fill(_box(w.x, y + 0.018, 0.016, 0.028), t(0.36, 0.22, 0.16))
-    w.fill(_box(w.x, y + 0.105, 0.012, 0.014), lamp)
-    for quarter in range(4):
-        angle = (0.35 + 0.5 * u + quarter * math.pi / 2)[:, None, None]
-        along = w.x * torch.cos(angle) + (y + 0.195) * torch.sin(angle)
-        across = -w.x * torch.sin(angle) + (y + 0.195) * torch.cos(angle)
-        w.fill(_box(along - 0.075, across, 0.075, 0.0045), t(0.36, 0.24, 0.20))
-        w.fill(_box(along - 0.092, across - 0.018, 0.052, 0.014), t(0.98, 0.94, 0.86))
-    w.fill(_circle(w.x, y + 0.195, 0.011), t(0.30, 0.20, 0.18))
