@@ -5,6 +5,7 @@ TORCH ?= torch==2.13.0
 PROMPT ?= a lighthouse at sunset, snowy mountains, pine trees
 OUT ?= out/image.png
 ARGS ?=
+export PROMPT
 BIN := .venv/bin
 READY := .venv/ready
 READY_DEV := .venv/ready-dev
@@ -13,7 +14,7 @@ READY_DEV := .venv/ready-dev
 
 generate: $(READY)
 	@mkdir -p $(dir $(OUT))
-	$(BIN)/megen generate "$(PROMPT)" --out $(OUT) --report $(OUT:.png=.json) $(ARGS)
+	$(BIN)/megen generate "$$PROMPT" --out $(OUT) --report $(basename $(OUT)).json $(ARGS)
 
 test: $(READY_DEV)
 	$(BIN)/lint-imports
@@ -26,7 +27,7 @@ lint: $(READY_DEV)
 
 check: lint test
 
-# torch is pinned here so that pip takes the CPU build; on a GPU host set TORCH to the build for your driver
+# TORCH names the PyTorch build: set it to the one for your GPU, or where pip would take a CUDA build that you do not want
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)" -e .

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,10 @@ def test_generate_writes_an_image_and_a_report(tiny_folder: Path, tmp_path: Path
         (["generate", ""], "the prompt is empty"),
         (["generate", "  "], "the prompt is empty"),
         (["generate", "rain " * 10_000], "at most 64 words, got 10000"),
+        (["generate", "123 !!!"], "holds no words"),
+        (["generate", PROMPT, "--out", "x.psd"], "no picture can be written as .psd"),
+        (["generate", PROMPT, "--out", "/dev/null"], "is a device"),
+        (["generate", PROMPT, "two\nlines"], "unrecognized arguments: two lines"),
         (["generate", PROMPT, "--merge-ratio", "0.9"], "merge_ratio must lie in [0, 0.75]"),
         (["generate", PROMPT, "--merge-ratio", "nan"], "merge_ratio must lie in [0, 0.75]"),
         (["generate", PROMPT, "--merge-ratio", "lots"], "--merge-ratio must be a number"),
@@ -66,7 +71,10 @@ def test_generate_writes_an_image_and_a_report(tiny_folder: Path, tmp_path: Path
         (["scenes", "rain", "--size-px", "9"], "--size-px must lie in"),
         (["train", "nosuch", "--out", "x"], "must be scenes or a folder"),
         (["train", "scenes", "--out", "x", "--steps", "0"], "--steps must be at least 1"),
-        (["train", "scenes", "--out", "x", "--autoencoder-steps", "0"], "at least 1 (0 only with --from)"),
+        (["train", "scenes", "--out", "x", "--seed", "-1"], "--seed must lie in"),
+        (["train", "scenes", "--out", "x", "--decoder-only"], "--decoder-only needs --from"),
+        (["train", "scenes", "--out", "x", "--from", "nosuch"], "no backbone named"),
+        (["train", "scenes", "--out", "x", "--autoencoder-steps", "0"], "--autoencoder-steps must be at least 1"),
         (["export", "--backbone", "nosuch"], "no backbone named"),
         (["dance"], "invalid choice: 'dance'"),
     ],
@@ -90,13 +98,34 @@ def test_wrong_input_is_one_line_and_exit_code_2(
 def test_a_failed_run_is_exit_code_1_and_leaves_nothing(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def full(*_: object, **__: object) -> None:
+    def full(self: Image.Image, path: Path, **_: object) -> None:
+        path.write_bytes(b"half")
         raise OSError("no space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)
     assert main(["generate", PROMPT, "--steps", "1", "--backbone", str(tiny_folder), "--out", str(tmp_path / "x.png")]) == 1
     assert "failed: no space left" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_are_cut_are_refused_and_an_old_receiver_is_made_anew(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "weights"
+    shutil.copytree(tiny_folder, folder)
+    command = ["generate", PROMPT, "--steps", "1", "--link", "none", "--backbone", str(folder), "--out", str(tmp_path / "x.png")]
+    (folder / "receiver.onnx").write_bytes(b"not a graph")
+    assert main(command) == 0
+    assert (folder / "receiver.onnx").stat().st_size > 1000
+    (shard,) = folder.glob("*.safetensors")
+    shard.write_bytes(shard.read_bytes()[:-100])
+    assert main(command) == 2
+    assert "not a whole safetensors file" in capsys.readouterr().err
+
+
+def test_export_writes_a_graph(tiny_folder: Path, tmp_path: Path) -> None:
+    assert main(["export", "--backbone", str(tiny_folder), "--out", str(tmp_path / "r.onnx")]) == 0
+    assert (tmp_path / "r.onnx").stat().st_size > 1000
 
 
 def test_scenes_renders_the_true_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

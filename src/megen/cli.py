@@ -15,7 +15,7 @@ DESCRIPTION = "Text-to-image generation shared between an edge server and a phon
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        print(f"megen: {message} (see {self.prog} --help)", file=sys.stderr)
+        print(f"megen: {' '.join(message.split())} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(2)
 
 
@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     t.add_argument("--image-px", type=int, default=1024, help="side of the pictures, a multiple of 256 (default: %(default)s)")
     t.add_argument("--autoencoder-steps", type=int, default=2800, help="0 with --from: keep its autoencoder (default: %(default)s)")
     t.add_argument("--decoder-only", action="store_true", help="train the decoder on, keep encoder and latents")
-    t.add_argument("--steps", type=int, default=4000, help="steps of the denoiser (default: %(default)s)")
+    t.add_argument("--steps", type=int, default=4000, help="steps of the denoiser; 0 with --from: keep it (default: %(default)s)")
     t.add_argument("--batch", type=int, default=16)
     t.add_argument("--lr", type=float, default=7e-4)
     t.add_argument("--save-every", type=int, default=250)
@@ -100,18 +100,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args = parser.parse_args(arguments)
     except SystemExit as stop:
         return int(stop.code or 0)
-    from megen import commands
-
-    command: Callable[[argparse.Namespace], None] = getattr(commands, args.command)
     try:
+        from megen import commands
+
+        command: Callable[[argparse.Namespace], None] = getattr(commands, args.command)
         command(args)
     except ValueError as error:  # every wrong input is one: files, numbers, words
         print(f"megen: {_one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("megen: interrupted; run the same command again to go on", file=sys.stderr)
+        print("megen: interrupted", file=sys.stderr)
         return 130
-    except (OSError, RuntimeError, ArithmeticError, MemoryError) as error:
+    except Exception as error:  # whatever a library raises: the run failed
         print(f"megen: failed: {_one_line(error)}", file=sys.stderr)
         return 1
     return 0

@@ -1,7 +1,8 @@
 """Features and merge map to bytes and back, each part with its own CRC. NumPy only.
 
-Every part ends with the CRC-32 of what stands before it. Whatever bytes come in, decoding gives
-what was encoded or raises `CodecError`.
+Every part ends with a CRC-32; those of the map and the features start from the header's, so that
+parts of two payloads do not mix. Whatever bytes come in, decoding gives what was encoded or raises
+`CodecError`.
 """
 
 from __future__ import annotations
@@ -39,15 +40,20 @@ class Header:
     analog: bool = False
 
 
-def _seal(body: bytes) -> bytes:
-    return body + _CRC.pack(zlib.crc32(body))
+def _crc(body: bytes, header: bytes) -> int:
+    # from the header's own CRC, its last bytes: a CRC over them too would be the same for every header
+    return zlib.crc32(body, _CRC.unpack(header[-_CRC.size :])[0] if header else 0)
 
 
-def _open(part: bytes, what: str, length: int) -> bytes:
+def _seal(body: bytes, header: bytes = b"") -> bytes:
+    return body + _CRC.pack(_crc(body, header))
+
+
+def _open(part: bytes, what: str, length: int, header: bytes = b"") -> bytes:
     if len(part) != length:
         raise CodecError(f"the {what} is {len(part)} bytes long, expected {length}: it was cut or padded on its way")
     body, (crc,) = part[: -_CRC.size], _CRC.unpack(part[-_CRC.size :])
-    if zlib.crc32(body) != crc:
+    if _crc(body, header) != crc:
         raise CodecError(f"the {what} fails its checksum: it was changed on its way")
     return body
 
@@ -75,23 +81,25 @@ def decode_header(part: bytes) -> Header:
     return Header(height, width, channels, rows, backbone, amplitude, bool(analog))
 
 
-def encode_map(choice: IntArray) -> bytes:
+def encode_map(choice: IntArray, header: bytes) -> bytes:
     """A merge choice per source (-1: stays) as a bitmap plus 3 bits a merged token; nothing where none merged."""
     moved = choice >= 0
     if not moved.any():
         return b""
     three = (choice[moved, None] >> np.array([2, 1, 0])) & 1
-    return _seal(np.packbits(np.concatenate([moved, three.ravel().astype(bool)])).tobytes())
+    return _seal(np.packbits(np.concatenate([moved, three.ravel().astype(bool)])).tobytes(), header)
 
 
-def decode_map(part: bytes, header: Header) -> IntArray:
+def decode_map(payload: Payload, header: Header) -> IntArray:
     """The merge choice of every source, as `encode_map` took it. Errors: CodecError."""
     tokens = header.height * header.width
     sources, count = tokens - tokens // 4, tokens - header.rows
     choice = np.full(sources, -1, np.int64)
+    part = payload.merge_map
     if count or part:
         n_bits = sources + 3 * count
-        bits = np.unpackbits(np.frombuffer(_open(part, "merge map", (n_bits + 7) // 8 + _CRC.size), np.uint8))
+        body = _open(part, "merge map", (n_bits + 7) // 8 + _CRC.size, payload.header)
+        bits = np.unpackbits(np.frombuffer(body, np.uint8))
         moved = bits[:sources].astype(bool)
         if moved.sum() != count or count == 0 or bits[n_bits:].any():
             raise CodecError(f"the merge map moves {moved.sum()} tokens, the header says {count}")
@@ -99,7 +107,7 @@ def decode_map(part: bytes, header: Header) -> IntArray:
     return choice
 
 
-def encode_features(rows: FloatArray) -> bytes:
+def encode_features(rows: FloatArray, header: bytes) -> bytes:
     """Rows [n, c] by a symmetric 8-bit quantiser with one half-precision step a channel."""
     with np.errstate(over="ignore"):  # told below
         step = (np.abs(rows).max(0) / LEVELS).astype(np.float16)
@@ -107,13 +115,15 @@ def encode_features(rows: FloatArray) -> bytes:
     if not np.isfinite(step).all():
         raise ValueError("features hold NaN, infinity or values beyond half precision: nothing can be coded")
     levels = np.rint(rows / step.astype(np.float32)).astype(np.int8)
-    return _seal(step.astype("<f2").tobytes() + levels.tobytes())
+    return _seal(step.astype("<f2").tobytes() + levels.tobytes(), header)
 
 
-def decode_features(part: bytes, header: Header) -> FloatArray:
+def decode_features(payload: Payload, header: Header) -> FloatArray:
     """Rows [n, c]. Errors: CodecError."""
+    if payload.features is None:
+        raise CodecError("the payload has no feature part")
     n, c = header.rows, header.channels
-    body = _open(part, "feature part", 2 * c + n * c + _CRC.size)
+    body = _open(payload.features, "feature part", 2 * c + n * c + _CRC.size, payload.header)
     step = np.frombuffer(body[: 2 * c], "<f2").astype(np.float32)
     if not np.isfinite(step).all():
         raise CodecError("the feature part holds a step that is no number")
@@ -122,23 +132,13 @@ def decode_features(part: bytes, header: Header) -> FloatArray:
 
 def encode(rows: FloatArray, choice: IntArray, header: Header) -> Payload:
     """One payload; the features stay out of it where `header.analog`."""
-    features = None if header.analog else encode_features(rows)
-    return Payload(encode_header(header), encode_map(choice), features)
+    first = encode_header(header)
+    return Payload(first, encode_map(choice, first), None if header.analog else encode_features(rows, first))
 
 
-def decode(payload: Payload, backbone: int, rows: FloatArray | None = None) -> tuple[FloatArray, IntArray, Header]:
-    """Rows [n, c], merge choice [m] and header; `rows` are the received ones of an analog payload.
-
-    Errors: CodecError, also where the payload is of another backbone.
-    """
+def decode_protected(payload: Payload, backbone: int) -> tuple[Header, IntArray]:
+    """Header and merge choice of a payload. Errors: CodecError, also where it is of another backbone."""
     header = decode_header(payload.header)
     if header.backbone != backbone:
         raise CodecError(f"the payload is of backbone {header.backbone:08x}, this receiver decodes {backbone:08x}")
-    choice = decode_map(payload.merge_map, header)
-    if not header.analog:
-        if payload.features is None:
-            raise CodecError("the payload has no feature part")
-        rows = decode_features(payload.features, header)
-    elif rows is None or rows.shape != (header.rows, header.channels):
-        raise CodecError(f"an analog payload needs {header.rows} x {header.channels} received features")
-    return rows, choice, header
+    return header, decode_map(payload, header)

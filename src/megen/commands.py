@@ -7,6 +7,7 @@ import json
 import math
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -19,14 +20,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from megen import pipeline
 from megen.cost.energy import energy_j
 from megen.export import RECEIVER, export_receiver
+from megen.files import replacing
 from megen.models import backbone as backbones
 from megen.models.backbone import Backbone
 from megen.models.identity import identity
+from megen.models.text import unknown_words, words
 from megen.pipeline import Clock, Link
 from megen.types import GenerationReport
-from megen.ue import OnnxReceiver
+from megen.ue import OnnxReceiver, ReceiverError
 
-MODELLED = ("latency_s.transmit", "energy_j.es", "energy_j.radio", "energy_j.ue", "energy_j.total", "channel.rate_bps")
+MODELLED_ENERGY = ("energy_j.es", "energy_j.radio", "energy_j.ue", "energy_j.total")
+MODELLED_LINK = ("latency_s.transmit", "latency_s.total", "channel.rate_bps", "channel.attempts", "channel.residual_bler")
 
 
 def generate(args: argparse.Namespace) -> None:
@@ -34,13 +38,16 @@ def generate(args: argparse.Namespace) -> None:
     targets = [args.out, *(p for p in (args.report, args.grid) if p)]
     for target in targets:
         _check_writable(target)
+    for picture in (args.out, args.grid):
+        if picture:
+            _format(picture)
     if len({t.resolve() for t in targets}) < len(targets):
         raise ValueError("--out, --report and --grid must be different files")
-    if not args.prompt.strip():
-        raise ValueError("the prompt is empty: say what to draw")
+    if not words(args.prompt):
+        raise ValueError("the prompt is empty or holds no words: say what to draw")
     _check_limits(args)
     link = Link(args.link, args.snr_db, args.bandwidth_hz, args.fading)
-    pipeline.check_link(link)
+    link.check()
     steps, ratio = int(_number("--steps", args.steps, int)), _number("--merge-ratio", args.merge_ratio, float)
     backbone = backbones.load(args.backbone, _device(args.device))
     decision = pipeline.decide(backbone, steps, ratio)
@@ -50,9 +57,9 @@ def generate(args: argparse.Namespace) -> None:
 
     clock = Clock()
     with _bar("denoise", decision.steps) as on_step:
-        latent = pipeline.denoise(backbone, args.prompt, args.seed, decision.steps, clock, on_step)
+        latent = pipeline.denoise(backbone, [args.prompt], [args.seed], decision.steps, clock, on_step)
     air = np.random.default_rng([args.seed, 1])
-    result = pipeline.send(latent, backbone, decision.merge_ratio, link, air, receiver, clock)
+    result = pipeline.send(latent, decision.merge_ratio, link, air, receiver, clock)
     quality: dict[str, object] = {"psnr_db": None, "ssim": None, "reference": None}
     if args.reference:
         most = max(backbone.config.steps)
@@ -77,18 +84,19 @@ def generate(args: argparse.Namespace) -> None:
 def scenes(args: argparse.Namespace) -> None:
     """Render the true picture of a caption."""
     _check_writable(args.out)
-    if not args.caption.strip():
-        raise ValueError("the caption is empty: say what to draw")
+    _format(args.out)
+    if not words(args.caption):
+        raise ValueError("the caption is empty or holds no words: say what to draw")
     if not 64 <= args.size_px <= 8192:
         raise ValueError(f"--size-px must lie in [64, 8192], got {args.size_px}")
-    from megen.models.text import unknown_words
     from megen.training.render import render
     from megen.training.scenes import parse, sample_scene, vocabulary
 
-    unknown = unknown_words(args.caption, vocabulary())
+    unknown, named = unknown_words(args.caption, vocabulary()), parse(args.caption)
     if unknown:
         print(f"megen: warning: unknown words, left out: {', '.join(unknown)}", file=sys.stderr)
-    scene = sample_scene(np.random.default_rng(args.seed), given=parse(args.caption))
+    scene = sample_scene(np.random.default_rng(args.seed), given=named)
+    print("megen: drawn as told: " + (", ".join(named.values()) or "nothing; all is random"), file=sys.stderr)
     picture = (render([scene], args.size_px)[0].permute(1, 2, 0) * 255).round().byte().numpy()
     _save_image(picture, args.out)
     print(args.out)
@@ -108,11 +116,16 @@ def train(args: argparse.Namespace) -> None:
         raise ValueError(f"the data must be scenes or a folder of pictures, got {args.data!r}")
     if args.image_px % 256 or not 256 <= args.image_px <= 4096:
         raise ValueError(f"--image-px must be a multiple of 256 up to 4096, got {args.image_px}")
-    for option in ("scenes", "steps", "batch", "save_every"):
-        if getattr(args, option) < 1:
-            raise ValueError(f"--{option.replace('_', '-')} must be at least 1, got {getattr(args, option)}")
-    if args.autoencoder_steps < (0 if args.start else 1):
-        raise ValueError("--autoencoder-steps must be at least 1 (0 only with --from)")
+    least = {"scenes": 1, "batch": 1, "save_every": 1, "steps": 0 if args.start else 1, "autoencoder_steps": 0 if args.start else 1}
+    for option, bound in least.items():
+        if getattr(args, option) < bound:
+            raise ValueError(f"--{option.replace('_', '-')} must be at least {bound}, got {getattr(args, option)}")
+    if not 0 <= args.seed < 2**31:
+        raise ValueError(f"--seed must lie in [0, 2^31), got {args.seed}")
+    if args.decoder_only and not args.start:
+        raise ValueError("--decoder-only needs --from: there must be an encoder to keep")
+    if args.out.exists() and not args.out.is_dir():
+        raise ValueError(f"{args.out} is a file: name a folder")
     if not 0 < args.lr < 1:
         raise ValueError(f"--lr must lie in (0, 1), got {args.lr}")
     plan = Plan(
@@ -139,6 +152,8 @@ def _check_writable(path: Path) -> None:
     folder = path.parent
     if path.is_dir():
         raise ValueError(f"{path} is a folder: name a file in it")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is a device or a pipe: name an ordinary file")
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder} to write {path.name} into: make it first")
     if not os.access(folder, os.W_OK):
@@ -181,14 +196,21 @@ def _warn_unknown(backbone: Backbone, prompt: str, show: bool) -> None:
 
 
 def _receiver(backbone: Backbone, name: str) -> OnnxReceiver:
-    """The UE half: the graph that ships with the backbone, or one exported beside it at first use."""
-    shipped = backbones.ASSETS / name / RECEIVER
-    path = shipped if shipped.is_file() else Path(name) / RECEIVER
-    receiver = OnnxReceiver(path) if path.is_file() else None
-    if receiver is None or receiver.identity != identity(backbone):  # none yet, or the weights were trained on
-        export_receiver(backbone, path)
+    """The UE half: the graph beside the backbone's weights, exported there at first use or when they changed."""
+    path = backbones.folder_of(name) / RECEIVER
+    try:
         receiver = OnnxReceiver(path)
-    return receiver
+        if receiver.identity == identity(backbone):
+            return receiver
+    except ReceiverError:
+        pass
+    try:
+        export_receiver(backbone, path)
+        return OnnxReceiver(path)
+    except OSError:  # the weights lie where nothing may be written
+        with tempfile.TemporaryDirectory() as folder:
+            export_receiver(backbone, Path(folder) / RECEIVER)
+            return OnnxReceiver(Path(folder) / RECEIVER)
 
 
 class _bar:
@@ -245,6 +267,7 @@ def _report(
         payload_bits=result.payload.bits(),
         channel={
             "link": link.kind,
+            "fading": link.fading if used else None,
             "snr_db": link.snr_db if used else None,
             "bandwidth_hz": link.bandwidth_hz if used else None,
             "rate_bps": result.rate_bps,
@@ -253,7 +276,7 @@ def _report(
             "residual_bler": 0.0,
         },
         quality=quality,
-        modelled=MODELLED if used else tuple(m for m in MODELLED if m.startswith("energy")),
+        modelled=(*MODELLED_ENERGY, *(MODELLED_LINK if used else ())),
     )
 
 
@@ -264,12 +287,12 @@ def _contact_sheet(backbone: Backbone, prompt: str, seed: int, link: Link, recei
     draw = ImageDraw.Draw(sheet)
     with _bar("grid", len(steps)) as on_step:
         for i, n in enumerate(steps):
-            latent = pipeline.denoise(backbone, prompt, seed, n, Clock())
+            latent = pipeline.denoise(backbone, [prompt], [seed], n, Clock())
             draw.text((8, top + side * i + side // 2), f"{n} steps", "black")
             for j, ratio in enumerate(ratios):
                 draw.text((left + side * j + 80, 6), f"merge ratio {ratio:g}", "black")
                 air = np.random.default_rng([seed, 1])
-                image = pipeline.send(latent, backbone, ratio, link, air, receiver, Clock()).image
+                image = pipeline.send(latent, ratio, link, air, receiver, Clock()).image
                 small = Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS)
                 sheet.paste(small, (left + side * j, top + side * i))
             on_step(i + 1)
@@ -277,17 +300,18 @@ def _contact_sheet(backbone: Backbone, prompt: str, seed: int, link: Link, recei
 
 
 def _save_image(image: np.ndarray, path: Path) -> None:
-    """Write by way of a temporary file; the format follows the ending, PNG where there is none."""
-    kind = Image.registered_extensions().get(path.suffix.lower(), "PNG")
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        Image.fromarray(image).save(temporary, format=kind)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        Image.fromarray(image).save(temporary, format=_format(path))
+
+
+def _format(path: Path) -> str:
+    """The picture format of a file's ending, PNG where there is none. Errors: ValueError."""
+    kind = Image.registered_extensions().get(path.suffix.lower(), "") if path.suffix else "PNG"
+    if kind not in ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "TIFF"):
+        raise ValueError(f"no picture can be written as {path.suffix}: use .png, .jpg, .webp, .avif, .bmp or .tiff")
+    return kind
 
 
 def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(text)

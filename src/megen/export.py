@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
-import os
 import warnings
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from megen.models import weights
+from megen.files import replacing
 from megen.models.backbone import Backbone
 from megen.models.identity import identity
 
@@ -40,11 +40,11 @@ def export_receiver(backbone: Backbone, path: Path) -> None:
     channels, height, width = backbone.latent_shape
     rows, merge_map = torch.zeros(height * width, channels), torch.arange(height * width)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with warnings.catch_warnings():
+    about = {"backbone": backbone.config.name, "identity": identity(backbone), "grid": [height, width], "channels": channels}
+    with replacing(path) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            _Receiver(backbone.cpu().eval()),
+            _Receiver(copy.deepcopy(backbone).cpu().eval()),
             (rows, merge_map),
             str(temporary),
             input_names=["rows", "merge_map"],
@@ -53,10 +53,8 @@ def export_receiver(backbone: Backbone, path: Path) -> None:
             opset_version=18,
             dynamo=False,
         )
-    graph = onnx.load(str(temporary))
-    about = {"backbone": backbone.config.name, "identity": identity(backbone), "grid": [height, width], "channels": channels}
-    for key, value in {**about, **weights.provenance()}.items():
-        entry = graph.metadata_props.add()
-        entry.key, entry.value = key, value if isinstance(value, str) else json.dumps(value)
-    onnx.save(graph, str(temporary))
-    os.replace(temporary, path)
+        graph = onnx.load(str(temporary))
+        for key, value in about.items():
+            entry = graph.metadata_props.add()
+            entry.key, entry.value = key, value if isinstance(value, str) else json.dumps(value)
+        onnx.save(graph, str(temporary))

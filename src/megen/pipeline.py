@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -18,19 +18,26 @@ from megen.diffusion import path
 from megen.models.backbone import Backbone
 from megen.models.identity import identity
 from megen.types import Decision, FloatArray, IntArray, Payload
-
-Receiver = Callable[[FloatArray, IntArray], np.ndarray]  # received rows, merge map -> bytes [H, W, 3]
+from megen.ue import Receiver, arrive
 
 
 @dataclass(frozen=True)
 class Link:
-    """The link of one transmission; without noise where `kind` is "none"."""
+    """The link of one transmission; without noise where `kind` is "none". The receiver knows the channel's gains."""
 
     kind: str = "none"
     snr_db: float = 10.0
     bandwidth_hz: float = 1e6
     fading: str = "awgn"
     block_symbols: int = 1024
+
+    def check(self) -> None:
+        """Refuse a link that cannot be. Errors: ValueError."""
+        if self.kind not in ("none", "analog"):
+            raise ValueError(f"the link must be none or analog, got {self.kind!r}")
+        if self.kind == "analog":
+            analog.noise_variance(self.snr_db)
+            rate.achievable_bps(self.snr_db, self.bandwidth_hz)
 
 
 @dataclass
@@ -43,6 +50,8 @@ class Clock:
     def stage(self, name: str) -> Iterator[None]:
         began = time.perf_counter()
         yield
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # or the time would be that of the launch
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
 
 
@@ -55,31 +64,40 @@ class Result:
     symbols: int
     transmit_s: float
     rate_bps: float | None
-    rows: FloatArray
-    mapping: IntArray
 
 
 def noise_of(backbone: Backbone, seed: int) -> Float[Tensor, "1 c h w"]:
     """The starting noise of a seed, the same whatever batch it runs in."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn((1, *backbone.latent_shape), generator=generator).to(backbone.latent_mean.device)
+    return torch.randn((1, *backbone.latent_shape), generator=torch.Generator().manual_seed(seed))
 
 
 @torch.inference_mode()
 def denoise(
-    backbone: Backbone, prompt: str, seed: int, steps: int, clock: Clock, on_step: Callable[[int], None] = lambda k: None
-) -> Float[Tensor, "1 c h w"]:
-    """ES: a prompt to its latent in `steps` steps."""
-    guidance = backbone.config.guidance
+    backbone: Backbone,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    steps: int,
+    clock: Clock,
+    on_step: Callable[[int], None] = lambda done: None,
+    guidance: float | None = None,
+) -> Float[Tensor, "b c h w"]:
+    """ES: prompts to their latents in `steps` steps, each row from its own seed; guidance None: the backbone's own.
+
+    Errors: FloatingPointError where the denoiser gives a value that is no number.
+    """
+    strength = backbone.config.guidance if guidance is None else guidance
     with clock.stage("text"):
-        context = backbone.encode_prompts([prompt] if guidance == 1.0 else [prompt, ""])
+        context = backbone.encode_prompts([*prompts] if strength == 1.0 else [*prompts, *[""] * len(prompts)])
     with clock.stage("denoise"):
-        noise = noise_of(backbone, seed).contiguous(memory_format=torch.channels_last)
-        z = noise
-        grid = path.times(steps, backbone.config.time_shift)
-        walk = path.walk(lambda z, s, t: backbone.velocity(z, s, t, context, guidance), noise, grid)
-        for k, z in enumerate(walk):  # noqa: B007
-            on_step(k + 1)
+        noise = torch.cat([noise_of(backbone, seed) for seed in seeds]).to(backbone.latent_mean.device)
+        z = noise = noise.contiguous(memory_format=torch.channels_last)
+        walk = path.walk(
+            lambda z, s, t: backbone.velocity(z, s, t, context, strength), noise, path.times(steps, backbone.config.time_shift)
+        )
+        for done, z in enumerate(walk, 1):  # noqa: B007
+            on_step(done)
+        if not torch.isfinite(z).all():
+            raise FloatingPointError("the denoiser gave a value that is no number: its weights are broken")
     return z
 
 
@@ -91,8 +109,7 @@ def as_tokens(latent: Float[Tensor, "1 c h w"]) -> FloatArray:
 
 def send(
     latent: Float[Tensor, "1 c h w"],
-    backbone: Backbone,
-    ratio: float,
+    merge_ratio: float,
     link: Link,
     rng: np.random.Generator,
     receiver: Receiver,
@@ -100,60 +117,47 @@ def send(
 ) -> Result:
     """Merge and code at the ES, cross the link, decode bits and image at the UE."""
     _, channels, height, width = latent.shape
-    tokens = as_tokens(latent)
     with clock.stage("merge"):
-        choice = merging.match(tokens, height, width, ratio)
-        mapping = merging.merge_map(choice, height, width)
-        rows, _ = merging.merge(tokens, mapping)
+        tokens = as_tokens(latent)
+        choice = merging.match(tokens, height, width, merge_ratio)
+        rows, _ = merging.merge(tokens, merging.merge_map(choice, height, width))
     with clock.stage("code"):
-        symbols, amplitude = analog.modulate(rows) if link.kind == "analog" else (np.zeros(0, np.complex128), 0.0)
-        header = codec.Header(height, width, channels, len(rows), identity(backbone), amplitude, link.kind == "analog")
+        symbols, amplitude = analog.modulate(rows) if link.kind == "analog" else (None, 0.0)
+        header = codec.Header(height, width, channels, len(rows), receiver.identity, amplitude, link.kind == "analog")
         payload = codec.encode(rows, choice, header)
     received, transmit_s, rate_bps = None, 0.0, None
-    if link.kind == "analog":
+    if symbols is not None:
         no = analog.noise_variance(link.snr_db)
         gains = analog.fade(len(symbols), link.fading, link.block_symbols, rng)
-        estimate = analog.mmse(analog.transmit(symbols, gains, no, rng), gains, no)
-        received = analog.demodulate(estimate, amplitude, rows.shape)
+        received = analog.mmse(analog.transmit(symbols, gains, no, rng), gains, no)
         rate_bps = rate.achievable_bps(link.snr_db, link.bandwidth_hz)
         transmit_s = payload.bits()["total"] / rate_bps + len(symbols) / link.bandwidth_hz
-    with clock.stage("code"):
-        arrived, choice, _ = codec.decode(payload, identity(backbone), received)
-        mapping = merging.merge_map(choice, height, width)
     with clock.stage("decode"):
-        image = receiver(arrived, mapping)
-    return Result(image, payload, len(symbols), transmit_s, rate_bps, arrived, mapping)
+        image = receiver(*arrive(payload, receiver.identity, received))
+    return Result(image, payload, 0 if symbols is None else len(symbols), transmit_s, rate_bps)
 
 
-def torch_receiver(backbone: Backbone) -> Receiver:
+class TorchReceiver:
     """The UE half in torch: the reference that the exported graph must equal."""
 
-    @torch.inference_mode()
-    def receive(rows: FloatArray, mapping: IntArray) -> np.ndarray:
-        tokens = torch.from_numpy(merging.unmerge(rows, mapping)).to(backbone.latent_mean.device)
-        channels, height, width = backbone.latent_shape
-        image = backbone.decode_latents(tokens.T.reshape(1, channels, height, width))
-        return (image[0].permute(1, 2, 0) * 255).round().byte().cpu().numpy()
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone, self.identity = backbone, identity(backbone)
 
-    return receive
+    @torch.inference_mode()
+    def __call__(self, rows: FloatArray, mapping: IntArray) -> np.ndarray:
+        tokens = torch.from_numpy(merging.unmerge(rows, mapping)).to(self._backbone.latent_mean.device)
+        channels, height, width = self._backbone.latent_shape
+        image = self._backbone.decode_latents(tokens.T.reshape(1, channels, height, width))
+        pixels: np.ndarray = (image[0].permute(1, 2, 0) * 255).round().byte().cpu().numpy()
+        return pixels
 
 
 def reference(
-    backbone: Backbone, prompt: str, seed: int, receiver: Receiver, on_step: Callable[[int], None] = lambda k: None
+    backbone: Backbone, prompt: str, seed: int, receiver: Receiver, on_step: Callable[[int], None] = lambda done: None
 ) -> np.ndarray:
     """The image of the same seed with the most steps, no merging, no quantiser and no link."""
-    latent = denoise(backbone, prompt, seed, max(backbone.config.steps), Clock(), on_step)
-    tokens = as_tokens(latent)
+    tokens = as_tokens(denoise(backbone, [prompt], [seed], max(backbone.config.steps), Clock(), on_step))
     return receiver(tokens, np.arange(len(tokens), dtype=np.int64))
-
-
-def check_link(link: Link) -> None:
-    """Refuse a link that cannot be. Errors: ValueError."""
-    if link.kind not in ("none", "analog"):
-        raise ValueError(f"the link must be none or analog, got {link.kind!r}")
-    if link.kind == "analog":
-        analog.noise_variance(link.snr_db)
-        rate.achievable_bps(link.snr_db, link.bandwidth_hz)
 
 
 def decide(backbone: Backbone, steps: int, merge_ratio: float) -> Decision:

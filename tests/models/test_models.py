@@ -38,6 +38,8 @@ def test_words_change_the_latent_and_padding_does_not(tiny: Backbone) -> None:
         long = tiny.encode_prompts(["rain", "a cabin on the left at night"])
         alone = tiny.encode_prompts(["rain"])
     torch.testing.assert_close(long.pooled[:1], alone.pooled)
+    with torch.inference_mode():
+        torch.testing.assert_close(tiny.encode_prompts(["rain zeppelin"]).pooled, alone.pooled)  # unknown words are left out
     assert tiny.unknown_words("A zeppelin, over a LAKE; zeppelin") == ["zeppelin", "over"]
     with pytest.raises(ValueError, match="at most 64 words, got 65"):
         tiny.encode_prompts(["rain " * 65])

@@ -34,7 +34,7 @@ def test_every_value_can_be_named_and_drawn() -> None:
 
 def test_held_out_combinations_are_a_tenth_and_only_drawn_when_asked() -> None:
     total = len(ATTRIBUTES["object"]) * len(ATTRIBUTES["time"]) * len(ATTRIBUTES["weather"])
-    assert 0.05 < len(HELD_OUT) / total < 0.15
+    assert len(HELD_OUT) == round(total / 10) == 10
     rng = np.random.default_rng(1)
     for _ in range(200):
         scene = sample_scene(rng, unseen=True)
@@ -82,6 +82,14 @@ def test_pictures_are_whole_repeatable_and_batch_free() -> None:
     assert pictures.max() <= 1
     for i, scene in enumerate(scenes):
         torch.testing.assert_close(render([scene], 96)[0], pictures[i], atol=1e-5, rtol=0)
+
+
+def test_moons_and_stars_show() -> None:
+    moons = [render([one(time="night", body=body)], 128) for body in ("full moon", "crescent moon")]
+    assert ((moons[0] - moons[1]).abs().amax(1) > 0.3).float().mean() > 0.002
+    sky = [render([one(time="night", body="full moon", stars=stars)], 512)[:, :, :200] for stars in ATTRIBUTES["stars"]]
+    brighter = (sky[1] - sky[0]).amax(1) > 0.2
+    assert 20 < brighter.sum() < 2000
 
 
 @pytest.mark.parametrize("key", ["time", "clouds", "ridges", "water", "trees", "object", "side", "weather"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -160,6 +161,23 @@ def test_a_folder_of_pictures_trains_into_a_backbone_that_loads(tmp_path: Path) 
     assert backbone.config.text.vocabulary == ("five", "four", "number", "one", "six", "three", "two")
     assert backbone.config.image_px == (256, 256)
     assert list((tmp_path / "out").glob("samples-*.png"))
+    # the decoder alone, on from there: latents and denoiser stay
+    more = replace(
+        plan,
+        folder=tmp_path / "more",
+        start=str(tmp_path / "out" / "weights"),
+        autoencoder=autoencoder.AutoencoderRecipe(steps=2, batch=2, decoder_only=True),
+        teacher=teacher.TeacherRecipe(steps=0),
+    )
+    tuned = backbones.load(str(train(more, CPU)))
+    torch.testing.assert_close(tuned.autoencoder.encoder.state_dict(), backbone.autoencoder.encoder.state_dict())
+    torch.testing.assert_close(tuned.denoiser.state_dict(), backbone.denoiser.state_dict())
+    assert not torch.equal(tuned.autoencoder.decoder.net[0].weight, backbone.autoencoder.decoder.net[0].weight)
+    # pictures that were added since make the cached latents another set
+    with (plan.pictures / "metadata.jsonl").open("a") as file:  # type: ignore[operator]
+        file.write(json.dumps({"file_name": "0.png", "text": "one"}) + "\n")
+    with pytest.raises(ValueError, match="other pictures"):
+        train(plan, CPU)
 
 
 @pytest.mark.parametrize(
@@ -185,10 +203,12 @@ def test_latents_are_cached_once_and_scenes_come_back(tmp_path: Path, monkeypatc
     monkeypatch.setattr(latents, "render", lambda scenes, device: render(scenes, 64, device))
     model = Autoencoder(AUTOENCODER)
     latents.cache_scenes(model, 1, 20, tmp_path, CPU, 2)
-    first = latents.load(tmp_path)
-    assert len(first) == 32
-    assert first.latents.shape == (32, 8, 2, 2)
+    first = latents.load(tmp_path, 20)
+    assert len(first) == 20
+    assert first.latents.shape == (20, 8, 2, 2)
     assert first.sources[3] == latents.scene(1, 3)
     times = [p.stat().st_mtime_ns for p in sorted(tmp_path.iterdir())]
     latents.cache_scenes(model, 1, 20, tmp_path, CPU, 2)
     assert [p.stat().st_mtime_ns for p in sorted(tmp_path.iterdir())] == times
+    with pytest.raises(ValueError, match="made from another encoder"):
+        latents.cache_scenes(Autoencoder(AUTOENCODER), 1, 20, tmp_path, CPU, 2)

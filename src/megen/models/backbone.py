@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -120,17 +119,23 @@ def save(backbone: Backbone, folder: Path, extra: dict[str, Any]) -> list[Path]:
     return weights.save_sharded(halves, folder, STEM, about)
 
 
+def folder_of(name_or_path: str) -> Path:
+    """Where a shipped backbone's files lie, or those of one that was trained here. Errors: weights.WeightsError."""
+    shipped = sorted(p.name for p in ASSETS.iterdir() if p.is_dir()) if ASSETS.is_dir() else []
+    folder = ASSETS / name_or_path if name_or_path in shipped else Path(name_or_path)
+    if not folder.is_dir():
+        raise weights.WeightsError(f"no backbone named {name_or_path!r}: give one of {', '.join(shipped)}, or a folder of weights")
+    return folder
+
+
 def load(name_or_path: str, device: str = "cpu") -> Backbone:
     """Load a shipped backbone by name, or one that was trained here by its folder.
 
     Errors: weights.WeightsError where it is unknown, truncated, foreign or misshapen.
     """
-    shipped = sorted(p.name for p in ASSETS.iterdir() if p.is_dir()) if ASSETS.is_dir() else []
-    folder = ASSETS / name_or_path if name_or_path in shipped else Path(name_or_path)
-    if not folder.is_dir():
-        raise weights.WeightsError(f"no backbone named {name_or_path!r}: give one of {', '.join(shipped)}, or a folder of weights")
+    folder = folder_of(name_or_path)
     tensors, about = weights.read_sharded(folder, STEM)
-    if about.get("format") != "megen-backbone-1":
+    if about.get("format") != "megen-backbone-1" or "config" not in about:
         raise weights.WeightsError(f"{folder} was not written by megen train")
     backbone = Backbone(_config(about["config"]))
     weights.load_into(backbone, tensors, str(folder))
@@ -138,10 +143,11 @@ def load(name_or_path: str, device: str = "cpu") -> Backbone:
 
 
 def _config(fields: dict[str, Any]) -> BackboneConfig:
-    tuples = functools.partial(map, lambda kv: (kv[0], tuple(kv[1]) if isinstance(kv[1], list) else kv[1]))
+    def plain(values: dict[str, Any]) -> dict[str, Any]:
+        return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
     nested = {"text": TextConfig, "denoiser": DenoiserConfig, "autoencoder": AutoencoderConfig}
     try:
-        parts = {k: cls(**dict(tuples(fields[k].items()))) for k, cls in nested.items()}
-        return BackboneConfig(**{**dict(tuples(fields.items())), **parts})
+        return BackboneConfig(**{**plain(fields), **{k: cls(**plain(fields[k])) for k, cls in nested.items()}})
     except (KeyError, TypeError, AttributeError) as error:
         raise weights.WeightsError(f"the backbone's configuration is not one that this version reads ({error})") from error

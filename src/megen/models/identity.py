@@ -8,8 +8,8 @@ from megen.models.backbone import Backbone
 
 
 def identity(backbone: Backbone) -> int:
-    """CRC-32 of the latent statistics and the decoder's weights: receivers decode their own backbone only."""
-    crc = zlib.crc32(backbone.config.name.encode())
+    """CRC-32 of the latent shape, its statistics and the decoder's weights: a receiver decodes its own backbone only."""
+    crc = zlib.crc32(repr(backbone.latent_shape).encode())
     decoder = backbone.autoencoder.decoder.state_dict()
     for tensor in (backbone.latent_mean, backbone.latent_scale, *(decoder[k] for k in sorted(decoder))):
         crc = zlib.crc32(tensor.detach().half().cpu().numpy().tobytes(), crc)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-PAD, UNKNOWN, NULL = 0, 1, 2
+PAD, UNKNOWN, NULL = 0, 1, 2  # no prompt holds UNKNOWN: nothing was ever learned of it
 N_SPECIAL = 3
 
 
@@ -52,16 +52,16 @@ class TextEncoder(nn.Module):
         nn.init.normal_(self.word.weight, std=0.5)
 
     def tokenise(self, prompts: Sequence[str]) -> Int[Tensor, "b n"]:
-        """Token numbers, padded to the longest prompt; an empty prompt is the null token.
+        """Token numbers, padded to the longest prompt; unknown words are left out, an empty prompt is the null token.
 
         Errors: ValueError where a prompt has more than `max_words` words.
         """
         rows = []
         for prompt in prompts:
-            tokens = [self._number.get(w, UNKNOWN) for w in words(prompt)] or [NULL]
-            if len(tokens) > self.config.max_words:
-                raise ValueError(f"a prompt may have at most {self.config.max_words} words, got {len(tokens)}: shorten it")
-            rows.append(torch.tensor(tokens))
+            spoken = words(prompt)
+            if len(spoken) > self.config.max_words:
+                raise ValueError(f"a prompt may have at most {self.config.max_words} words, got {len(spoken)}: shorten it")
+            rows.append(torch.tensor([self._number[w] for w in spoken if w in self._number] or [NULL]))
         return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)
 
     def forward(self, tokens: Int[Tensor, "b n"]) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b d"], Bool[Tensor, "b n"]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -15,6 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from megen.files import replacing
 
 SHARD_BYTES = 15 * 2**20
 
@@ -42,10 +45,9 @@ def provenance() -> dict[str, str]:
 def write_safely(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, Any]) -> None:
     """Write one safetensors file by way of a temporary file, so that no reader sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
     flat = {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata=flat)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata=flat)
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -82,17 +84,22 @@ def save_sharded(tensors: Mapping[str, Tensor], folder: Path, stem: str, metadat
             filled = 0
         groups[-1][key] = tensors[key]
         filled += size
-    for stale in folder.glob(f"{stem}-*-of-*.safetensors"):
-        stale.unlink()
     paths = [folder / f"{stem}-{i + 1:05d}-of-{len(groups):05d}.safetensors" for i in range(len(groups))]
     for path, group in zip(paths, groups, strict=True):
         write_safely(group, path, metadata)
+    for stale in set(_shards(folder, stem)) - set(paths):
+        stale.unlink()
     return paths
 
 
+def _shards(folder: Path, stem: str) -> list[Path]:
+    name = re.compile(re.escape(stem) + r"-\d{5}-of-\d{5}\.safetensors")
+    return sorted(p for p in folder.glob("*.safetensors") if name.fullmatch(p.name))
+
+
 def read_sharded(folder: Path, stem: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `save_sharded` wrote. Errors: WeightsError, also where a shard is missing."""
-    paths = sorted(folder.glob(f"{stem}-*-of-*.safetensors"))
+    """Read what `save_sharded` wrote. Errors: WeightsError, also where a shard is missing or of another training."""
+    paths = _shards(folder, stem)
     if not paths:
         raise WeightsError(f"no weights named {stem} in {folder}")
     count = int(paths[0].stem.rsplit("-", 1)[1])
@@ -101,8 +108,11 @@ def read_sharded(folder: Path, stem: str) -> tuple[dict[str, Tensor], dict[str, 
     tensors: dict[str, Tensor] = {}
     metadata: dict[str, Any] = {}
     for path in paths:
-        part, metadata = read(path)
+        part, about = read(path)
+        if metadata and about != metadata:
+            raise WeightsError(f"{path} is of another training than the shards before it: copy the folder again")
         tensors.update(part)
+        metadata = about
     return tensors, metadata
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -80,15 +81,22 @@ def train(
     `pictures(first, count)` gives bytes [count, 3, H, W]. With `start`, its weights are trained on.
     """
     path = folder / "autoencoder.checkpoint.safetensors"
-    if path.is_file() and int(weights.read(path)[1]["step"]) >= recipe.steps:
-        return _trained(path, config, device)
-    torch.manual_seed(recipe.seed)
+    if path.is_file():
+        tensors, about = weights.read(path)
+        if about["recipe"]["decoder_only"] != recipe.decoder_only or about["config"] != json.loads(json.dumps(asdict(config))):
+            raise ValueError(f"{path} is of another training: train into another folder")
+        if int(about["step"]) >= recipe.steps:
+            model = Autoencoder(config)
+            weights.load_into(model, {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}, str(path))
+            return place(model, device)
     pool = pictures(0, recipe.pool)
     if min(pool.shape[-2:]) < recipe.crop_px:
         raise ValueError(f"pictures must be at least {recipe.crop_px} px, got {pool.shape[-2]} x {pool.shape[-1]}")
-    model = Autoencoder(config)
     patches = F.pixel_unshuffle(pool[:40].float() / 127.5 - 1, PATCH).permute(0, 2, 3, 1).flatten(0, 2)
-    model.start_from_principal_components(patches[torch.randperm(len(patches), generator=loop.step_generator(recipe.seed, -1))[:20000]])
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        model = Autoencoder(config)
+        model.start_from_principal_components(patches[torch.randperm(len(patches))[:20000]])
     weight = difficulty(model, pool, recipe.crop_px)
     if start is not None:
         model.load_state_dict(start.state_dict())
@@ -123,6 +131,8 @@ def train(
             value = loss(model.decoder(latent + noise).float(), target)
         for optimiser in optimisers:
             optimiser.zero_grad(set_to_none=True)
+        if not torch.isfinite(value):
+            raise FloatingPointError(f"the loss is {float(value)} at step {step}: resume from {path} with another --seed")
         torch.autograd.backward(value)
         for optimiser in optimisers:
             optimiser.step()
@@ -131,10 +141,3 @@ def train(
             about = {"step": step + 1, "config": asdict(config), "recipe": asdict(recipe), **weights.provenance()}
             loop.save_checkpoint(path, {"model": model}, optimisers, about)
     return model
-
-
-def _trained(path: Path, config: AutoencoderConfig, device: torch.device) -> Autoencoder:
-    tensors, _ = weights.read(path)
-    model = Autoencoder(config)
-    weights.load_into(model, {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}, str(path))
-    return place(model, device)

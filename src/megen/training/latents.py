@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
+import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -19,7 +21,7 @@ from megen.models import weights
 from megen.models.autoencoder import PATCH, Autoencoder
 from megen.training import loop
 from megen.training.render import render
-from megen.training.scenes import Scene, caption, sample_scene
+from megen.training.scenes import HELD_OUT, Scene, caption, sample_scene
 
 SHARD = 256
 
@@ -44,42 +46,72 @@ class LatentSet:
         return len(self.sources)
 
 
-_ENCODER: list[Autoencoder] = []  # set before the worker processes fork, so that they share it
+_ENCODER: list[Autoencoder] = []  # a worker process's own, set as it starts
 
 
 @torch.inference_mode()
-def _encode_scenes(scenes: Sequence[Scene], device: torch.device) -> Tensor:
-    return torch.cat([_ENCODER[0].encoder(render(scenes[i : i + 2], device=device)).half().cpu() for i in range(0, len(scenes), 2)])
+def _encode_scenes(autoencoder: Autoencoder, scenes: Sequence[Scene], device: torch.device) -> Tensor:
+    return torch.cat([autoencoder.encoder(render(scenes[i : i + 2], device=device)).half().cpu() for i in range(0, len(scenes), 2)])
+
+
+def _start_worker(autoencoder: Autoencoder) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interruption is the parent's to answer
+    torch.set_num_threads(1)
+    _ENCODER[:] = [autoencoder]
 
 
 def _worker(task: tuple[int, int, int]) -> np.ndarray:
-    torch.set_num_threads(1)
     seed, first, count = task
-    return np.asarray(_encode_scenes([scene(seed, first + i) for i in range(count)], torch.device("cpu")))
+    return np.asarray(_encode_scenes(_ENCODER[0], [scene(seed, first + i) for i in range(count)], torch.device("cpu")))
 
 
 def cache_scenes(autoencoder: Autoencoder, seed: int, count: int, folder: Path, device: torch.device, workers: int) -> None:
-    """Render and encode `count` scenes into shards of `folder`; shards that exist are kept."""
-    shards = range((count + SHARD - 1) // SHARD)
-    missing = [i for i in shards if not (folder / f"latents-{i:05d}.safetensors").is_file()]
+    """Render and encode `count` scenes into shards of `folder`; shards of this encoder and world are kept."""
+    made_from = _made_from(autoencoder, f"scenes of seed {seed}, held out {sorted(HELD_OUT)}")
+    missing = _missing(folder, count, made_from)
     if not missing:
         return
-    _ENCODER[:] = [autoencoder.to(device).eval()]
+    autoencoder = autoencoder.to(device).eval()
     step = 16
     tasks = [(seed, i * SHARD + k, step) for i in missing for k in range(0, SHARD, step)]
     if device.type == "cpu":
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork")) as pool:
-            _write_shards(pool.map(_worker, tasks), missing, seed, step, folder)
+        fork = multiprocessing.get_context("fork")  # the workers share the encoder's memory
+        with ProcessPoolExecutor(workers, mp_context=fork, initializer=_start_worker, initargs=(autoencoder,)) as pool:
+            try:
+                _write_shards(pool.map(_worker, tasks), missing, seed, step, folder, made_from)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
     else:
-        parts = (np.asarray(_encode_scenes([scene(s, first + i) for i in range(n)], device)) for s, first, n in tasks)
-        _write_shards(parts, missing, seed, step, folder)
+        parts = (np.asarray(_encode_scenes(autoencoder, [scene(s, first + i) for i in range(n)], device)) for s, first, n in tasks)
+        _write_shards(parts, missing, seed, step, folder, made_from)
 
 
-def _write_shards(parts: Iterator[np.ndarray], missing: Sequence[int], seed: int, step: int, folder: Path) -> None:
+def _made_from(autoencoder: Autoencoder, source: str) -> str:
+    """What latents depend on: the encoder's weights and the source of the pictures, as one hash."""
+    digest = hashlib.sha256(source.encode())
+    for _, tensor in sorted(autoencoder.encoder.state_dict().items()):
+        digest.update(tensor.detach().half().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _missing(folder: Path, count: int, made_from: str) -> list[int]:
+    """The shards still to be written. Errors: ValueError where one is of another encoder or other pictures."""
+    missing = []
+    for i in range((count + SHARD - 1) // SHARD):
+        path = folder / f"latents-{i:05d}.safetensors"
+        if not path.is_file():
+            missing.append(i)
+        elif weights.read(path)[1].get("made_from") != made_from:
+            raise ValueError(f"{path} was made from another encoder or other pictures: remove {folder}, or train into another folder")
+    return missing
+
+
+def _write_shards(parts: Iterator[np.ndarray], missing: Sequence[int], seed: int, step: int, folder: Path, made_from: str) -> None:
     for k, _ in loop.progress(0, len(missing), f"latents ({SHARD} a shard)"):
         latents = np.concatenate([next(parts) for _ in range(SHARD // step)])
         sources = [asdict(scene(seed, missing[k] * SHARD + i)) for i in range(SHARD)]
-        about = {"scenes": sources, **weights.provenance()}
+        about = {"scenes": sources, "made_from": made_from, **weights.provenance()}
         weights.write_safely({"latents": torch.from_numpy(latents)}, folder / f"latents-{missing[k]:05d}.safetensors", about)
 
 
@@ -87,14 +119,14 @@ def cache_folder(autoencoder: Autoencoder, pictures: Path, size_px: int, folder:
     """Encode a folder of pictures with `metadata.jsonl` captions (Hugging Face imagefolder layout)."""
     entries = read_captions(pictures)
     autoencoder.to(device).eval()
-    shards = range((len(entries) + SHARD - 1) // SHARD)
-    for i, _ in loop.progress(0, len(shards), f"latents ({SHARD} a shard)"):
-        path, part = folder / f"latents-{i:05d}.safetensors", entries[i * SHARD : (i + 1) * SHARD]
-        if path.is_file():
-            continue
+    made_from = _made_from(autoencoder, f"{size_px} px, " + repr([(p.name, p.stat().st_size, c) for p, c in entries]))
+    missing = _missing(folder, len(entries), made_from)
+    for k, _ in loop.progress(0, len(missing), f"latents ({SHARD} a shard)"):
+        path, part = folder / f"latents-{missing[k]:05d}.safetensors", entries[missing[k] * SHARD : (missing[k] + 1) * SHARD]
         with torch.inference_mode():
             encoded = [autoencoder.encoder(load_picture(p, size_px)[None].to(device).float() / 255).half().cpu() for p, _ in part]
-        weights.write_safely({"latents": torch.cat(encoded)}, path, {"captions": [c for _, c in part], **weights.provenance()})
+        about = {"captions": [c for _, c in part], "made_from": made_from, **weights.provenance()}
+        weights.write_safely({"latents": torch.cat(encoded)}, path, about)
 
 
 def read_captions(pictures: Path) -> list[tuple[Path, str]]:
@@ -129,7 +161,7 @@ def load_picture(path: Path, size_px: int) -> Tensor:
     try:
         with Image.open(path) as file:
             picture = file.convert("RGB")
-    except OSError as error:
+    except Exception as error:  # Pillow raises a class of its own for each kind of damage
         raise ValueError(f"{path} is not a readable picture ({error})") from error
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
@@ -137,15 +169,13 @@ def load_picture(path: Path, size_px: int) -> Tensor:
     return torch.from_numpy(np.array(square)).permute(2, 0, 1)
 
 
-def load(folder: Path) -> LatentSet:
-    """All shards of a folder, in order. Errors: weights.WeightsError, ValueError where there are none."""
-    paths = sorted(folder.glob("latents-*.safetensors"))
-    if not paths:
-        raise ValueError(f"no latents in {folder}")
+def load(folder: Path, count: int) -> LatentSet:
+    """The first `count` latents of a folder. Errors: weights.WeightsError."""
+    paths = [folder / f"latents-{i:05d}.safetensors" for i in range((count + SHARD - 1) // SHARD)]
     parts: list[Tensor] = []
     sources: list[Scene | str] = []
     for path in paths:
         tensors, about = weights.read(path)
         parts.append(tensors["latents"])
         sources += [Scene(**s) for s in about["scenes"]] if "scenes" in about else about["captions"]
-    return LatentSet(torch.cat(parts), tuple(sources))
+    return LatentSet(torch.cat(parts)[:count], tuple(sources[:count]))

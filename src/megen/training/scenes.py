@@ -1,8 +1,8 @@
 """The captioned world of landscape illustrations: attributes, sampling, captions, parsing.
 
 A scene is a handful of discrete attributes and a seed; `render.py` draws it. A caption names a
-subset of the attributes in free order; what it leaves out is random. Ten percent of the
-object x time x weather combinations never occur in training, so that composition can be tested.
+subset of the attributes in free order; what it leaves out is random. Ten of the
+96 object x time x weather combinations never occur in training, so that composition can be tested.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PHRASES: dict[tuple[str, str], tuple[str, ...]] = {
     ("body", "sun"): ("the sun", "a shining sun"),
     ("body", "full moon"): ("a full moon", "a round moon"),
     ("body", "crescent moon"): ("a crescent moon", "a thin moon"),
-    ("stars", "stars"): ("stars", "a starry sky", "bright stars"),
+    ("stars", "stars"): ("stars", "a starry sky", "bright stars", "starry"),
     ("stars", "no stars"): ("no stars", "a starless sky"),
     ("clouds", "clouds"): ("clouds", "a cloudy sky", "drifting clouds"),
     ("clouds", "no clouds"): ("no clouds", "a cloudless sky"),
@@ -55,17 +55,18 @@ PHRASES: dict[tuple[str, str], tuple[str, ...]] = {
     ("object", "castle"): ("a castle", "a fortress"),
     ("object", "windmill"): ("a windmill", "a mill"),
     ("object", "no object"): ("nobody around", "an empty landscape"),
-    ("weather", "clear"): ("clear weather", "fair weather"),
-    ("weather", "rain"): ("rain", "raining", "rainy weather", "heavy rain"),
-    ("weather", "snow"): ("snowing", "snowfall", "falling snow", "snowy weather"),
-    ("weather", "fog"): ("fog", "foggy", "mist", "misty weather"),
+    ("weather", "clear"): ("clear weather", "fair weather", "clear sky"),
+    ("weather", "rain"): ("rain", "raining", "rainy weather", "heavy rain", "rainy"),
+    ("weather", "snow"): ("snowing", "snowfall", "falling snow", "snowy weather", "snow"),
+    ("weather", "fog"): ("fog", "foggy", "mist", "misty weather", "misty"),
 }
 SIDES: dict[str, tuple[str, ...]] = {
     "left": ("on the left", "to the left"),
     "middle": ("in the middle", "in the center"),
     "right": ("on the right", "to the right"),
 }
-_FILLER = ("a", "an", "the", "and", "with", "of", "by", "under", "beside", "landscape", "scene", "picture", "sky")
+OPENERS = ("a landscape", "a scene with", "a picture of", "an illustration of")
+JOINERS = (", ", ", ", ", ", " with ", " and ")
 
 
 @dataclass(frozen=True)
@@ -94,13 +95,17 @@ class Scene:
         return named
 
 
+def _hash(combination: tuple[str, ...]) -> bytes:
+    return hashlib.sha256("|".join(combination).encode()).digest()
+
+
+# kept from training: the object x time x weather combinations with the smallest hashes
+HELD_OUT = frozenset(sorted(product(ATTRIBUTES["object"], ATTRIBUTES["time"], ATTRIBUTES["weather"]), key=_hash)[:10])
+
+
 def is_held_out(object_: str, time: str, weather: str) -> bool:
-    """Whether the combination is kept from training (about 10 %, chosen by a hash)."""
-    digest = hashlib.sha256(f"{object_}|{time}|{weather}".encode()).digest()
-    return digest[0] < 26
-
-
-HELD_OUT = tuple(c for c in product(ATTRIBUTES["object"], ATTRIBUTES["time"], ATTRIBUTES["weather"]) if is_held_out(*c))
+    """Whether the combination is one of the ten that are kept from training."""
+    return (object_, time, weather) in HELD_OUT
 
 
 def sample_scene(rng: np.random.Generator, given: dict[str, str] | None = None, *, unseen: bool = False) -> Scene:
@@ -118,16 +123,10 @@ def sample_scene(rng: np.random.Generator, given: dict[str, str] | None = None, 
     implied = dict(given)
     if given.get("stars") == "stars" or given.get("body", "sun") != "sun":
         implied["time"] = "night"
-    free = [k for k in ("object", "time", "weather") if k not in implied]
-    if not free:
-        core = (implied["object"], implied["time"], implied["weather"])
-    else:
-        while True:
-            core = tuple(implied.get(k) or str(rng.choice(_choices(k, given))) for k in ("object", "time", "weather"))  # type: ignore[assignment]
-            reachable = unseen or not _all_held_out(implied)
-            if is_held_out(*core) == unseen or not reachable or (unseen and not _some_held_out(implied)):
-                break
-    object_, time, weather = core
+    open_to = [(implied[k],) if k in implied else _choices(k, given) for k in ("object", "time", "weather")]
+    combinations = list(product(*open_to))
+    wanted = [c for c in combinations if is_held_out(*c) == unseen] or combinations
+    object_, time, weather = wanted[int(rng.integers(len(wanted)))]
     values = dict(given, object=object_, time=time, weather=weather)
     if time == "night":
         values.setdefault("body", str(rng.choice(("full moon", "crescent moon"))))
@@ -150,20 +149,6 @@ def _choices(key: str, given: dict[str, str]) -> tuple[str, ...]:
     if key == "object" and "side" in given:
         return ATTRIBUTES["object"][1:]
     return ATTRIBUTES[key]
-
-
-def _matching(given: dict[str, str]) -> list[bool]:
-    keys = ("object", "time", "weather")
-    combos = product(*(((given[k],) if k in given else _choices(k, given)) for k in keys))
-    return [is_held_out(*c) for c in combos]
-
-
-def _all_held_out(given: dict[str, str]) -> bool:
-    return all(_matching(given))
-
-
-def _some_held_out(given: dict[str, str]) -> bool:
-    return any(_matching(given))
 
 
 def conflict(given: dict[str, str]) -> str | None:
@@ -202,21 +187,16 @@ def caption(scene: Scene, rng: np.random.Generator, named_share: float = 0.8) ->
             parts[0] += " " + time_phrase
         else:
             parts.append(time_phrase)
-    text = ", ".join(parts) if rng.random() < 0.7 else _joined(parts, rng)
-    return text or "a landscape"
-
-
-def _joined(parts: list[str], rng: np.random.Generator) -> str:
-    text = ""
-    for part in parts:
-        text += str(rng.choice((" with ", " and ", ", "))) + part if text else part
-    return text
+    if not parts:
+        return OPENERS[0]
+    opener = str(rng.choice(OPENERS[1:])) + " " if rng.random() < 0.1 else ""
+    plain = rng.random() < 0.6
+    return opener + parts[0] + "".join((JOINERS[0] if plain else str(rng.choice(JOINERS))) + p for p in parts[1:])
 
 
 def vocabulary() -> list[str]:
     """Every word that a caption can contain, sorted."""
-    spoken = [p for group in (*PHRASES.values(), *SIDES.values()) for p in group] + list(_FILLER)
-    spoken += [v for values in ATTRIBUTES.values() for v in values] + ["sunrise", "dusk", "moon", "empty"]
+    spoken = [p for group in (*PHRASES.values(), *SIDES.values(), OPENERS, JOINERS) for p in group]
     return sorted({w for phrase in spoken for w in words(phrase)})
 
 

@@ -86,8 +86,9 @@ def train(
     `start` is a model to train on and its latents' mean and scale; `on_save(average, step, mean, scale)` is called
     after every checkpoint, to write samples.
     """
-    torch.manual_seed(recipe.seed)
-    model, average = TextToLatent(text, config), TextToLatent(text, config)
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        model, average = TextToLatent(text, config), TextToLatent(text, config)
     if start is not None:
         model.load_state_dict(start[0].state_dict())
     place(model, device)
@@ -103,9 +104,10 @@ def train(
     mean, scale = statistics(data.latents) if start is None else start[1:]
     statistic = nn.ParameterDict({"mean": nn.Parameter(mean, False), "scale": nn.Parameter(scale, False)})
     kept = {"model": model, "average": average, "statistics": statistic}
-    path, done = folder / "teacher.checkpoint.safetensors", 0
+    path, done, bf16 = folder / "teacher.checkpoint.safetensors", 0, loop.bf16_pays(device)
     if path.is_file():
-        done = int(loop.load_checkpoint(path, kept, optimisers)["step"])
+        about = loop.load_checkpoint(path, kept, optimisers)
+        done, bf16 = int(about["step"]), about.get("bf16", False)  # a resumed run keeps its precision
     mean, scale = statistic["mean"].detach(), statistic["scale"].detach()
 
     def normal(latents: Tensor) -> Tensor:
@@ -115,7 +117,6 @@ def train(
 
     held = normal(validation.latents[:48])
     held_captions = [validation.caption(i, np.random.default_rng(i)) for i in range(len(held))]
-    bf16 = loop.bf16_pays(device)
     for step, shown in loop.progress(done, recipe.steps, "denoiser"):
         loop.set_lr(optimisers, loop.lr_factor(step, recipe.steps, decay_share=recipe.decay_share))
         generator, rng = loop.step_generator(recipe.seed, step), np.random.default_rng([recipe.seed, step])
@@ -142,7 +143,7 @@ def train(
             bands = validation_error(average, held, held_captions, device)
             shown.update({f"x{k}": v for k, v in enumerate(bands)})
             about = {"step": step + 1, "text": asdict(text), "denoiser": asdict(config), "recipe": asdict(recipe)}
-            about |= {"validation": bands, **weights.provenance()}
+            about |= {"validation": bands, "bf16": bf16, **weights.provenance()}
             loop.save_checkpoint(path, kept, optimisers, about)
             if on_save is not None:
                 on_save(average, step + 1, mean, scale)
