@@ -18,8 +18,8 @@ import onnxruntime
 import torch
 
 import common
+from megen.export import receiver_of
 from megen.models import backbone as backbones
-from megen.ue import OnnxReceiver
 
 
 def tiny_session(folder: Path) -> onnxruntime.InferenceSession:
@@ -36,8 +36,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=7)
     args = parser.parse_args()
-    receiver = OnnxReceiver(backbones.ASSETS / "scenes" / "receiver.onnx")
-    channels, height, width = backbones.load("scenes").latent_shape
+    backbone = backbones.load("scenes")
+    receiver = receiver_of(backbone, backbones.folder_of("scenes"))
+    channels, height, width = backbone.latent_shape
     rows = np.random.default_rng(0).standard_normal((height * width, channels)).astype(np.float32)
     mapping = np.arange(height * width, dtype=np.int64)
     with tempfile.TemporaryDirectory() as folder:

@@ -12,13 +12,13 @@ import numpy as np
 
 import common
 from megen import pipeline
+from megen.export import receiver_of
 from megen.models import backbone as backbones
 from megen.pipeline import Clock, Link
 from megen.training.backbone import TEST_SEED
 from megen.training.latents import scene
 from megen.training.loop import progress
 from megen.training.scenes import caption
-from megen.ue import OnnxReceiver
 
 
 def psnr_db(image: np.ndarray, target: np.ndarray) -> float:
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     args = parser.parse_args()
     backbone = backbones.load("scenes")
-    receiver = OnnxReceiver(backbones.ASSETS / "scenes" / "receiver.onnx")
+    receiver = receiver_of(backbone, backbones.folder_of("scenes"))
     ratios = backbone.config.merge_ratios
     psnr: dict[float, list[float]] = {r: [] for r in ratios}
     to_reference: dict[float, list[float]] = {r: [] for r in ratios}

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -19,15 +18,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from megen import pipeline
 from megen.cost.energy import energy_j
-from megen.export import RECEIVER, export_receiver
+from megen.export import export_receiver, receiver_of
 from megen.files import replacing
 from megen.models import backbone as backbones
 from megen.models.backbone import Backbone
-from megen.models.identity import identity
 from megen.models.text import unknown_words, words
 from megen.pipeline import Clock, Link
 from megen.types import GenerationReport
-from megen.ue import OnnxReceiver, ReceiverError
+from megen.ue import OnnxReceiver
 
 MODELLED_ENERGY = ("energy_j.es", "energy_j.radio", "energy_j.ue", "energy_j.total")
 MODELLED_LINK = ("latency_s.transmit", "latency_s.total", "channel.rate_bps", "channel.attempts", "channel.residual_bler")
@@ -53,7 +51,7 @@ def generate(args: argparse.Namespace) -> None:
     decision = pipeline.decide(backbone, steps, ratio)
     backbone.text.tokenise([args.prompt])  # refuses a prompt that is too long before any work
     _warn_unknown(backbone, args.prompt, args.words)
-    receiver = _receiver(backbone, args.backbone)
+    receiver = receiver_of(backbone, backbones.folder_of(args.backbone))
 
     clock = Clock()
     with _bar("denoise", decision.steps) as on_step:
@@ -193,24 +191,6 @@ def _warn_unknown(backbone: Backbone, prompt: str, show: bool) -> None:
     unknown = backbone.unknown_words(prompt)
     if unknown:
         print(f"megen: warning: unknown words: {', '.join(unknown)} (--words lists the known ones)", file=sys.stderr)
-
-
-def _receiver(backbone: Backbone, name: str) -> OnnxReceiver:
-    """The UE half: the graph beside the backbone's weights, exported there at first use or when they changed."""
-    path = backbones.folder_of(name) / RECEIVER
-    try:
-        receiver = OnnxReceiver(path)
-        if receiver.identity == identity(backbone):
-            return receiver
-    except ReceiverError:
-        pass
-    try:
-        export_receiver(backbone, path)
-        return OnnxReceiver(path)
-    except OSError:  # the weights lie where nothing may be written
-        with tempfile.TemporaryDirectory() as folder:
-            export_receiver(backbone, Path(folder) / RECEIVER)
-            return OnnxReceiver(Path(folder) / RECEIVER)
 
 
 class _bar:

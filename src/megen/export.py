@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from megen.files import replacing
 from megen.models.backbone import Backbone
 from megen.models.identity import identity
+from megen.ue import OnnxReceiver, ReceiverError
 
 RECEIVER = "receiver.onnx"
 
@@ -58,3 +60,21 @@ def export_receiver(backbone: Backbone, path: Path) -> None:
             entry = graph.metadata_props.add()
             entry.key, entry.value = key, value if isinstance(value, str) else json.dumps(value)
         onnx.save(graph, str(temporary))
+
+
+def receiver_of(backbone: Backbone, folder: Path) -> OnnxReceiver:
+    """The graph beside a backbone's weights; written there at first use, and anew where the weights have changed."""
+    path = folder / RECEIVER
+    try:
+        receiver = OnnxReceiver(path)
+        if receiver.identity == identity(backbone):
+            return receiver
+    except ReceiverError:
+        pass
+    try:
+        export_receiver(backbone, path)
+        return OnnxReceiver(path)
+    except OSError:  # the weights lie where nothing may be written
+        with tempfile.TemporaryDirectory() as scratch:
+            export_receiver(backbone, Path(scratch) / RECEIVER)
+            return OnnxReceiver(Path(scratch) / RECEIVER)
