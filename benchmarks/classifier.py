@@ -133,7 +133,7 @@ def load(path: Path = WEIGHTS) -> Classifier:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=3000)
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--held-out", type=int, default=400)
     args = parser.parse_args()
     model = train(args.count, args.epochs)
