@@ -88,14 +88,14 @@ def targets(scenes: list[Scene]) -> dict[str, Tensor]:
     return {k: torch.tensor([v.index(s[k]) if k in s else -1 for s in seen]) for k, v in ATTRIBUTES.items()}
 
 
-def varied(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Blur, noise and brightness as decoders and links leave them."""
-    b = len(pictures)
-    blurred = F.interpolate(F.avg_pool2d(pictures, 2), scale_factor=2, mode="bilinear")
+def varied(seen: Tensor, generator: torch.Generator) -> Tensor:
+    """Blur, noise and contrast of prepared pictures as decoders and links leave them."""
+    b = len(seen)
+    blurred = F.interpolate(F.avg_pool2d(seen, 2), scale_factor=2, mode="bilinear")
     mix = torch.rand(b, 1, 1, 1, generator=generator) * (torch.rand(b, 1, 1, 1, generator=generator) < 0.3)
-    out = torch.lerp(pictures, blurred, mix)
-    out = out + torch.randn(out.shape, generator=generator) * 0.02 * torch.rand(b, 1, 1, 1, generator=generator)
-    return (out * (0.94 + 0.12 * torch.rand(b, 1, 1, 1, generator=generator))).clamp(0, 1)
+    out = torch.lerp(seen, blurred, mix)
+    out = out + torch.randn(out.shape, generator=generator) * 0.03 * torch.rand(b, 1, 1, 1, generator=generator)
+    return out * (0.94 + 0.12 * torch.rand(b, 1, 1, 1, generator=generator))
 
 
 def train(count: int, epochs: int, batch: int = 32) -> Classifier:
@@ -112,8 +112,8 @@ def train(count: int, epochs: int, batch: int = 32) -> Classifier:
         loop.set_lr([optimiser], loop.lr_factor(step, steps, decay_share=0.6))
         generator = loop.step_generator(5, step)
         index = torch.randint(count, (batch,), generator=generator)
-        batch_pictures = prepared(varied(pool[index].float() / 255, generator))
-        logits = model(batch_pictures.contiguous(memory_format=torch.channels_last))
+        seen = varied(prepared(pool[index].float() / 255), generator)
+        logits = model(seen.contiguous(memory_format=torch.channels_last))
         loss = sum(F.cross_entropy(v, labels[k][index], ignore_index=-1) for k, v in logits.items() if (labels[k][index] >= 0).any())
         optimiser.zero_grad()
         torch.autograd.backward(loss)

@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     g.add_argument("--steps", default="20", metavar="N", help="denoising steps, one of those the backbone offers (default: %(default)s)")
     g.add_argument("--merge-ratio", default="0", metavar="R", help="share of tokens merged away, 0 to 0.75 (default: %(default)s)")
     g.add_argument("--link", choices=("none", "analog"), default="analog", help="what the features cross (default: %(default)s)")
-    g.add_argument("--snr-db", type=float, default=15.0, help="signal-to-noise ratio per complex channel use (default: %(default)s)")
+    g.add_argument("--snr-db", type=float, default=25.0, help="signal-to-noise ratio per complex channel use (default: %(default)s)")
     g.add_argument("--bandwidth-hz", type=float, default=1e6, help="bandwidth of the link (default: %(default)s)")
     g.add_argument("--fading", choices=("awgn", "rayleigh"), default="awgn", help="what the air does to the symbols (default: %(default)s)")
     g.add_argument("--deadline-s", type=float, help="latency limit; a miss is said on stderr")
