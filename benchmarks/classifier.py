@@ -1,85 +1,26 @@
-"""An attribute classifier for pictures of the scenes world, trained on renders: the judge of prompt fidelity.
+"""Trains the judge of generated pictures, a classifier of the scenes' attributes (minutes on two cores).
 
-`python benchmarks/classifier.py` trains it (minutes on two cores) and reports its accuracy on held-out
-renders of full size, prepared the way generated images are. It sees a picture at 256 px and, so that stars
-do not drown, how much the brightest of each 2 x 2 pixels at 512 px stands out.
+`python benchmarks/classifier.py` reports its accuracy on held-out renders of full size, prepared the way generated
+images are, and writes it to the package's assets.
 """
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 import common
+from megen.bench.judge import SIZE_PX, WEIGHTS, Classifier, predict, prepared
 from megen.models import weights
 from megen.training import loop
 from megen.training.latents import scene
 from megen.training.render import render
 from megen.training.scenes import ATTRIBUTES, Scene
 
-SIZE_PX = 512
 TRAIN_SEED, HELD_OUT_SEED = 11, 12
-WEIGHTS = common.RESULTS / "classifier.safetensors"
-
-
-class Classifier(nn.Module):
-    """Prepared pictures [b, 4, 256, 256] to one row of logits an attribute; `features` feed distances."""
-
-    def __init__(self) -> None:
-        super().__init__()
-
-        def level(inside: int, out: int) -> list[nn.Module]:
-            return [
-                nn.Conv2d(inside, out, 3, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(out),
-                nn.ReLU(),
-                nn.Conv2d(out, out, 3, padding=1, bias=False),
-                nn.BatchNorm2d(out),
-                nn.ReLU(),
-            ]
-
-        self.trunk = nn.Sequential(
-            nn.PixelUnshuffle(2),
-            nn.Conv2d(16, 24, 3, padding=1, bias=False),
-            nn.BatchNorm2d(24),
-            nn.ReLU(),
-            *level(24, 32),
-            *level(32, 64),
-            *level(64, 96),
-            *level(96, 96),
-            nn.Flatten(),
-            nn.Linear(96 * 8 * 8, 256),
-            nn.ReLU(),
-        )
-        self.heads = nn.ModuleDict({k: nn.Linear(256, len(v)) for k, v in ATTRIBUTES.items()})
-
-    def features(self, prepared: Tensor) -> Tensor:
-        out: Tensor = self.trunk(prepared)
-        return out
-
-    def forward(self, prepared: Tensor) -> dict[str, Tensor]:
-        f = F.dropout(self.features(prepared), 0.1, self.training)
-        return {k: head(f) for k, head in self.heads.items()}
-
-
-def prepared(pictures: Tensor) -> Tensor:
-    """Square pictures [b, 3, n, n] in [0, 1] to colours in [-1, 1] and sparkle at 256 px, [b, 4, 256, 256]."""
-    if pictures.shape[-1] != SIZE_PX:
-        pictures = F.interpolate(pictures, size=(SIZE_PX, SIZE_PX), mode="area")
-    luma = pictures.mean(1, keepdim=True)
-    sparkle = F.max_pool2d(luma, 2) - F.avg_pool2d(luma, 2)
-    return torch.cat([2 * F.avg_pool2d(pictures, 2) - 1, 4 * sparkle], 1)
-
-
-def predict(model: Classifier, pictures: Tensor) -> list[dict[str, str]]:
-    """What the classifier sees in each picture."""
-    with torch.inference_mode():
-        logits = model(prepared(pictures))
-    return [{k: ATTRIBUTES[k][int(v[i].argmax())] for k, v in logits.items()} for i in range(len(pictures))]
 
 
 def targets(scenes: list[Scene]) -> dict[str, Tensor]:
@@ -119,14 +60,6 @@ def train(count: int, epochs: int, batch: int = 32) -> Classifier:
         torch.autograd.backward(loss)
         optimiser.step()
         shown["loss"] = float(torch.as_tensor(loss).detach())
-    return model.eval()
-
-
-def load(path: Path = WEIGHTS) -> Classifier:
-    """The trained classifier. Errors: weights.WeightsError where it is still to be trained."""
-    tensors, _ = weights.read(path)
-    model = Classifier()
-    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
     return model.eval()
 
 

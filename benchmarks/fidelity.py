@@ -9,52 +9,37 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
-import classifier
 import common
+from megen.bench import judge as judging
+from megen.bench.judge import Classifier
 from megen.models import backbone as backbones
 from megen.models.backbone import Backbone
 from megen.pipeline import Clock, denoise
-from megen.training.backbone import TEST_SEED
-from megen.training.latents import scene
 from megen.training.loop import progress
-from megen.training.scenes import Scene, caption, parse
 
 BATCH = 4
 
 
-def prompt_of(s: Scene, index: int) -> str:
-    """A caption that names object, time and weather, so that an unseen combination is really asked for."""
-    rng = np.random.default_rng([TEST_SEED, 1, index])
-    while True:
-        text = caption(s, rng)
-        if {"object", "time", "weather"} <= parse(text).keys():
-            return text
-
-
-def measure(backbone: Backbone, judge: classifier.Classifier, prompts: int, steps: int, guidance: float, unseen: bool) -> dict:
+def measure(backbone: Backbone, judge: Classifier, prompts: int, steps: int, guidance: float, unseen: bool) -> dict:
     """Accuracy over named attributes, by attribute, and the failures; images as small bytes."""
     right: dict[str, list[bool]] = {}
     shown, failures = [], []
     for k, bar in progress(0, -(-prompts // BATCH), "unseen" if unseen else "seen"):
         index = list(range(k * BATCH, min(prompts, (k + 1) * BATCH)))
-        scenes = [scene(TEST_SEED, i, unseen=unseen) for i in index]
-        texts = [prompt_of(s, i) for s, i in zip(scenes, index, strict=True)]
+        texts = [judging.held_out_prompt(i, unseen)[1] for i in index]
         latents = denoise(backbone, texts, index, steps, Clock(), guidance=guidance)
         with torch.inference_mode():
             images = backbone.decode_latents(latents)
         small = F.interpolate(images, size=(256, 256), mode="area")
-        for i, text, got, image in zip(index, texts, classifier.predict(judge, images), small, strict=True):
-            named = parse(text)
-            if named.get("object") == "no object":
-                named.pop("side", None)
-            wrong = [f"{key}: {value}, seen {got[key]}" for key, value in named.items() if got[key] != value]
-            for key, value in named.items():
-                right.setdefault(key, []).append(got[key] == value)
+        for i, text, got, image in zip(index, texts, judging.predict(judge, images), small, strict=True):
+            told = judging.compared(text, got)
+            wrong = [f"{key}: {value}, seen {found}" for key, (value, found) in told.items() if found != value]
+            for key, (value, found) in told.items():
+                right.setdefault(key, []).append(found == value)
             failures += [{"index": i, "caption": text, "wrong": wrong}] if wrong else []
             shown.append((image, text, wrong))
         flat = [r for v in right.values() for r in v]
@@ -86,7 +71,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=None, help="default: the backbone's own")
     parser.add_argument("--name", default="fidelity")
     args = parser.parse_args()
-    backbone, judge = backbones.load(args.backbone), classifier.load()
+    backbone, judge = backbones.load(args.backbone), judging.load()
     guidance = args.guidance or backbone.config.guidance
     found = {}
     for name, unseen in (("seen", False), ("unseen", True)):

@@ -1,5 +1,15 @@
 #!/usr/bin/env bash
-# The embedded backbone on one data-centre GPU: larger batches, five times the scenes. Resumes like cpu.sh.
+# On one data-centre GPU: a teacher on the shipped autoencoder, then its flow map by each loss, then the figures. Resumes.
+# Not run on a GPU yet: begin with few steps, and look at the steps a second in the log.
 set -euo pipefail
-megen train scenes --out "${1:-out/scenes-gpu}" --device cuda --scenes 30720 --autoencoder-steps 8000 \
-  --steps 30000 --batch 256 --lr 1e-3 --save-every 500
+out="${1:-out/gpu}"
+train=(megen train scenes --device cuda --autoencoder-steps 0 --receiver-steps 0 --scenes 24576 --batch 512 --save-every 500)
+"${train[@]}" --from scenes --anew --fresh 4 --steps 6000 --out "$out/teacher"
+python benchmarks/guidance.py --teacher "$out/teacher/weights" --device cuda --batch 64
+for loss in progressive lagrangian consistency; do
+  mkdir -p "$out/$loss"
+  ln -sfn ../teacher/latents "$out/$loss/latents"
+  "${train[@]}" --from "$out/teacher/weights" --distill "$loss" --lr 1e-3 --fresh 0 --steps 1500 --out "$out/$loss"
+done
+megen bench backbone --backbone "$out/progressive/weights" --teacher "$out/teacher/weights" --consistency "$out/consistency/weights" \
+  --device cuda --batch 64 --prompts 1000 --json benchmarks/results/backbone.json --sheet docs/backbone-steps.jpg

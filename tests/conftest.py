@@ -11,6 +11,7 @@ from megen.models import backbone as backbones
 from megen.models.autoencoder import AutoencoderConfig
 from megen.models.backbone import Backbone, BackboneConfig
 from megen.models.denoiser import DenoiserConfig
+from megen.models.restorer import RestorerConfig
 from megen.models.text import TextConfig
 from megen.training.scenes import vocabulary
 
@@ -19,16 +20,24 @@ def make_tiny(seed: int = 0) -> Backbone:
     torch.manual_seed(seed)
     config = BackboneConfig(
         "tiny",
-        TextConfig(tuple(vocabulary()), width=32, layers=1, heads=2),
+        TextConfig(tuple(vocabulary()), width=32, layers=1, heads=2, direct=True),
         DenoiserConfig(
-            channels=8, text_width=32, widths=(16, 32, 32), middle_blocks=1, up_blocks=(1, 1), condition_width=32, head_width=16
+            channels=8,
+            text_width=32,
+            widths=(16, 32, 32),
+            middle_blocks=1,
+            up_blocks=(1, 1),
+            condition_width=32,
+            head_width=16,
+            placed=True,
         ),
         AutoencoderConfig(8, (8, 8, 16), (8, 8, 16), (1, 1, 1), (1, 1, 1)),
         steps=(1, 2, 4),
         grid=(8, 8),
+        restorer=RestorerConfig(16, 1),
     )
     backbone = Backbone(config)
-    for p in backbone.denoiser.parameters():  # the zero-initialised layers would hide every mistake
+    for p in [*backbone.denoiser.parameters(), *backbone.restorer.parameters()]:  # the zero-initialised layers would hide every mistake
         if p.ndim > 1 and not p.any():
             torch.nn.init.normal_(p, std=0.05)
     backbone.latent_mean.normal_()

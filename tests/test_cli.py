@@ -60,6 +60,11 @@ def test_generate_writes_an_image_and_a_report(tiny_folder: Path, tmp_path: Path
         (["generate", PROMPT, "--backbone", "nosuch"], "no backbone named 'nosuch'"),
         (["generate", PROMPT, "--snr-db", "nan"], "snr_db must lie in"),
         (["generate", PROMPT, "--bandwidth-hz", "0"], "bandwidth_hz must be positive"),
+        (["generate", PROMPT, "--distance-m", "5"], "holds from 10 m to 5 km"),
+        (["generate", PROMPT, "--distance-m", "50", "--trace", "x.csv"], "give one of them"),
+        (["generate", PROMPT, "--trace", "x.csv"], "not a readable trace"),
+        (["generate", PROMPT, "--speed-m-s", "-1"], "speed and carrier must not be negative"),
+        (["generate", PROMPT, "--bits-budget", "100"], "a budget of 100 bits is too small"),
         (["generate", PROMPT, "--out", "/nosuch/folder/x.png"], "there is no folder"),
         (["generate", PROMPT, "--out", "/tmp"], "is a folder"),
         (["generate", PROMPT, "--deadline-s", "-1"], "--deadline-s must be a positive number"),
@@ -76,6 +81,10 @@ def test_generate_writes_an_image_and_a_report(tiny_folder: Path, tmp_path: Path
         (["train", "scenes", "--out", "x", "--from", "nosuch"], "no backbone named"),
         (["train", "scenes", "--out", "x", "--autoencoder-steps", "0"], "--autoencoder-steps must be at least 1"),
         (["export", "--backbone", "nosuch"], "no backbone named"),
+        (["bench", "link", "--backbone", "nosuch"], "no backbone named"),
+        (["bench", "link", "--prompts", "0"], "--prompts must lie in"),
+        (["bench", "link", "--json", "/nosuch/x.json"], "there is no folder"),
+        (["bench", "smoke"], "invalid choice: 'smoke'"),
         (["dance"], "invalid choice: 'dance'"),
     ],
 )
@@ -117,7 +126,7 @@ def test_weights_that_are_cut_are_refused_and_an_old_receiver_is_made_anew(
     (folder / "receiver.onnx").write_bytes(b"not a graph")
     assert main(command) == 0
     assert (folder / "receiver.onnx").stat().st_size > 1000
-    (shard,) = folder.glob("*.safetensors")
+    (shard,) = folder.glob("backbone-*.safetensors")
     shard.write_bytes(shard.read_bytes()[:-100])
     assert main(command) == 2
     assert "not a whole safetensors file" in capsys.readouterr().err

@@ -35,10 +35,22 @@ def _parser() -> argparse.ArgumentParser:
     g.add_argument("--seed", type=int, default=0, help="start of all randomness (default: %(default)s)")
     g.add_argument("--steps", default="20", metavar="N", help="denoising steps, one of those the backbone offers (default: %(default)s)")
     g.add_argument("--merge-ratio", default="0", metavar="R", help="share of tokens merged away, 0 to 0.75 (default: %(default)s)")
-    g.add_argument("--link", choices=("none", "analog"), default="analog", help="what the features cross (default: %(default)s)")
-    g.add_argument("--snr-db", type=float, default=25.0, help="signal-to-noise ratio per complex channel use (default: %(default)s)")
+    g.add_argument(
+        "--link", choices=("none", "analog", "digital"), default="digital", help="what the features cross (default: %(default)s)"
+    )
+    g.add_argument("--snr-db", type=float, default=10.0, help="mean signal-to-noise ratio per complex channel use (default: %(default)s)")
+    g.add_argument("--distance-m", type=float, help="take the SNR from a link budget at this distance instead")
+    g.add_argument(
+        "--path-loss", choices=("umi-los", "umi-nlos", "reference"), default="umi-los", help="of that budget (default: %(default)s)"
+    )
+    g.add_argument("--trace", type=Path, metavar="F.csv", help="take the SNR from a recording instead: columns time_s, snr_db")
     g.add_argument("--bandwidth-hz", type=float, default=1e6, help="bandwidth of the link (default: %(default)s)")
-    g.add_argument("--fading", choices=("awgn", "rayleigh"), default="awgn", help="what the air does to the symbols (default: %(default)s)")
+    fadings = ("awgn", "rayleigh", "rician")
+    g.add_argument("--fading", choices=fadings, default="awgn", help="what the air does to the symbols (default: %(default)s)")
+    g.add_argument("--speed-m-s", type=float, default=1.0, help="how fast the user moves, for fading (default: %(default)s)")
+    g.add_argument(
+        "--bits-budget", type=int, metavar="N", help="the finest quantiser whose payload takes at most N bits (default: 5 bits a value)"
+    )
     g.add_argument("--deadline-s", type=float, help="latency limit; a miss is said on stderr")
     g.add_argument("--energy-budget-j", type=float, help="energy limit; a miss is said on stderr")
     g.add_argument(
@@ -72,16 +84,52 @@ def _parser() -> argparse.ArgumentParser:
     t.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="checkpoints, latents, samples and the finished weights")
     t.add_argument("--name", default="", help="the backbone's name (default: the data's)")
     t.add_argument("--from", dest="start", metavar="NAME|PATH", help="a backbone to train on from")
+    t.add_argument("--anew", action="store_true", help="with --from: keep its autoencoder only")
+    kinds = ("progressive", "lagrangian", "consistency")
+    t.add_argument("--distill", choices=kinds, help="with --from: make one flow map for any number of steps of it, by this loss")
+    t.add_argument("--student", metavar="NAME|PATH", help="with --distill: a flow map to distil on from, instead of the teacher's weights")
+    t.add_argument("--guidance", type=float, default=2.0, help="of the teacher, built into the flow map (default: %(default)s)")
+    t.add_argument("--elastic", action="store_true", help="with --distill: also train nets of reduced depth")
     t.add_argument("--device", default="auto")
-    t.add_argument("--scenes", type=int, default=6144, help="how many scenes to render and encode (default: %(default)s)")
+    t.add_argument("--scenes", type=int, default=6144, help="scenes to render before the denoiser is trained (default: %(default)s)")
+    t.add_argument("--fresh", type=int, default=2, help="scenes rendered in the background for each of its steps (default: %(default)s)")
     t.add_argument("--image-px", type=int, default=1024, help="side of the pictures, a multiple of 256 (default: %(default)s)")
     t.add_argument("--autoencoder-steps", type=int, default=2800, help="0 with --from: keep its autoencoder (default: %(default)s)")
     t.add_argument("--decoder-only", action="store_true", help="train the decoder on, keep encoder and latents")
     t.add_argument("--steps", type=int, default=4000, help="steps of the denoiser; 0 with --from: keep it (default: %(default)s)")
-    t.add_argument("--batch", type=int, default=16)
-    t.add_argument("--lr", type=float, default=7e-4)
+    t.add_argument("--batch", type=int, default=32)
+    t.add_argument("--lr", type=float, default=2e-3)
+    t.add_argument("--time-shift", type=float, default=2.0, help="above 1: more of the training at high noise (default: %(default)s)")
+    t.add_argument(
+        "--receiver-steps",
+        type=int,
+        default=1200,
+        help="steps of entropy coder and restorer; 0: keep those of --from (default: %(default)s)",
+    )
     t.add_argument("--save-every", type=int, default=250)
     t.add_argument("--seed", type=int, default=0)
+
+    b = commands.add_parser(
+        "bench",
+        help="measure one half of the system and print a table",
+        description="Measure payloads and distortion of every way to bring an image over a link, or a backbone at each number of steps.",
+    )
+    b.add_argument("what", choices=("link", "backbone"))
+    b.add_argument("--prompts", type=int, default=50, metavar="N", help="held-out prompts (default: %(default)s)")
+    b.add_argument("--steps", metavar="N", help="denoising steps of each image; for backbone several: 1,2,4 (default: the backbone's own)")
+    b.add_argument("--seed", type=int, default=0)
+    b.add_argument("--backbone", default="scenes", metavar="NAME|PATH")
+    b.add_argument("--device", default="auto", help="backbone: where it runs: auto, cpu or cuda (default: %(default)s)")
+    b.add_argument("--json", default="-", metavar="F.json", help="where the table goes; - is stdout (default: %(default)s)")
+    b.add_argument("--teacher", metavar="PATH", help="backbone: measure this teacher anew, and distances to its images")
+    b.add_argument("--consistency", metavar="PATH", help="backbone: measure this consistency model beside it")
+    b.add_argument("--skipped", type=int, default=0, metavar="N", help="backbone: measure it also with N blocks left out")
+    b.add_argument("--batch", type=int, default=4, metavar="N", help="backbone: images denoised together (default: %(default)s)")
+    b.add_argument("--sheet", type=Path, metavar="F.jpg", help="backbone: write a contact sheet of steps x prompts")
+    b.add_argument("--sweep", type=int, default=8, metavar="N", help="link: how many prompts cross at every SNR (default: %(default)s)")
+    b.add_argument(
+        "--avif-speed", type=int, default=0, metavar="S", help="link: effort of AVIF files: 0 strongest, 10 fastest (default: %(default)s)"
+    )
 
     e = commands.add_parser(
         "export",

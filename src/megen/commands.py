@@ -17,16 +17,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from megen import pipeline
+from megen.channel.fading import read_trace
+from megen.channel.propagation import LinkBudget, path_loss_db
+from megen.codec import prior
 from megen.cost.energy import energy_j
 from megen.export import export_receiver, receiver_of
 from megen.files import replacing
 from megen.models import backbone as backbones
 from megen.models.backbone import Backbone
 from megen.models.text import unknown_words, words
+from megen.models.weights import provenance
 from megen.pipeline import Clock, Link
 from megen.types import GenerationReport
 from megen.ue import OnnxReceiver
 
+CARRIER_HZ = 3.5e9
 MODELLED_ENERGY = ("energy_j.es", "energy_j.radio", "energy_j.ue", "energy_j.total")
 MODELLED_LINK = ("latency_s.transmit", "latency_s.total", "channel.rate_bps", "channel.attempts", "channel.residual_bler")
 
@@ -44,8 +49,7 @@ def generate(args: argparse.Namespace) -> None:
     if not words(args.prompt):
         raise ValueError("the prompt is empty or holds no words: say what to draw")
     _check_limits(args)
-    link = Link(args.link, args.snr_db, args.bandwidth_hz, args.fading)
-    link.check()
+    link = _link(args)
     steps, ratio = int(_number("--steps", args.steps, int)), _number("--merge-ratio", args.merge_ratio, float)
     backbone = backbones.load(args.backbone, _device(args.device))
     decision = pipeline.decide(backbone, steps, ratio)
@@ -57,7 +61,10 @@ def generate(args: argparse.Namespace) -> None:
     with _bar("denoise", decision.steps) as on_step:
         latent = pipeline.denoise(backbone, [args.prompt], [args.seed], decision.steps, clock, on_step)
     air = np.random.default_rng([args.seed, 1])
-    result = pipeline.send(latent, decision.merge_ratio, link, air, receiver, clock)
+    result = pipeline.send(latent, decision.merge_ratio, link, air, receiver, clock, bits_budget=args.bits_budget)
+    if result.parts_lost:
+        lost = f"{result.parts_lost} of {result.parts}"
+        print(f"megen: warning: {lost} parts were lost on their way and are filled from their neighbours", file=sys.stderr)
     quality: dict[str, object] = {"psnr_db": None, "ssim": None, "reference": None}
     if args.reference:
         most = max(backbone.config.steps)
@@ -77,6 +84,21 @@ def generate(args: argparse.Namespace) -> None:
         if limit is not None and value > limit:
             print(f"megen: the {name} of {limit:g} was missed: {value:.3g}", file=sys.stderr)
     print(args.out)
+
+
+def _link(args: argparse.Namespace) -> Link:
+    """The link of the options: a given SNR, a distance's, or a recording's."""
+    snr_db, trace = args.snr_db, None
+    if args.distance_m is not None and args.trace is not None:
+        raise ValueError("--distance-m and --trace both set the SNR: give one of them")
+    if args.distance_m is not None:
+        snr_db = float(LinkBudget(bandwidth_hz=args.bandwidth_hz).snr_db(path_loss_db(args.path_loss, args.distance_m, CARRIER_HZ)))
+    if args.trace is not None:
+        trace = read_trace(args.trace)
+        snr_db = float(trace[1][0])
+    link = Link(args.link, snr_db, args.bandwidth_hz, args.fading, args.speed_m_s, CARRIER_HZ, trace=trace)
+    link.check()
+    return link
 
 
 def scenes(args: argparse.Namespace) -> None:
@@ -107,6 +129,7 @@ def train(args: argparse.Namespace) -> None:
     from megen.training.autoencoder import AutoencoderRecipe
     from megen.training.backbone import Plan
     from megen.training.backbone import train as train_backbone
+    from megen.training.distill import DistillRecipe
     from megen.training.teacher import TeacherRecipe
 
     pictures = None if args.data == "scenes" else Path(args.data)
@@ -114,35 +137,136 @@ def train(args: argparse.Namespace) -> None:
         raise ValueError(f"the data must be scenes or a folder of pictures, got {args.data!r}")
     if args.image_px % 256 or not 256 <= args.image_px <= 4096:
         raise ValueError(f"--image-px must be a multiple of 256 up to 4096, got {args.image_px}")
-    least = {"scenes": 1, "batch": 1, "save_every": 1, "steps": 0 if args.start else 1, "autoencoder_steps": 0 if args.start else 1}
+    least = {
+        "scenes": 1,
+        "fresh": 0,
+        "receiver_steps": 0,
+        "batch": 1,
+        "save_every": 1,
+        "steps": 0 if args.start else 1,
+        "autoencoder_steps": 0 if args.start else 1,
+    }
     for option, bound in least.items():
         if getattr(args, option) < bound:
             raise ValueError(f"--{option.replace('_', '-')} must be at least {bound}, got {getattr(args, option)}")
     if not 0 <= args.seed < 2**31:
         raise ValueError(f"--seed must lie in [0, 2^31), got {args.seed}")
+    if not args.start and (args.distill or args.anew):
+        raise ValueError(f"--{'distill' if args.distill else 'anew'} needs --from: there must be a backbone to start from")
+    if (args.elastic or args.student) and not args.distill:
+        raise ValueError(f"--{'elastic' if args.elastic else 'student'} needs --distill")
+    if args.distill and (args.autoencoder_steps or args.anew or args.decoder_only or not args.steps):
+        raise ValueError(
+            "--distill keeps the teacher's autoencoder: give --autoencoder-steps 0, at least one step, and nothing to train anew"
+        )
+    if args.anew and not args.steps:
+        raise ValueError("--anew needs at least one step of the denoiser")
+    if not 1 <= args.guidance <= 20:
+        raise ValueError(f"--guidance must lie in [1, 20], got {args.guidance}")
+    if not 0.1 <= args.time_shift <= 20:
+        raise ValueError(f"--time-shift must lie in [0.1, 20], got {args.time_shift}")
     if args.decoder_only and not args.start:
         raise ValueError("--decoder-only needs --from: there must be an encoder to keep")
     if args.out.exists() and not args.out.is_dir():
         raise ValueError(f"{args.out} is a file: name a folder")
     if not 0 < args.lr < 1:
         raise ValueError(f"--lr must lie in (0, 1), got {args.lr}")
+    schedule = {"steps": args.steps, "batch": args.batch, "lr": args.lr, "seed": args.seed, "save_every": args.save_every}
+    distilled = DistillRecipe(args.distill, **schedule, guidance=args.guidance, elastic=args.elastic) if args.distill else None
     plan = Plan(
         name=args.name or (pictures.resolve().name if pictures else "scenes"),
         folder=args.out,
         pictures=pictures,
         image_px=args.image_px,
         scenes=args.scenes,
+        fresh=args.fresh,
         start=args.start,
+        anew=args.anew,
+        distill=distilled,
+        student=args.student,
+        receiver_steps=args.receiver_steps,
         autoencoder=AutoencoderRecipe(steps=args.autoencoder_steps, seed=args.seed, decoder_only=args.decoder_only),
-        teacher=TeacherRecipe(steps=args.steps, batch=args.batch, lr=args.lr, seed=args.seed, save_every=args.save_every),
+        teacher=TeacherRecipe(**schedule, time_shift=args.time_shift),
     )
     print(train_backbone(plan, torch.device(_device(args.device))))
+
+
+def bench(args: argparse.Namespace) -> None:
+    """Measure, and print one JSON object."""
+    if args.json != "-":
+        _check_writable(Path(args.json))
+    bounds = {
+        "prompts": (1, 10_000),
+        "sweep": (1, 10_000),
+        "seed": (0, 2**14),
+        "avif_speed": (0, 10),
+        "skipped": (0, 3),
+        "batch": (1, 4096),
+    }
+    for option, (low, high) in bounds.items():
+        if not low <= getattr(args, option) <= high:
+            raise ValueError(f"--{option.replace('_', '-')} must lie in [{low}, {high}], got {getattr(args, option)}")
+    console = Console(stderr=True)
+    with console.status(args.what) as status:
+        found = (_bench_link if args.what == "link" else _bench_backbone)(args, status.update if console.is_terminal else lambda text: None)
+    text = json.dumps({**found, "made_by": provenance()}, indent=2 if args.json != "-" else None) + "\n"
+    if args.json == "-":
+        sys.stdout.write(text)
+    else:
+        _write_text(Path(args.json), text)
+
+
+def _bench_link(args: argparse.Namespace, say: Callable[[str], object]) -> dict[str, object]:
+    from megen.bench import link
+
+    backbone = backbones.load(args.backbone)
+    (steps,) = _counts(args.steps or str(backbone.config.steps[-1]), 1)
+    pipeline.decide(backbone, steps, 0.0)
+    receiver = receiver_of(backbone, backbones.folder_of(args.backbone))
+    found: dict[str, object] = link.without_nan(
+        link.compare(backbone, receiver, args.prompts, args.sweep, args.seed, steps, args.avif_speed, say)
+    )
+    return found
+
+
+def _bench_backbone(args: argparse.Namespace, say: Callable[[str], object]) -> dict[str, object]:
+    from megen.bench import backbone as bench_backbone
+
+    if args.sheet is not None:
+        _check_writable(args.sheet)
+        _format(args.sheet)
+    device = _device(args.device)
+    paths = (args.backbone, args.teacher, args.consistency)
+    backbone, teacher, consistency = (backbones.load(path, device) if path else None for path in paths)
+    assert backbone is not None
+    steps = _counts(args.steps or ",".join(map(str, backbone.config.steps)), 100)
+    prompts = bench_backbone.Prompts.of(args.prompts, args.seed)
+    found, sheet = bench_backbone.compare(backbone, steps, prompts, teacher, consistency, args.skipped, args.batch, say)
+    if args.sheet is not None:
+        with replacing(args.sheet) as temporary:
+            sheet.save(temporary, format=_format(args.sheet), quality=90)
+    return found
+
+
+def _counts(text: str, most: int) -> list[int]:
+    try:
+        counts = [int(part) for part in text.split(",")]
+    except ValueError:
+        counts = []
+    if not 1 <= len(counts) <= most or any(not 1 <= n <= 1000 for n in counts):
+        raise ValueError(f"--steps takes {'one number' if most == 1 else 'numbers such as 1,2,4'} from 1 to 1000, got {text!r}")
+    return counts
 
 
 def export(args: argparse.Namespace) -> None:
     """Write the receiver as one ONNX graph."""
     _check_writable(args.out)
-    export_receiver(backbones.load(args.backbone), args.out)
+    backbone = backbones.load(args.backbone)
+    codec = prior.load(backbones.folder_of(args.backbone), backbone.latent_shape[0])
+    kept = args.out.parent / prior.FILE
+    if kept.is_file() and prior.load(kept.parent, codec.channels).digest != codec.digest:
+        raise ValueError(f"{kept} is another backbone's: export into another folder, or remove it")
+    export_receiver(backbone, codec, args.out)
     print(args.out)
 
 
@@ -236,6 +360,7 @@ def _report(
     es_s = sum(spent[k] for k in ("text", "denoise", "merge", "code"))
     height, width = result.image.shape[:2]
     used = link.kind != "none"
+    rate_bps = (result.payload.bits()["total"] / result.transmit_s) if link.kind == "digital" else None
     return GenerationReport(
         prompt=args.prompt,
         seed=args.seed,
@@ -243,17 +368,17 @@ def _report(
         decision=decision,
         image={"width_px": width, "height_px": height},
         latency_s=latency,
-        energy_j=energy_j(es_s, result.transmit_s, result.rate_bps, spent["decode"]),
+        energy_j=energy_j(es_s, result.transmit_s, rate_bps, spent["decode"]),
         payload_bits=result.payload.bits(),
         channel={
             "link": link.kind,
             "fading": link.fading if used else None,
             "snr_db": link.snr_db if used else None,
             "bandwidth_hz": link.bandwidth_hz if used else None,
-            "rate_bps": result.rate_bps,
+            "rate_bps": rate_bps,
             "analog_symbols": result.symbols,
-            "attempts": 1,
-            "residual_bler": 0.0,
+            "attempts": result.attempts,
+            "residual_bler": result.parts_lost / result.parts if result.parts else 0.0,
         },
         quality=quality,
         modelled=(*MODELLED_ENERGY, *(MODELLED_LINK if used else ())),

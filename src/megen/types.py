@@ -50,21 +50,22 @@ class Observation:
 
 @dataclass(frozen=True)
 class Payload:
-    """One image on its way: three byte strings, each protected by its own CRC.
+    """One image on its way: byte strings, each protected by its own checksum.
 
-    `features` is None where they travel as analog symbols beside the protected header and map.
+    `features` are parts that may be lost alone (an empty one was lost); none where the features travel as
+    analog symbols beside the protected header and map.
     """
 
     header: bytes
     merge_map: bytes
-    features: bytes | None
+    features: tuple[bytes, ...] = ()
 
     def bits(self) -> dict[str, int]:
-        """Bits of each part and their total; analog features count no bits."""
+        """Bits of header, map and features, and their total; analog features count no bits."""
         counts = {
             "header": 8 * len(self.header),
             "merge_map": 8 * len(self.merge_map),
-            "features": 8 * len(self.features or b""),
+            "features": 8 * sum(map(len, self.features)),
         }
         return {**counts, "total": sum(counts.values())}
 

@@ -61,10 +61,10 @@ def test_saving_and_loading_keeps_everything(tiny: Backbone, tmp_path: Path) -> 
     backbones.save(tiny, tmp_path, {"note": "x"})
     again = backbones.load(str(tmp_path))
     assert again.config == tiny.config
-    assert identity(again) == identity(tiny)
+    assert identity(again, 0) == identity(tiny, 0)
     for key, value in tiny.state_dict().items():
         torch.testing.assert_close(again.state_dict()[key], value.half().float())
-    assert identity(make_tiny(1)) != identity(tiny)
+    assert identity(make_tiny(1), 0) != identity(tiny, 0) != identity(tiny, 1)
 
 
 def test_unusable_weights_are_refused(tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,19 +11,22 @@ import pytest
 import torch
 from PIL import Image
 
+from megen.codec import prior as priors
 from megen.models import backbone as backbones
 from megen.models.autoencoder import AutoencoderConfig
 from megen.models.denoiser import DenoiserConfig
+from megen.models.restorer import RestorerConfig
 from megen.models.text import TextConfig
-from megen.training import autoencoder, latents, loop, teacher
+from megen.training import autoencoder, latents, loop, restorer, teacher
 from megen.training.backbone import Plan, train
+from megen.training.distill import DistillRecipe
 from megen.training.muon import Muon, orthogonalised
 from megen.training.render import render
 from megen.training.scenes import vocabulary
 
-TEXT = TextConfig(tuple(vocabulary()), width=32, layers=1, heads=2)
+TEXT = TextConfig(tuple(vocabulary()), width=32, layers=1, heads=2, direct=True)
 DENOISER = DenoiserConfig(
-    channels=8, text_width=32, widths=(16, 16, 32), middle_blocks=1, up_blocks=(1, 1), condition_width=32, head_width=16
+    channels=8, text_width=32, widths=(16, 16, 32), middle_blocks=1, up_blocks=(1, 1), condition_width=32, head_width=16, placed=True
 )
 AUTOENCODER = AutoencoderConfig(8, (8, 8, 8), (8, 8, 8), (1, 1, 1), (1, 1, 1))
 CPU = torch.device("cpu")
@@ -48,8 +53,8 @@ def run_teacher(steps: int, folder: Path) -> teacher.TextToLatent:
                 raise Killed
 
         with pytest.raises(Killed):
-            teacher.train(recipe, TEXT, DENOISER, latent_set(), latent_set(), folder, CPU, on_save=kill)
-    return teacher.train(recipe, TEXT, DENOISER, latent_set(), latent_set(), folder, CPU)[0]
+            teacher.train(recipe, TEXT, DENOISER, lambda step: latent_set(), latent_set(), folder, CPU, on_save=kill)
+    return teacher.train(recipe, TEXT, DENOISER, lambda step: latent_set(), latent_set(), folder, CPU)[0]
 
 
 def test_a_killed_denoiser_training_resumes_to_the_same_weights(tmp_path: Path) -> None:
@@ -88,11 +93,61 @@ def test_training_learns(tmp_path: Path) -> None:
     def note(model: teacher.TextToLatent, *_: object) -> None:
         losses.append(sum(teacher.validation_error(model, held, ["rain"] * 4, CPU)))
 
-    teacher.train(recipe, TEXT, DENOISER, data, data, tmp_path, CPU, on_save=note)
+    teacher.train(recipe, TEXT, DENOISER, lambda step: data, data, tmp_path, CPU, on_save=note)
     assert losses[-1] < losses[0]
     saved = loop.weights.read(tmp_path / "teacher.checkpoint.safetensors")[1]
     assert saved["validation"][3] < 0.9  # a tiny net has learned part of two latents; zero knowledge is 1
     assert {"commit", "command", "device"} <= saved.keys()
+
+
+def test_a_growing_set_depends_on_the_step_alone(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    encoder = autoencoder.Autoencoder(AUTOENCODER).eval()
+
+    def opened() -> AbstractContextManager[Callable[[int], latents.LatentSet]]:
+        return latents.growing_scenes(encoder, 1, 40, 2, 64, tmp_path, CPU, workers=2)
+
+    with opened() as at:
+        first, second = at(0), at(300)
+        assert at(301) is second  # nothing new before the next whole shard
+    assert len(first) == 40
+    assert len(second) == 40 + latents.SHARD
+    torch.testing.assert_close(second.latents[:40], first.latents)
+    last = latents.scene(1, 2 * latents.SHARD - 1)
+    assert second.sources[-1] == last
+    with torch.inference_mode():
+        torch.testing.assert_close(second.latents[-1:], encoder.encoder(render([last], 64)).half(), rtol=1e-2, atol=1e-2)
+    with opened() as at:  # as after a kill
+        torch.testing.assert_close(at(300).latents, second.latents)
+
+
+def test_the_restorer_learns_to_undo_what_links_do(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(192, 8, 4, 4, generator=generator)
+    fields = torch.nn.functional.interpolate(coarse, size=(8, 8), mode="bilinear")  # tokens that resemble their neighbours
+    plain, config = priors.plain(8), RestorerConfig(32, 1)
+    model = restorer.train(fields, plain, config, tmp_path / "a", CPU, steps=200, batch=16, lr=4e-3)
+    z, state = (
+        torch.stack(p) for p in zip(*(restorer.harm(fields[i : i + 1], plain, np.random.default_rng(i)) for i in range(24)), strict=True)
+    )
+    with torch.inference_mode():
+        after, before = ((got - fields[:24]).square().mean((1, 2, 3)).sqrt().mean() for got in (model(z, state), z))
+    assert after < 0.9 * before
+    again = restorer.train(fields, plain, config, tmp_path / "a", CPU, steps=200, batch=16, lr=4e-3)  # finished: nothing is trained on
+    for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_harm_is_what_the_state_says() -> None:
+    latent = torch.randn(1, 8, 16, 8, generator=torch.Generator().manual_seed(0))
+    kinds = set()
+    for seed in range(60):
+        z, state = restorer.harm(latent, priors.plain(8), np.random.default_rng(seed))
+        clean = state.amax(0) < 0.02
+        kinds |= {k for k in range(4) if state[k].any()}
+        if clean.any():
+            assert (z - latent[0])[:, clean].abs().max() < 0.2
+    assert kinds == {0, 1, 2, 3}
 
 
 def test_orthogonalised_flattens_the_spectrum() -> None:
@@ -156,11 +211,16 @@ def test_a_folder_of_pictures_trains_into_a_backbone_that_loads(tmp_path: Path) 
             channels=8, text_width=192, widths=(16, 16, 32), middle_blocks=1, up_blocks=(1, 1), condition_width=32, head_width=16
         ),
         text_layers=1,
+        receiver_steps=2,
+        made=8,
+        restorer=RestorerConfig(8, 1),
     )
     backbone = backbones.load(str(train(plan, CPU)))
     assert backbone.config.text.vocabulary == ("five", "four", "number", "one", "six", "three", "two")
     assert backbone.config.image_px == (256, 256)
     assert list((tmp_path / "out").glob("samples-*.png"))
+    assert backbone.config.restorer.blocks == 1
+    assert priors.load(tmp_path / "out" / "weights", 8).digest != priors.plain(8).digest
     # the decoder alone, on from there: latents and denoiser stay
     more = replace(
         plan,
@@ -173,6 +233,27 @@ def test_a_folder_of_pictures_trains_into_a_backbone_that_loads(tmp_path: Path) 
     torch.testing.assert_close(tuned.autoencoder.encoder.state_dict(), backbone.autoencoder.encoder.state_dict())
     torch.testing.assert_close(tuned.denoiser.state_dict(), backbone.denoiser.state_dict())
     assert not torch.equal(tuned.autoencoder.decoder.net[0].weight, backbone.autoencoder.decoder.net[0].weight)
+    # a flow map of it, which is asked with both times and without guidance
+    kept = autoencoder.AutoencoderRecipe(steps=0)
+    few = DistillRecipe("lagrangian", steps=2, batch=2, held=1, save_every=1)
+    flow = backbones.load(str(train(replace(plan, folder=tmp_path / "flow", start=more.start, autoencoder=kept, distill=few), CPU)))
+    assert flow.config.flow_map
+    assert flow.config.guidance == 1.0
+    torch.testing.assert_close(flow.text.state_dict(), backbone.text.state_dict())
+    without = replace(plan, folder=tmp_path / "kept", start=more.start, autoencoder=kept, distill=few, receiver_steps=0)
+    same = backbones.load(str(train(without, CPU)))  # what entropy coder and receiver learned is kept where nothing is trained
+    torch.testing.assert_close(same.restorer.state_dict(), backbone.restorer.state_dict())
+    assert priors.load(without.folder / "weights", 8).digest == priors.load(tmp_path / "out" / "weights", 8).digest
+    grown = replace(without, folder=tmp_path / "grown", distill=None, teacher=teacher.TeacherRecipe(steps=2, batch=2))
+    torch.testing.assert_close(backbones.load(str(train(grown, CPU))).restorer.state_dict(), backbone.restorer.state_dict())
+    assert priors.load(grown.folder / "weights", 8).digest == priors.load(tmp_path / "out" / "weights", 8).digest
+    assert not torch.equal(flow.denoiser.outward.weight, backbone.denoiser.outward.weight)
+    assert list((tmp_path / "flow").glob("samples-lagrangian-*.png"))
+    with pytest.raises(ValueError, match="flow map already"):
+        train(replace(plan, folder=tmp_path / "twice", start=str(tmp_path / "flow" / "weights"), autoencoder=kept, distill=few), CPU)
+    # text encoder and denoiser anew, the autoencoder stays
+    anew = backbones.load(str(train(replace(plan, folder=tmp_path / "anew", start=more.start, autoencoder=kept, anew=True), CPU)))
+    torch.testing.assert_close(anew.autoencoder.state_dict(), backbone.autoencoder.state_dict())
     # pictures that were added since make the cached latents another set
     with (plan.pictures / "metadata.jsonl").open("a") as file:  # type: ignore[operator]
         file.write(json.dumps({"file_name": "0.png", "text": "one"}) + "\n")
@@ -200,15 +281,14 @@ def test_latents_are_cached_once_and_scenes_come_back(tmp_path: Path, monkeypatc
     from megen.models.autoencoder import Autoencoder
 
     monkeypatch.setattr(latents, "SHARD", 16)
-    monkeypatch.setattr(latents, "render", lambda scenes, device: render(scenes, 64, device))
     model = Autoencoder(AUTOENCODER)
-    latents.cache_scenes(model, 1, 20, tmp_path, CPU, 2)
+    latents.cache_scenes(model, 1, 20, 64, tmp_path, CPU, 2)
     first = latents.load(tmp_path, 20)
     assert len(first) == 20
     assert first.latents.shape == (20, 8, 2, 2)
     assert first.sources[3] == latents.scene(1, 3)
     times = [p.stat().st_mtime_ns for p in sorted(tmp_path.iterdir())]
-    latents.cache_scenes(model, 1, 20, tmp_path, CPU, 2)
+    latents.cache_scenes(model, 1, 20, 64, tmp_path, CPU, 2)
     assert [p.stat().st_mtime_ns for p in sorted(tmp_path.iterdir())] == times
     with pytest.raises(ValueError, match="made from another encoder"):
-        latents.cache_scenes(Autoencoder(AUTOENCODER), 1, 20, tmp_path, CPU, 2)
+        latents.cache_scenes(Autoencoder(AUTOENCODER), 1, 20, 64, tmp_path, CPU, 2)

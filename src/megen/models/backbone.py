@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from megen.models import weights
 from megen.models.autoencoder import PATCH, Autoencoder, AutoencoderConfig
 from megen.models.denoiser import Denoiser, DenoiserConfig
 from megen.models.placement import place
+from megen.models.restorer import Restorer, RestorerConfig
 from megen.models.text import TextConfig, TextEncoder, unknown_words
 
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -32,8 +33,10 @@ class BackboneConfig:
     steps: tuple[int, ...] = (1, 2, 4, 8, 12)
     merge_ratios: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75)
     guidance: float = 2.0
+    flow_map: bool = False  # whether the denoiser learned average velocities, or the instantaneous one alone
     time_shift: float = 2.0
     grid: tuple[int, int] = (32, 32)
+    restorer: RestorerConfig = field(default_factory=RestorerConfig)
 
     @property
     def image_px(self) -> tuple[int, int]:
@@ -46,7 +49,7 @@ class Context:
     """Encoded prompts: a vector a word, one a prompt, and which words are there."""
 
     text: Float[Tensor, "b n d"]
-    pooled: Float[Tensor, "b d"]
+    pooled: Float[Tensor, "b e"]
     there: Bool[Tensor, "b n"]
 
 
@@ -59,6 +62,8 @@ class Backbone(nn.Module):
         self.text = TextEncoder(config.text)
         self.denoiser = Denoiser(config.denoiser)
         self.autoencoder = Autoencoder(config.autoencoder)
+        self.skipped = 0  # blocks of the denoiser that are left out
+        self.restorer = Restorer(config.restorer, config.autoencoder.channels)
         self.register_buffer("latent_mean", torch.zeros(config.autoencoder.channels))
         self.register_buffer("latent_scale", torch.ones(config.autoencoder.channels))
         self.latent_mean: Tensor
@@ -89,14 +94,14 @@ class Backbone(nn.Module):
         """Guided velocity v_null + guidance * (v_text - v_null); `context` holds text rows, then null rows.
 
         With guidance 1 the context holds the text rows alone and the net runs once.
-        This backbone learned the instantaneous velocity, so the net is asked at t = s.
+        A backbone that learned the instantaneous velocity alone is asked at t = s.
         """
+        end = t if self.config.flow_map else s
         if guidance == 1.0:
-            out: Tensor = self.denoiser(z, s, s, context.text, context.pooled, context.there)
+            out: Tensor = self.denoiser(z, s, end, context.text, context.pooled, context.there, self.skipped)
             return out
-        twice = torch.cat([z, z])
-        times = torch.cat([s, s])
-        told, null = self.denoiser(twice, times, times, context.text, context.pooled, context.there).chunk(2)
+        both, starts, ends = torch.cat([z, z]), torch.cat([s, s]), torch.cat([end, end])
+        told, null = self.denoiser(both, starts, ends, context.text, context.pooled, context.there, self.skipped).chunk(2)
         guided: Tensor = null + guidance * (told - null)
         return guided
 
@@ -146,7 +151,8 @@ def _config(fields: dict[str, Any]) -> BackboneConfig:
     def plain(values: dict[str, Any]) -> dict[str, Any]:
         return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
-    nested = {"text": TextConfig, "denoiser": DenoiserConfig, "autoencoder": AutoencoderConfig}
+    nested = {"text": TextConfig, "denoiser": DenoiserConfig, "autoencoder": AutoencoderConfig, "restorer": RestorerConfig}
+    fields.setdefault("restorer", asdict(RestorerConfig()))
     try:
         return BackboneConfig(**{**plain(fields), **{k: cls(**plain(fields[k])) for k, cls in nested.items()}})
     except (KeyError, TypeError, AttributeError) as error:

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 FLOOR = 0.2
 N_FREQUENCIES = 32
+N_PLACES = 16  # sines and cosines of the coordinates
+N_SKIPPABLE = 3  # one block of each level may be left out, for a net of reduced depth
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class DenoiserConfig:
     up_blocks: tuple[int, int] = (2, 2)
     condition_width: int = 384
     head_width: int = 32
+    placed: bool = False  # whether words may act on places: needs a text encoder with `direct`
 
 
 class Denoiser(nn.Module):
@@ -52,7 +55,11 @@ class Denoiser(nn.Module):
         def mixed(width: int, n: int) -> nn.ModuleList:
             return nn.ModuleList(MixedBlock(width, cond, text, config.head_width) for _ in range(n))
 
-        self.inward = nn.Conv2d(config.channels + 16, w0, 3, padding=1)
+        self.place1, self.place2 = (nn.Linear(text, w * N_PLACES, bias=False) if config.placed else None for w in (w1, w2))
+        for layer in (self.place1, self.place2):
+            if layer is not None:
+                nn.init.zeros_(layer.weight)
+        self.inward = nn.Conv2d(config.channels + N_PLACES, w0, 3, padding=1)
         self.down0, self.half0 = convs(w0, config.down_blocks[0]), Halve(w0, w1)
         self.down1, self.half1 = mixed(w1, config.down_blocks[1]), Halve(w1, w2)
         self.middle = mixed(w2, config.middle_blocks)
@@ -69,27 +76,30 @@ class Denoiser(nn.Module):
         s: Float[Tensor, "b"],
         t: Float[Tensor, "b"],
         text: Float[Tensor, "b n d"],
-        pooled: Float[Tensor, "b d"],
+        pooled: Float[Tensor, "b e"],
         there: Bool[Tensor, "b n"],
+        skipped: int = 0,
     ) -> Float[Tensor, "b c h w"]:
-        """v(z, s, t, text); every row has its own times."""
+        """v(z, s, t, text); every row has its own times. `skipped` leaves out that many blocks, `N_SKIPPABLE` at most."""
+        last1, middle, last0 = (skipped > k for k in (0, 1, 2))
         times = torch.cat([_frequencies(s), _frequencies(t - s)], -1).to(z.dtype)
+        pooled, bag = pooled.chunk(2, -1) if self.config.placed else (pooled, pooled)
         cond = self.condition(self.time(times) + self.pooled(pooled))
         place = _coordinates(z.shape[-2], z.shape[-1], z).expand(len(z), -1, -1, -1)
         x = self.inward(torch.cat([z, place], 1))
         for block in self.down0:
             x = block(x, cond)
-        skip0, x = x, self.half0(x)
+        skip0, x = x, _act_on_places(self.half0(x), self.place1, bag)
         for block in self.down1:
             x = block(x, cond, text, there)
-        skip1, x = x, self.half1(x)
-        for block in self.middle:
+        skip1, x = x, _act_on_places(self.half1(x), self.place2, bag)
+        for block in self.middle[1:] if middle else self.middle:
             x = block(x, cond, text, there)
         x = self.join1(torch.cat([self.double1(x), skip1], 1))
-        for block in self.up1:
+        for block in self.up1[:-1] if last1 else self.up1:
             x = block(x, cond, text, there)
         x = self.join0(torch.cat([self.double0(x), skip0], 1))
-        for block in self.up0:
+        for block in self.up0[:-1] if last0 else self.up0:
             x = block(x, cond)
         predicted = self.outward(F.silu(self.norm(x)))
         span = (1 - s).clamp(min=FLOOR).to(z.dtype)[:, None, None, None]
@@ -112,6 +122,18 @@ def _coordinates(height: int, width: int, like: Tensor) -> Tensor:
     rows = torch.cat([fy.cos(), fy.sin()], 1).T[:, :, None].expand(-1, -1, width)
     columns = torch.cat([fx.cos(), fx.sin()], 1).T[:, None, :].expand(-1, height, -1)
     return torch.cat([rows, columns])[None]
+
+
+def _act_on_places(x: Tensor, layer: nn.Linear | None, bag: Tensor) -> Tensor:
+    """x plus channels that the bag of words turns on at places.
+
+    Attention alone begins at a saddle for words such as "left": as long as all places attend alike, what such a word
+    adds at one place it takes at another, and neither keys nor values learn.
+    """
+    if layer is None:
+        return x
+    weights = layer(bag).view(len(x), x.shape[1], N_PLACES).to(x.dtype)
+    return x + torch.einsum("bck,khw->bchw", weights, _coordinates(x.shape[-2], x.shape[-1], x)[0])
 
 
 class ResidualBlock(nn.Module):
@@ -158,13 +180,23 @@ class MixedBlock(nn.Module):
             return projected.view(b, -1, parts, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
 
         q, k, v = split(self.qkv(self.norm_self(y)), 3)
-        y = y + self.out_self(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, h * w, c))
+        y = y + self.out_self(_attention(q, k, v).transpose(1, 2).reshape(b, h * w, c))
         (q,) = split(self.query(self.norm_cross(y)), 1)
         k, v = split(self.key_value(text), 2)
-        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=there[:, None, None, :])
+        seen = _attention(q, k, v, there[:, None, None, :])
         y = y + self.out_cross(seen.transpose(1, 2).reshape(b, h * w, c))
         out: Tensor = y.view(b, h, w, c).permute(0, 3, 1, 2)
         return out
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Scaled dot-product attention; PyTorch's own, but for its backward pass on a CPU, which is several times slower."""
+    if q.is_cuda or not torch.is_grad_enabled():
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    score = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    if mask is not None:
+        score = score.masked_fill(~mask, -1e4)
+    return torch.softmax(score, -1, dtype=score.dtype) @ v
 
 
 class Halve(nn.Module):

@@ -7,10 +7,18 @@ import zlib
 from megen.models.backbone import Backbone
 
 
-def identity(backbone: Backbone) -> int:
-    """CRC-32 of the latent shape, its statistics and the decoder's weights: a receiver decodes its own backbone only."""
-    crc = zlib.crc32(repr(backbone.latent_shape).encode())
-    decoder = backbone.autoencoder.decoder.state_dict()
-    for tensor in (backbone.latent_mean, backbone.latent_scale, *(decoder[k] for k in sorted(decoder))):
+def identity(backbone: Backbone, codec: int) -> int:
+    """CRC-32 of latent shape and statistics, decoder, restorer, and the entropy coder's prior (its digest `codec`).
+
+    A receiver decodes the payloads of its own backbone only.
+    """
+    crc = zlib.crc32(repr(backbone.latent_shape).encode(), codec)
+    decoder, restorer = backbone.autoencoder.decoder.state_dict(), backbone.restorer.state_dict()
+    for tensor in (
+        backbone.latent_mean,
+        backbone.latent_scale,
+        *(decoder[k] for k in sorted(decoder)),
+        *(restorer[k] for k in sorted(restorer)),
+    ):
         crc = zlib.crc32(tensor.detach().half().cpu().numpy().tobytes(), crc)
     return crc

@@ -24,6 +24,7 @@ class TextConfig:
     layers: int = 3
     heads: int = 4
     max_words: int = 64
+    direct: bool = False  # whether the words themselves also reach the denoiser, past all layers
 
 
 def words(text: str) -> list[str]:
@@ -46,9 +47,10 @@ class TextEncoder(nn.Module):
         self._number = {w: i + N_SPECIAL for i, w in enumerate(config.vocabulary)}
         width = config.width
         self.word = nn.Embedding(len(config.vocabulary) + N_SPECIAL, width)
-        self.position = nn.Parameter(0.02 * torch.randn(config.max_words, width))
+        self.position = nn.Parameter(0.1 * torch.randn(config.max_words, width))
         self.layers = nn.ModuleList(_Layer(width, config.heads) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
+        self.direct = nn.Linear(width, width, bias=False) if config.direct else None
         nn.init.normal_(self.word.weight, std=0.5)
 
     def tokenise(self, prompts: Sequence[str]) -> Int[Tensor, "b n"]:
@@ -64,15 +66,20 @@ class TextEncoder(nn.Module):
             rows.append(torch.tensor([self._number[w] for w in spoken if w in self._number] or [NULL]))
         return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)
 
-    def forward(self, tokens: Int[Tensor, "b n"]) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b d"], Bool[Tensor, "b n"]]:
-        """One vector a word, their mean over the words that are there, and where those are."""
+    def forward(self, tokens: Int[Tensor, "b n"]) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b e"], Bool[Tensor, "b n"]]:
+        """One vector a word, their mean over the words that are there, and where those are.
+
+        With `direct`, twice the width: the mean, then the sum of the words' own embeddings, over 4.
+        """
         there = tokens != PAD
-        x = self.word(tokens) + self.position[: tokens.shape[1]]
+        own = self.word(tokens)
+        x = own + self.position[: tokens.shape[1]]
         for layer in self.layers:
             x = layer(x, there)
-        x = self.norm(x)
+        x = self.norm(x) if self.direct is None else self.norm(x) + self.direct(own)
         weight = there[..., None].to(x.dtype)
-        return x, (x * weight).sum(1) / weight.sum(1), there
+        mean = (x * weight).sum(1) / weight.sum(1)
+        return x, mean if self.direct is None else torch.cat([mean, (own * weight).sum(1) / 4], -1), there
 
 
 class _Layer(nn.Module):
@@ -81,7 +88,11 @@ class _Layer(nn.Module):
         self.heads = heads
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, 3 * width), nn.GELU(), nn.Linear(3 * width, width))
+        last_of_mlp = nn.Linear(3 * width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 3 * width), nn.GELU(), last_of_mlp)
+        for last in (self.out, last_of_mlp):  # words begin as themselves, and are not drowned by their neighbours
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
 
     def forward(self, x: Tensor, there: Tensor) -> Tensor:
         b, n, d = x.shape

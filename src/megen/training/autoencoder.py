@@ -30,7 +30,7 @@ class AutoencoderRecipe:
     crop_px: int = 128
     pool: int = 500  # pictures held in memory as bytes
     lr: float = 6e-4
-    latent_noise: float = 0.03
+    latent_noise: float = 0.05
     seed: int = 0
     decoder_only: bool = False  # keep the encoder (and so every cached latent) as it is
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import multiprocessing
+import os
 import signal
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,7 +28,9 @@ from megen.training import loop
 from megen.training.render import render
 from megen.training.scenes import HELD_OUT, Scene, caption, sample_scene
 
-SHARD = 256
+SHARD, PART = 256, 16
+AHEAD = 2  # shards that each of the background's processes renders before they are asked for
+GPU_WORKERS = 6  # processes that share a GPU: drawing a scene is many small kernels, and Python launches them
 
 
 def scene(seed: int, index: int, *, unseen: bool = False) -> Scene:
@@ -46,45 +53,120 @@ class LatentSet:
         return len(self.sources)
 
 
-_ENCODER: list[Autoencoder] = []  # a worker process's own, set as it starts
+_ENCODER: list[tuple[Autoencoder, torch.device]] = []  # a worker process's own, set as it starts
 
 
 @torch.inference_mode()
-def _encode_scenes(autoencoder: Autoencoder, scenes: Sequence[Scene], device: torch.device) -> Tensor:
-    return torch.cat([autoencoder.encoder(render(scenes[i : i + 2], device=device)).half().cpu() for i in range(0, len(scenes), 2)])
+def _encode_scenes(autoencoder: Autoencoder, scenes: Sequence[Scene], size_px: int, device: torch.device) -> Tensor:
+    pairs = (scenes[i : i + 2] for i in range(0, len(scenes), 2))
+    return torch.cat([autoencoder.encoder(render(pair, size_px, device)).half().cpu() for pair in pairs])
 
 
-def _start_worker(autoencoder: Autoencoder) -> None:
+def _start_worker(autoencoder: Autoencoder, device: torch.device) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interruption is the parent's to answer
+    threading.Thread(target=_outlive_no_parent, daemon=True).start()
     torch.set_num_threads(1)
-    _ENCODER[:] = [autoencoder]
+    _ENCODER[:] = [(autoencoder.to(device), device)]
 
 
-def _worker(task: tuple[int, int, int]) -> np.ndarray:
-    seed, first, count = task
-    return np.asarray(_encode_scenes(_ENCODER[0], [scene(seed, first + i) for i in range(count)], torch.device("cpu")))
+def _outlive_no_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
-def cache_scenes(autoencoder: Autoencoder, seed: int, count: int, folder: Path, device: torch.device, workers: int) -> None:
+def _worker(task: tuple[int, int, int, int]) -> np.ndarray:
+    seed, first, count, size_px = task
+    autoencoder, device = _ENCODER[0]
+    return np.asarray(_encode_scenes(autoencoder, [scene(seed, first + i) for i in range(count)], size_px, device))
+
+
+def _source(seed: int, size_px: int) -> str:
+    return f"scenes of seed {seed} at {size_px} px, held out {sorted(HELD_OUT)}"
+
+
+def cache_scenes(autoencoder: Autoencoder, seed: int, count: int, size_px: int, folder: Path, device: torch.device, workers: int) -> None:
     """Render and encode `count` scenes into shards of `folder`; shards of this encoder and world are kept."""
-    made_from = _made_from(autoencoder, f"scenes of seed {seed}, held out {sorted(HELD_OUT)}")
-    missing = _missing(folder, count, made_from)
+    made_from = _made_from(autoencoder, _source(seed, size_px))
+    missing = _missing(folder, range((count + SHARD - 1) // SHARD), made_from)
     if not missing:
         return
-    autoencoder = autoencoder.to(device).eval()
-    step = 16
-    tasks = [(seed, i * SHARD + k, step) for i in missing for k in range(0, SHARD, step)]
-    if device.type == "cpu":
-        fork = multiprocessing.get_context("fork")  # the workers share the encoder's memory
-        with ProcessPoolExecutor(workers, mp_context=fork, initializer=_start_worker, initargs=(autoencoder,)) as pool:
-            try:
-                _write_shards(pool.map(_worker, tasks), missing, seed, step, folder, made_from)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-    else:
-        parts = (np.asarray(_encode_scenes(autoencoder, [scene(s, first + i) for i in range(n)], device)) for s, first, n in tasks)
-        _write_shards(parts, missing, seed, step, folder, made_from)
+    own = copy.deepcopy(autoencoder).cpu().eval()
+    tasks = [(seed, i * SHARD + k, PART, size_px) for i in missing for k in range(0, SHARD, PART)]
+    on_cpu = device.type == "cpu"
+    start = multiprocessing.get_context("fork" if on_cpu else "spawn")  # forks share the encoder's memory, but cannot use a GPU
+    n = min(workers, len(tasks)) if on_cpu else min(workers, GPU_WORKERS, len(missing))
+    with ProcessPoolExecutor(n, mp_context=start, initializer=_start_worker, initargs=(own, device)) as pool:
+        try:
+            _write_shards(pool.map(_worker, tasks), missing, seed, folder, made_from)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+@contextmanager
+def growing_scenes(
+    autoencoder: Autoencoder,
+    seed: int,
+    count: int,
+    per_step: int,
+    size_px: int,
+    folder: Path,
+    device: torch.device,
+    workers: int,
+) -> Iterator[Callable[[int], LatentSet]]:
+    """A set of scenes that grows as it is trained on: yields the function from a step to its set.
+
+    Step k has `count` scenes and `per_step` more for each step before it, in whole shards, whatever the
+    renderers' speed: a resumed training sees what the first one saw. Background processes render a few
+    shards ahead on the CPU, and a step waits for a shard that is late. The latents lie on `device`.
+    """
+    cache_scenes(autoencoder, seed, count, size_px, folder, device, workers)
+    known, ready = load(folder, count), (count + SHARD - 1) // SHARD
+    data = LatentSet(known.latents.to(device), known.sources)
+    if not per_step:
+        yield lambda step: data
+        return
+    made_from = _made_from(autoencoder, _source(seed, size_px))
+    own = copy.deepcopy(autoencoder).cpu().eval()
+    jobs: deque[Future[None]] = deque()
+    spawn = multiprocessing.get_context("spawn")  # no fork: this process has threads by now
+
+    n = max(1, workers - 1)
+    room = data.latents  # what the latents lie in: more than they need, so that adding a shard copies only that
+
+    def at(step: int) -> LatentSet:
+        nonlocal data, ready, room
+        wanted = (count + per_step * step) // SHARD
+        if wanted + AHEAD * n > ready + len(jobs):
+            due = range(ready + len(jobs), wanted + AHEAD * n)
+            jobs.extend(pool.submit(_write_one, seed, i, size_px, folder, made_from) for i in due)
+        fresh = []
+        while ready < wanted:
+            jobs.popleft().result()
+            fresh.append(_shard(folder, ready))
+            ready += 1
+        if fresh:
+            held, size = len(data), len(data) + SHARD * len(fresh)
+            if size > len(room):
+                room = torch.empty(2 * size, *room.shape[1:], dtype=room.dtype, device=room.device)
+                room[:held] = data.latents
+            room[held:size] = torch.cat([part.latents for part in fresh]).to(room.device)
+            data = LatentSet(room[:size], data.sources + tuple(s for part in fresh for s in part.sources))
+        return data
+
+    with ProcessPoolExecutor(n, mp_context=spawn, initializer=_start_worker, initargs=(own, torch.device("cpu"))) as pool:
+        try:
+            yield at
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _write_one(seed: int, index: int, size_px: int, folder: Path, made_from: str) -> None:
+    if _missing(folder, [index], made_from):
+        parts = (_worker((seed, index * SHARD + k, PART, size_px)) for k in range(0, SHARD, PART))
+        _write_shard(parts, index, seed, folder, made_from)
 
 
 def _made_from(autoencoder: Autoencoder, source: str) -> str:
@@ -95,10 +177,10 @@ def _made_from(autoencoder: Autoencoder, source: str) -> str:
     return digest.hexdigest()
 
 
-def _missing(folder: Path, count: int, made_from: str) -> list[int]:
-    """The shards still to be written. Errors: ValueError where one is of another encoder or other pictures."""
+def _missing(folder: Path, shards: Iterable[int], made_from: str) -> list[int]:
+    """Which of the shards are still to be written. Errors: ValueError where one is of another encoder or other pictures."""
     missing = []
-    for i in range((count + SHARD - 1) // SHARD):
+    for i in shards:
         path = folder / f"latents-{i:05d}.safetensors"
         if not path.is_file():
             missing.append(i)
@@ -107,12 +189,16 @@ def _missing(folder: Path, count: int, made_from: str) -> list[int]:
     return missing
 
 
-def _write_shards(parts: Iterator[np.ndarray], missing: Sequence[int], seed: int, step: int, folder: Path, made_from: str) -> None:
+def _write_shards(parts: Iterator[np.ndarray], missing: Sequence[int], seed: int, folder: Path, made_from: str) -> None:
     for k, _ in loop.progress(0, len(missing), f"latents ({SHARD} a shard)"):
-        latents = np.concatenate([next(parts) for _ in range(SHARD // step)])
-        sources = [asdict(scene(seed, missing[k] * SHARD + i)) for i in range(SHARD)]
-        about = {"scenes": sources, "made_from": made_from, **weights.provenance()}
-        weights.write_safely({"latents": torch.from_numpy(latents)}, folder / f"latents-{missing[k]:05d}.safetensors", about)
+        _write_shard(parts, missing[k], seed, folder, made_from)
+
+
+def _write_shard(parts: Iterator[np.ndarray], index: int, seed: int, folder: Path, made_from: str) -> None:
+    latents = np.concatenate([next(parts) for _ in range(SHARD // PART)])
+    sources = [asdict(scene(seed, index * SHARD + i)) for i in range(SHARD)]
+    about = {"scenes": sources, "made_from": made_from, **weights.provenance()}
+    weights.write_safely({"latents": torch.from_numpy(latents)}, folder / f"latents-{index:05d}.safetensors", about)
 
 
 def cache_folder(autoencoder: Autoencoder, pictures: Path, size_px: int, folder: Path, device: torch.device) -> None:
@@ -120,7 +206,7 @@ def cache_folder(autoencoder: Autoencoder, pictures: Path, size_px: int, folder:
     entries = read_captions(pictures)
     autoencoder.to(device).eval()
     made_from = _made_from(autoencoder, f"{size_px} px, " + repr([(p.name, p.stat().st_size, c) for p, c in entries]))
-    missing = _missing(folder, len(entries), made_from)
+    missing = _missing(folder, range((len(entries) + SHARD - 1) // SHARD), made_from)
     for k, _ in loop.progress(0, len(missing), f"latents ({SHARD} a shard)"):
         path, part = folder / f"latents-{missing[k]:05d}.safetensors", entries[missing[k] * SHARD : (missing[k] + 1) * SHARD]
         with torch.inference_mode():
@@ -171,11 +257,12 @@ def load_picture(path: Path, size_px: int) -> Tensor:
 
 def load(folder: Path, count: int) -> LatentSet:
     """The first `count` latents of a folder. Errors: weights.WeightsError."""
-    paths = [folder / f"latents-{i:05d}.safetensors" for i in range((count + SHARD - 1) // SHARD)]
-    parts: list[Tensor] = []
-    sources: list[Scene | str] = []
-    for path in paths:
-        tensors, about = weights.read(path)
-        parts.append(tensors["latents"])
-        sources += [Scene(**s) for s in about["scenes"]] if "scenes" in about else about["captions"]
-    return LatentSet(torch.cat(parts)[:count], tuple(sources[:count]))
+    parts = [_shard(folder, i) for i in range((count + SHARD - 1) // SHARD)]
+    sources = tuple(s for part in parts for s in part.sources)
+    return LatentSet(torch.cat([part.latents for part in parts])[:count], sources[:count])
+
+
+def _shard(folder: Path, index: int) -> LatentSet:
+    tensors, about = weights.read(folder / f"latents-{index:05d}.safetensors")
+    sources = [Scene(**s) for s in about["scenes"]] if "scenes" in about else about["captions"]
+    return LatentSet(tensors["latents"], tuple(sources))

@@ -8,6 +8,7 @@ subset of the attributes in free order; what it leaves out is random. Ten of the
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import product
 
@@ -167,19 +168,22 @@ def conflict(given: dict[str, str]) -> str | None:
     return None
 
 
+def _pick(rng: np.random.Generator, options: Sequence[str]) -> str:
+    return options[int(rng.random() * len(options))]  # ten times faster than rng.choice
+
+
 def caption(scene: Scene, rng: np.random.Generator, named_share: float = 0.8) -> str:
     """A caption of the scene: each visible attribute is named with probability `named_share`."""
     parts: list[str] = []
     named = scene.attributes()
-    time_phrase = str(rng.choice(PHRASES["time", named.pop("time")])) if rng.random() < 0.92 else ""
-    named.setdefault("stars", "")
+    time_phrase = _pick(rng, PHRASES["time", named.pop("time")]) if rng.random() < 0.92 else ""
     for key, value in named.items():
         share = 0.95 if key == "object" else 0.4 if value in ("sun", "no stars", "clear", "no object") else named_share
-        if key == "side" or not value or rng.random() > share:
+        if key == "side" or rng.random() > share:
             continue
-        phrase = str(rng.choice(PHRASES[key, value]))
+        phrase = _pick(rng, PHRASES[key, value])
         if key == "object" and value != "no object" and rng.random() < 0.85:
-            phrase += " " + str(rng.choice(SIDES[scene.side]))
+            phrase += " " + _pick(rng, SIDES[scene.side])
         parts.append(phrase)
     rng.shuffle(parts)
     if time_phrase:
@@ -189,9 +193,9 @@ def caption(scene: Scene, rng: np.random.Generator, named_share: float = 0.8) ->
             parts.append(time_phrase)
     if not parts:
         return OPENERS[0]
-    opener = str(rng.choice(OPENERS[1:])) + " " if rng.random() < 0.1 else ""
+    opener = _pick(rng, OPENERS[1:]) + " " if rng.random() < 0.1 else ""
     plain = rng.random() < 0.6
-    return opener + parts[0] + "".join((JOINERS[0] if plain else str(rng.choice(JOINERS))) + p for p in parts[1:])
+    return opener + parts[0] + "".join((JOINERS[0] if plain else _pick(rng, JOINERS)) + p for p in parts[1:])
 
 
 def vocabulary() -> list[str]:

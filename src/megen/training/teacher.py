@@ -18,7 +18,9 @@ from megen.models.denoiser import Denoiser, DenoiserConfig
 from megen.models.placement import place
 from megen.models.text import TextConfig, TextEncoder
 from megen.training import loop
+from megen.training.batches import batches, normalised
 from megen.training.latents import LatentSet
+from megen.training.muon import Muon
 
 BANDS = ((0.05, 0.28), (0.28, 0.5), (0.5, 0.75), (0.75, 0.998))  # noise levels of the validation
 
@@ -28,9 +30,9 @@ class TeacherRecipe:
     """How long and how the denoiser is trained."""
 
     steps: int = 4000
-    batch: int = 16
-    lr: float = 7e-4
-    decay_share: float = 0.35
+    batch: int = 32
+    lr: float = 2e-3  # Muon's, for the matrices; AdamW's is a third of it
+    decay_share: float = 0.5
     caption_dropout: float = 0.1
     time_shift: float = 2.0
     ema: float = 0.999
@@ -44,6 +46,20 @@ class TextToLatent(nn.Module):
     def __init__(self, text: TextConfig, denoiser: DenoiserConfig) -> None:
         super().__init__()
         self.text, self.denoiser = TextEncoder(text), Denoiser(denoiser)
+
+
+def optimisers_of(model: nn.Module, lr: float, bf16: bool) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices within; AdamW for vectors, the text encoder, and what meets inputs, outputs and conditions."""
+    outer = ("inward", "outward", "time", "pooled", "modulation", "place")
+    named = list(model.named_parameters())
+    text = [p for name, p in named if name.startswith("text.") or ".place" in name]
+    inner = [p for name, p in named if p.ndim > 1 and not name.startswith("text.") and not any(word in name for word in outer)]
+    rest = [p for _, p in named if all(p is not q for q in (*inner, *text))]
+    groups = [{"params": rest, "base_lr": lr / 3}, *([{"params": text, "base_lr": lr / 2}] if text else [])]
+    return [
+        Muon([{"params": inner, "base_lr": lr}], lr=lr, weight_decay=0.01, bf16=bf16),
+        torch.optim.AdamW(groups, lr=lr / 3, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
 
 
 def statistics(latents: Float[Tensor, "n c h w"]) -> tuple[Float[Tensor, "c"], Float[Tensor, "c"]]:
@@ -74,7 +90,7 @@ def train(
     recipe: TeacherRecipe,
     text: TextConfig,
     config: DenoiserConfig,
-    data: LatentSet,
+    data: Callable[[int], LatentSet],
     validation: LatentSet,
     folder: Path,
     device: torch.device,
@@ -83,8 +99,8 @@ def train(
 ) -> tuple[TextToLatent, Tensor, Tensor]:
     """Train (or resume from `folder`); returns the averaged model and the latents' mean and scale.
 
-    `start` is a model to train on and its latents' mean and scale; `on_save(average, step, mean, scale)` is called
-    after every checkpoint, to write samples.
+    `data(step)` is the set that a step draws from. `start` is a model to train on and its latents' mean and scale;
+    `on_save(average, step, mean, scale)` is called after every checkpoint, to write samples.
     """
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
@@ -94,41 +110,26 @@ def train(
     place(model, device)
     place(average, device).eval()
     ema = loop.Average(model, average, recipe.ema)
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [
-        {"params": decayed, "base_lr": recipe.lr, "weight_decay": 0.01},
-        {"params": plain, "base_lr": recipe.lr, "weight_decay": 0.0},
-    ]
-    optimisers = [torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.98))]
-    mean, scale = statistics(data.latents) if start is None else start[1:]
+    path, done, bf16 = folder / "teacher.checkpoint.safetensors", 0, loop.bf16_pays(device)
+    optimisers = optimisers_of(model, recipe.lr, bf16)
+    mean, scale = statistics(data(0).latents) if start is None else start[1:]
     statistic = nn.ParameterDict({"mean": nn.Parameter(mean, False), "scale": nn.Parameter(scale, False)})
     kept = {"model": model, "average": average, "statistics": statistic}
-    path, done, bf16 = folder / "teacher.checkpoint.safetensors", 0, loop.bf16_pays(device)
     if path.is_file():
         about = loop.load_checkpoint(path, kept, optimisers)
         done, bf16 = int(about["step"]), about.get("bf16", False)  # a resumed run keeps its precision
+        optimisers[0].param_groups[0]["bf16"] = bf16
     mean, scale = statistic["mean"].detach(), statistic["scale"].detach()
-
-    def normal(latents: Tensor) -> Tensor:
-        x = (latents.float() - mean[:, None, None]) / scale[:, None, None]
-        out: Tensor = x.to(device).contiguous(memory_format=torch.channels_last)
-        return out
-
-    held = normal(validation.latents[:48])
+    held = normalised(validation.latents[:48], mean, scale, device)
     held_captions = [validation.caption(i, np.random.default_rng(i)) for i in range(len(held))]
-    for step, shown in loop.progress(done, recipe.steps, "denoiser"):
+    denoiser, loss = loop.compiled(model.denoiser, device), loop.Smoothed()
+    source = batches(data, model.text, (mean, scale), recipe.batch, recipe.caption_dropout, recipe.seed, range(done, recipe.steps), device)
+    for (step, shown), batch in zip(loop.progress(done, recipe.steps, "denoiser"), source, strict=True):
         loop.set_lr(optimisers, loop.lr_factor(step, recipe.steps, decay_share=recipe.decay_share))
-        generator, rng = loop.step_generator(recipe.seed, step), np.random.default_rng([recipe.seed, step])
-        index = torch.randint(len(data), (recipe.batch,), generator=generator)
-        captions = ["" if rng.random() < recipe.caption_dropout else data.caption(i, rng) for i in index.tolist()]
-        x = normal(data.latents[index])
-        noise = torch.randn(x.shape, generator=generator).to(device)
-        t = losses.sample_times(recipe.batch, recipe.time_shift, generator).to(device)
-        tokens = model.text.tokenise(captions).to(device)
+        t = losses.sample_times(recipe.batch, recipe.time_shift, batch.generator)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            context = model.text(tokens)
-            value = losses.flow_matching(lambda z, s, u: model.denoiser(z, s, u, *context).float(), x, noise, t).mean()  # noqa: B023
+            context = model.text(batch.tokens)
+            value = losses.flow_matching(lambda z, s, u: denoiser(z, s, u, *context).float(), batch.x, batch.noise, t).mean()  # noqa: B023
         for optimiser in optimisers:
             optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(value)
@@ -136,12 +137,12 @@ def train(
         for optimiser in optimisers:
             optimiser.step()
         ema.update(model, step)
-        if not torch.isfinite(value):
-            raise FloatingPointError(f"the loss is {float(value)} at step {step}: lower --lr and resume from {path}")
-        shown["loss"] = 0.98 * shown.get("loss", float(value.detach())) + 0.02 * float(value.detach())
+        loss.add(value)
+        if step % 50 == 49 or device.type == "cpu":
+            shown["loss"] = loss.read()
         if (step + 1) % recipe.save_every == 0 or step == recipe.steps - 1:
             bands = validation_error(average, held, held_captions, device)
-            shown.update({f"x{k}": v for k, v in enumerate(bands)})
+            shown.update({"loss": loss.read(), **{f"x{k}": v for k, v in enumerate(bands)}})
             about = {"step": step + 1, "text": asdict(text), "denoiser": asdict(config), "recipe": asdict(recipe)}
             about |= {"validation": bands, "bf16": bf16, **weights.provenance()}
             loop.save_checkpoint(path, kept, optimisers, about)

@@ -1,0 +1,1 @@
+"""What `megen bench` measures."""

@@ -1,0 +1,60 @@
+"""The restorer: a small net at the receiver that knows how each token was harmed on its way, and undoes what it can.
+
+It works on the latent grid, before the image decoder. What it adds is scaled by the harm, so that an unharmed
+latent passes as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+STATES = 4  # noise deviation, quantiser deviation, copied by unmerging, predicted because lost
+
+
+@dataclass(frozen=True)
+class RestorerConfig:
+    """Shape of the net; 0 blocks: none, and a receiver that does not know its noise."""
+
+    width: int = 160
+    blocks: int = 0
+
+
+class Restorer(nn.Module):
+    """Latents and the state of each token to better latents."""
+
+    def __init__(self, config: RestorerConfig, channels: int) -> None:
+        super().__init__()
+        self.config = config
+        if config.blocks:
+            self.inward = nn.Conv2d(channels + STATES, config.width, 3, padding=1)
+            self.blocks = nn.ModuleList(_Block(config.width) for _ in range(config.blocks))
+            self.outward = nn.Conv2d(config.width, channels, 3, padding=1)
+            nn.init.zeros_(self.outward.weight)
+            nn.init.zeros_(self.outward.bias)  # type: ignore[arg-type]
+
+    def forward(self, z: Float[Tensor, "b c h w"], state: Float[Tensor, "b 4 h w"]) -> Float[Tensor, "b c h w"]:
+        """z + harm * net(z, state), harm the largest state of a token's neighbourhood, at most 1."""
+        if not self.config.blocks:
+            return z
+        harm = F.max_pool2d(state.amax(1, keepdim=True).clamp(max=1.0), 3, stride=1, padding=1)
+        x = self.inward(torch.cat([z, torch.log2(1 + 8 * state)], 1))
+        for block in self.blocks:
+            x = block(x)
+        out: Tensor = z + harm * self.outward(F.relu(x))
+        return out
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1)
+        nn.init.normal_(self.second.weight, std=0.3 / (9 * width) ** 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.second(F.relu(self.first(F.relu(x))))
+        return out

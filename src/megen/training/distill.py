@@ -1,0 +1,249 @@
+"""Distils a teacher's guided sampler into one flow map that is good at any number of steps.
+
+The student is a denoiser like the teacher's and begins as it; text encoder and latents stay the teacher's. A
+quarter of each batch learns the teacher's guided velocity (t = s), the rest the flow map by one of three losses of
+`diffusion/losses.py`. The raw error, the mean squared distance to the teacher's own 50-step latents from the
+same noise, decides which weights are kept.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from megen.diffusion import losses, path
+from megen.diffusion.path import Velocity
+from megen.models import weights
+from megen.models.backbone import Backbone, Context
+from megen.models.denoiser import FLOOR, N_SKIPPABLE, Denoiser
+from megen.models.placement import place
+from megen.training import loop
+from megen.training.batches import batches, normalised
+from megen.training.latents import LatentSet
+from megen.training.teacher import optimisers_of
+
+LOSSES = ("progressive", "lagrangian", "consistency")
+TEACHER_STEPS = 50
+COUNTS = (1, 2, 4, 8)  # step counts of the raw error; a consistency model follows the teacher's path in one step only
+CAPTION_DROPOUT = 0.1
+HALF_SPAN = 0.04  # of the Lagrangian loss's central difference
+CONSISTENCY_SPAN = 0.02  # the consistency baseline's discretisation: 50 steps
+
+
+@dataclass(frozen=True)
+class DistillRecipe:
+    """How long and by which loss the flow map is distilled."""
+
+    loss: str = "progressive"
+    steps: int = 2000
+    batch: int = 32
+    lr: float = 1e-3
+    guidance: float = 2.0
+    diagonal_share: float = 0.25
+    at_noise_share: float = 0.15  # of the rows begin at s = 0, as every sampling does
+    decay_share: float = 0.5
+    ema: float = 0.995
+    elastic: bool = False  # also train nets of reduced depth, towards the full one
+    held: int = 48  # prompts of the raw error
+    seed: int = 0
+    save_every: int = 250
+
+
+def raw_error(velocity: Velocity, noise: Float[Tensor, "b c h w"], goal: Float[Tensor, "b c h w"], count: int, shift: float) -> float:
+    """Mean squared distance of `count` steps of the flow map to the teacher's latents of the same noise."""
+    end = noise
+    for end in path.walk(velocity, noise, path.times(count, shift)):  # noqa: B007
+        pass
+    return float((end - goal).square().mean())
+
+
+def train(
+    recipe: DistillRecipe,
+    teacher: Backbone,
+    data: Callable[[int], LatentSet],
+    validation: LatentSet,
+    folder: Path,
+    device: torch.device,
+    on_save: Callable[[Denoiser, int], object] | None = None,
+    start: Denoiser | None = None,
+) -> tuple[Denoiser, dict[str, float]]:
+    """Distil (or resume from `folder`); returns the weights of least raw error and that error by step count.
+
+    `on_save(average, step)` is called after every checkpoint; `start` is a flow map to begin with.
+    Errors: ValueError on a loss that is not known, FloatingPointError where the loss is no number.
+    """
+    if recipe.loss not in LOSSES:
+        raise ValueError(f"the distillation's loss must be one of {', '.join(LOSSES)}, got {recipe.loss!r}")
+    place(teacher, device).eval().requires_grad_(False)
+    shift, statistics = teacher.config.time_shift, (teacher.latent_mean, teacher.latent_scale)
+    student, average, best = (place(copy.deepcopy(start or teacher.denoiser), device) for _ in range(3))
+    student.requires_grad_(True)
+    ema, file = loop.Average(student, average, recipe.ema), folder / f"distill-{recipe.loss}.checkpoint.safetensors"
+    done, bf16, least = 0, loop.bf16_pays(device), float("inf")
+    optimisers = optimisers_of(student, recipe.lr, bf16)
+    kept: dict[str, torch.nn.Module] = {"student": student, "average": average, "best": best}
+    if file.is_file():
+        about = loop.load_checkpoint(file, kept, optimisers)
+        done, bf16, least = int(about["step"]), about["bf16"], float(about["least"])
+        optimisers[0].param_groups[0]["bf16"] = bf16
+
+    own = teacher.text.tokenise([""]).to(device)
+    null = Context(*teacher.text(torch.nn.functional.pad(own, (0, teacher.config.text.max_words - 1)) if device.type != "cpu" else own))
+    fast, fast_goal, fast_field = (loop.compiled(net, device) for net in (student, average, teacher.denoiser))
+
+    def field_of(context: Context, net: torch.nn.Module = fast_field) -> Velocity:
+        """The teacher's guided instantaneous velocity."""
+        both = _joined(context, null)
+
+        def velocity(z: Tensor, s: Tensor, t: Tensor) -> Tensor:
+            ss = torch.cat([s, s])
+            told, untold = net(torch.cat([z, z]), ss, ss, both.text, both.pooled, both.there).float().chunk(2)
+            guided: Tensor = untold + recipe.guidance * (told - untold)
+            return guided
+
+        return velocity
+
+    held = _Held.of(teacher, lambda context: field_of(context, teacher.denoiser), validation, recipe, device, bf16)
+    source = batches(data, teacher.text, statistics, recipe.batch, CAPTION_DROPOUT, recipe.seed, range(done, recipe.steps), device)
+    smoothed, errors = loop.Smoothed(), held.errors(average, shift, device, bf16)
+    for (step, shown), batch in zip(loop.progress(done, recipe.steps, f"{recipe.loss} distillation"), source, strict=True):
+        loop.set_lr(optimisers, loop.lr_factor(step, recipe.steps, decay_share=recipe.decay_share))
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            with torch.no_grad():
+                context = Context(*teacher.text(batch.tokens))
+            s = losses.sample_times(recipe.batch, shift, batch.generator)
+            s = torch.where(torch.rand(len(s), generator=batch.generator, device=device) < recipe.at_noise_share, 0.0, s)
+            z = path.interpolate(batch.x, batch.noise, s)
+            value = _loss(recipe, (fast, fast_goal), field_of, z, s, context, batch.generator)
+            if recipe.elastic:
+                value = value + _shallow_loss(student, z, s, context, batch.generator)
+        for optimiser in optimisers:
+            optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(value)
+        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        for optimiser in optimisers:
+            optimiser.step()
+        ema.update(student, step)
+        smoothed.add(value)
+        if step % 50 == 49 or device.type == "cpu":
+            shown["loss"] = smoothed.read()
+        if (step + 1) % recipe.save_every == 0 or step == recipe.steps - 1:
+            errors = held.errors(average, shift, device, bf16)
+            if sum(errors.values()) < least:
+                least = sum(errors.values())
+                best.load_state_dict(average.state_dict())
+            shown.update({"loss": smoothed.read(), **{f"e{k}": v for k, v in errors.items()}})
+            about = {"step": step + 1, "least": least, "errors": errors, "recipe": asdict(recipe), "bf16": bf16, **weights.provenance()}
+            loop.save_checkpoint(file, kept, optimisers, about)
+            if on_save is not None:
+                on_save(average, step + 1)
+    return best.eval(), {str(k): v for k, v in held.errors(best, shift, device, bf16).items()}
+
+
+def _loss(
+    recipe: DistillRecipe,
+    nets: tuple[torch.nn.Module, torch.nn.Module],
+    field_of: Callable[[Context], Velocity],
+    z: Tensor,
+    s: Tensor,
+    context: Context,
+    generator: torch.Generator,
+) -> Tensor:
+    """The mean over the batch: its first rows learn the teacher's velocity, the others the flow map."""
+    n = round(recipe.diagonal_share * len(z))
+    t = losses.sample_spans(s, n, generator)
+    few, rest, field = _rows(context, slice(0, n)), _rows(context, slice(n, None)), field_of(context)
+    student, goal = _velocity(nets[0], context), _velocity(nets[1], rest)
+    if recipe.loss == "lagrangian":  # which is the teacher's velocity already where t = s
+        return losses.lagrangian(_velocity(nets[0], _joined(context, context)), field, z, s, t, HALF_SPAN).square().mean()
+    if recipe.loss == "consistency":
+        return losses.consistency(student, _velocity(nets[1], context), field, z, s, CONSISTENCY_SPAN, FLOOR).square().mean()
+    with torch.no_grad():
+        told = field_of(few)(z[:n], s[:n], s[:n])
+    made = student(z, s, t)  # one pass for both parts
+    lost = losses.progressive(lambda *_: made[n:], goal, z[n:], s[n:], t[n:])
+    return torch.cat([made[:n] - told, lost]).square().mean()
+
+
+def _shallow_loss(student: Denoiser, z: Tensor, s: Tensor, context: Context, generator: torch.Generator) -> Tensor:
+    """The sandwich rule: the shallowest net and one between, on a quarter of the rows each, towards the full one."""
+    n = max(1, len(z) // 4)
+    t = losses.sample_spans(s, 0, generator)
+    between = int(torch.randint(1, N_SKIPPABLE, (), generator=generator, device=generator.device))
+    total = z.new_zeros(())
+    for skipped, rows in ((N_SKIPPABLE, slice(0, n)), (between, slice(n, 2 * n))):
+        few = _rows(context, rows)
+        if not len(few.text):
+            continue
+        arguments = (z[rows], s[rows], t[rows], few.text, few.pooled, few.there)
+        with torch.no_grad():
+            full = student(*arguments).float()
+        total = total + 0.25 * (student(*arguments, skipped).float() - full).square().mean()
+    return total
+
+
+def _velocity(net: torch.nn.Module, context: Context) -> Velocity:
+    return lambda z, s, t: net(z, s, t, context.text, context.pooled, context.there).float()
+
+
+def _rows(context: Context, rows: slice) -> Context:
+    return Context(context.text[rows], context.pooled[rows], context.there[rows])
+
+
+def _joined(first: Context, second: Context) -> Context:
+    """The rows of both; a single row of the second stands for as many as the first has."""
+    n, words = len(first.text), max(first.text.shape[1], second.text.shape[1])
+
+    def wide(context: Context) -> tuple[Tensor, Tensor, Tensor]:
+        missing = words - context.text.shape[1]
+        text = torch.nn.functional.pad(context.text, (0, 0, 0, missing)).expand(n, -1, -1)
+        return text, context.pooled.expand(n, -1), torch.nn.functional.pad(context.there, (0, missing)).expand(n, -1)
+
+    (text, pooled, there), (more_text, more_pooled, more_there) = wide(first), wide(second)
+    return Context(
+        torch.cat([text, more_text.to(text.dtype)]), torch.cat([pooled, more_pooled.to(pooled.dtype)]), torch.cat([there, more_there])
+    )
+
+
+@dataclass(frozen=True)
+class _Held:
+    """Prompts and noises that no step learns from, and where the teacher's 50 steps take them."""
+
+    context: Context
+    noise: Tensor
+    goal: Tensor
+    counts: tuple[int, ...]
+
+    @staticmethod
+    @torch.no_grad()
+    def of(
+        teacher: Backbone,
+        field_of: Callable[[Context], Velocity],
+        validation: LatentSet,
+        recipe: DistillRecipe,
+        device: torch.device,
+        bf16: bool,
+    ) -> _Held:
+        n = min(recipe.held, len(validation))
+        tokens = teacher.text.tokenise([validation.caption(i, np.random.default_rng(i)) for i in range(n)])
+        context = Context(*teacher.text(tokens.to(device)))
+        shape = normalised(validation.latents[:n], teacher.latent_mean, teacher.latent_scale, device).shape
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(recipe.seed + 1)).to(device)
+        noise = noise.contiguous(memory_format=torch.channels_last)
+        goal, grid = noise, path.times(TEACHER_STEPS, teacher.config.time_shift)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            for goal in path.walk(field_of(context), noise, grid):  # noqa: B007
+                pass
+        return _Held(context, noise, goal.float(), COUNTS[:1] if recipe.loss == "consistency" else COUNTS)
+
+    @torch.no_grad()
+    def errors(self, net: Denoiser, shift: float, device: torch.device, bf16: bool) -> dict[int, float]:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            return {n: raw_error(_velocity(net, self.context), self.noise, self.goal, n, shift) for n in self.counts}

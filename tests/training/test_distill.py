@@ -1,0 +1,145 @@
+"""Distillation on a net small enough for a test: it learns, resumes exactly, and its losses vanish at the true map."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from megen.diffusion import losses, path
+from megen.models.backbone import Backbone
+from megen.models.denoiser import Denoiser
+from megen.training import distill
+from megen.training.latents import LatentSet, scene
+from megen.training.scenes import caption
+from tests.conftest import make_tiny
+
+CPU = torch.device("cpu")
+MEAN = torch.tensor([0.3, -0.5, 0.8])[:, None, None]
+VARIANCE = 0.4
+
+
+def exact_velocity(z: Tensor, s: Tensor, t: Tensor) -> Tensor:
+    """The flow map's average velocity where the data are Gaussian: z = m_t + sigma_t * e with e kept along the path."""
+
+    def moments(time: Tensor) -> tuple[Tensor, Tensor]:
+        at = time[:, None, None, None]
+        return at * MEAN, ((1 - at) ** 2 + at**2 * VARIANCE).sqrt()
+
+    (mean_s, std_s), (mean_t, std_t) = moments(s), moments(t)
+    end = mean_t + std_t / std_s * (z - mean_s)
+    slope = MEAN + (s * VARIANCE - (1 - s))[:, None, None, None] / std_s**2 * (z - mean_s)
+    span = (t - s)[:, None, None, None]
+    return torch.where(span > 1e-9, (end - z) / span.clamp(min=1e-9), slope)
+
+
+def spans(n: int = 64) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    s = losses.sample_times(n, 2.0, generator).double()
+    t = losses.sample_spans(s, n // 4, generator).double()
+    return torch.randn(n, 3, 4, 4, generator=generator, dtype=torch.float64), s, t
+
+
+def test_all_losses_vanish_at_the_true_flow_map() -> None:
+    z, s, t = spans()
+    assert losses.progressive(exact_velocity, exact_velocity, z, s, t).abs().max() < 1e-9
+    coarse, fine = (losses.lagrangian(exact_velocity, exact_velocity, z, s, t, h).square().mean() for h in (0.04, 0.004))
+    assert fine < coarse < 1e-3  # what is left is the central difference's
+    one = losses.consistency(exact_velocity, exact_velocity, exact_velocity, z, s, 0.02, 0.2).square().mean()
+    assert losses.consistency(exact_velocity, exact_velocity, exact_velocity, z, s, 0.002, 0.2).square().mean() < one < 1e-3
+
+
+def test_no_loss_vanishes_elsewhere() -> None:
+    z, s, t = spans()
+
+    def straight(z: Tensor, s: Tensor, t: Tensor) -> Tensor:  # a teacher asked for a long step: right at t = s only
+        return exact_velocity(z, s, s)
+
+    assert losses.progressive(straight, straight, z, s, t).square().mean() > 1e-2
+    assert losses.lagrangian(straight, exact_velocity, z, s, t, 0.04).square().mean() > 1e-2
+    assert losses.consistency(straight, straight, exact_velocity, z, s, 0.02, 0.2).square().mean() > 1e-3
+
+
+def test_the_midpoint_rule_is_of_second_order() -> None:
+    z, _, _ = spans(4)
+    *_, exact = path.walk(exact_velocity, z, [0.0, 1.0])
+    error = {}
+    for name, walk in (("euler", path.walk), ("midpoint", path.walk_midpoint)):
+        for n in (16, 32):
+            *_, end = walk(lambda z, s, t: exact_velocity(z, s, s), z, path.times(n, 1.0))  # type: ignore[operator]
+            error[name, n] = float((end - exact).abs().max())
+    assert 1.7 < error["euler", 16] / error["euler", 32] < 2.4
+    assert error["midpoint", 16] / error["midpoint", 32] > 3.4
+
+
+def test_a_consistency_model_that_is_exact_samples_the_data() -> None:
+    z = torch.randn(4000, 3, 1, 1, generator=torch.Generator().manual_seed(0))
+    *_, end = path.walk_consistently(exact_velocity, z, path.times(4, 2.0), torch.Generator().manual_seed(1))
+    torch.testing.assert_close(end.mean(0, keepdim=True)[0], MEAN, atol=0.05, rtol=0)
+    torch.testing.assert_close(end.var((0, 2, 3)), torch.full((3,), VARIANCE), atol=0.04, rtol=0)
+
+
+def held(n: int) -> LatentSet:
+    values = torch.randn(n, 8, 8, 8, generator=torch.Generator().manual_seed(n)).half()
+    return LatentSet(values, tuple(scene(1, i) for i in range(n)))
+
+
+def run(folder: Path, loss: str, steps: int = 30, stop: int | None = None, elastic: bool = False) -> tuple[Denoiser, dict[str, float]]:
+    recipe = distill.DistillRecipe(loss, steps=steps, batch=8, save_every=10, lr=2e-3, elastic=elastic, held=6)
+
+    class Killed(Exception):
+        pass
+
+    def kill(model: Denoiser, step: int) -> None:
+        if stop is not None and step >= stop:
+            raise Killed
+
+    if stop is not None:
+        with pytest.raises(Killed):
+            distill.train(recipe, teacher(), lambda step: held(24), held(6), folder, CPU, kill)
+    return distill.train(recipe, teacher(), lambda step: held(24), held(6), folder, CPU)
+
+
+def teacher() -> Backbone:
+    tiny = make_tiny(5)
+    with torch.no_grad():
+        tiny.denoiser.outward.weight.mul_(20)  # bends the teacher's paths, so that one straight step is wrong
+    return tiny
+
+
+@pytest.mark.parametrize("loss", distill.LOSSES)
+def test_distillation_brings_few_steps_closer_to_the_teacher(loss: str, tmp_path: Path) -> None:
+    recipe = distill.DistillRecipe(loss, steps=0, held=6)
+    _, before = distill.train(recipe, teacher(), lambda step: held(24), held(6), tmp_path / "a", CPU)
+    _, after = run(tmp_path / "b", loss)
+    assert after["1"] < 0.9 * before["1"]
+
+
+def test_a_killed_distillation_resumes_to_the_same_weights(tmp_path: Path) -> None:
+    (whole, errors), (resumed, again) = run(tmp_path / "a", "progressive", 50), run(tmp_path / "b", "progressive", 50, stop=20)
+    assert errors == pytest.approx(again)
+    for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_nets_of_reduced_depth_are_drawn_towards_the_full_one(tmp_path: Path) -> None:
+    def gap(net: Denoiser) -> float:
+        tiny = teacher()
+        rng = np.random.default_rng(0)
+        context = tiny.encode_prompts([caption(scene(1, i), rng) for i in range(6)])
+        z, s = torch.randn(6, 8, 8, 8, generator=torch.Generator().manual_seed(0)), torch.linspace(0, 0.9, 6)
+        with torch.inference_mode():
+            full, shallow = (net(z, s, s, context.text, context.pooled, context.there, k) for k in (0, 3))
+        return float((full - shallow).square().mean() / full.square().mean())
+
+    plain, elastic = run(tmp_path / "a", "progressive")[0], run(tmp_path / "b", "progressive", elastic=True)[0]
+    assert gap(elastic) < gap(plain)
+
+
+def test_an_unknown_loss_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="one of progressive"):
+        distill.train(replace(distill.DistillRecipe(), loss="mse"), teacher(), lambda step: held(4), held(2), tmp_path, CPU)
