@@ -168,7 +168,7 @@ def send(
     crossed, equalised, told = payload, None, Result(np.empty(0), payload)
     if link.kind != "none":
         gain = link.gain(rng)
-        crossed, told = _cross(payload, link, gain, rng, olla_db)
+        crossed, told = cross(payload, link, gain, rng, olla_db)
     if link.kind == "analog":
         start = told.transmit_s
         equalised = _cross_analog(symbols, link, gain, start, rng)
@@ -179,8 +179,11 @@ def send(
     return replace(told, image=image, payload=payload)
 
 
-def _cross(payload: Payload, link: Link, gain: fading.Gain, rng: np.random.Generator, olla_db: float) -> tuple[Payload, Result]:
-    """A payload's bits over the digital link; a lost feature part arrives empty."""
+def cross(payload: Payload, link: Link, gain: fading.Gain, rng: np.random.Generator, olla_db: float = 0.0) -> tuple[Payload, Result]:
+    """A payload's bits over the digital link: what arrives (a lost feature part is empty), and a result without an image.
+
+    Errors: NotDeliveredError where header, map or base were lost.
+    """
 
     def snr_db(time_s: np.ndarray) -> np.ndarray:
         power = np.maximum(np.abs(gain(time_s)) ** 2, 1e-12)

@@ -61,7 +61,7 @@ def _walk(
         tokens, neighbours = stage.tokens[coded], stage.neighbours[coded]
         if len(tokens):
             inputs = priors.context(values, neighbours, tokens, *grid, base)
-            for number, group in enumerate(priors.groups(prior.channels)):
+            for number, group in enumerate(prior.groups):
                 known = np.concatenate([inputs, values[tokens, : group.start].clip(-priors.LIMIT, priors.LIMIT)], 1)
                 mean, log2_scale = priors.predict(prior.nets[stage.kind][number], known)
                 kinds = priors.scale_class(log2_scale, step[group])
@@ -109,7 +109,7 @@ def encode_parts(rows: FloatArray, mapping: IntArray, grid: tuple[int, int], pri
     out = []
     for stages in segments(*grid):
         encoder = constriction.stream.queue.RangeEncoder()
-        at = iter([(s.tokens[stays[s.tokens]], g) for s in stages if stays[s.tokens].any() for g in priors.groups(prior.channels)])
+        at = iter([(s.tokens[stays[s.tokens]], g) for s in stages if stays[s.tokens].any() for g in prior.groups])
 
         def levels(mean: Whole, kinds: IntArray) -> Whole:
             tokens, group = next(at)  # noqa: B023

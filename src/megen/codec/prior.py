@@ -28,7 +28,7 @@ Whole = NDArray[np.float64]  # whole numbers, exact
 UNIT = 256  # latents and log2 scales are multiples of 1 / UNIT
 WEIGHT = 1024  # weights are multiples of 1 / WEIGHT
 LIMIT = 16 * UNIT
-GROUPS = 4
+GROUPS = 8  # of channels, in a prior that is made now; a shipped one may have fewer
 CLASSES, PER_OCTAVE, LOWEST = 24, 4, -4  # scale classes: log2(scale / step) = LOWEST + class / PER_OCTAVE
 MOST = 60  # the largest class; above CLASSES the lowest bits of a level travel as they are
 REACH = 24  # largest level coded in one symbol; beyond it an escape follows
@@ -61,6 +61,11 @@ class Prior:
     def channels(self) -> int:
         return len(self.step)
 
+    @property
+    def groups(self) -> list[slice]:
+        """Channels that each net of a kind predicts."""
+        return groups(self.channels, len(self.nets[0]))
+
     @functools.cached_property
     def digest(self) -> int:
         """CRC-32 of all that decoding depends on."""
@@ -68,9 +73,9 @@ class Prior:
         return functools.reduce(lambda crc, a: zlib.crc32(a.astype("<i4").tobytes(), crc), arrays, 0)
 
 
-def groups(channels: int) -> list[slice]:
-    """Channels that are coded together; a later group knows the earlier ones of its token."""
-    edges = [channels * k // GROUPS for k in range(GROUPS + 1)]
+def groups(channels: int, count: int = GROUPS) -> list[slice]:
+    """Channels that are coded together, in at most `count` groups; a later one knows the earlier ones of its token."""
+    edges = [channels * k // count for k in range(count + 1)]
     return [slice(a, b) for a, b in itertools.pairwise(edges) if b > a]
 
 
@@ -165,11 +170,13 @@ def load(folder: Path, channels: int) -> Prior:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         if known != "megen-codec-1":
             raise KeyError("its format")
-        count = len(groups(channels))
+        count = max(1, sum(key.startswith("0.") and key.endswith(".w1") for key in tensors))
         nets = tuple(
             tuple(Net(*(tensors[f"{kind}.{g}.{name}"].astype(float) for name in KEPT)) for g in range(count)) for kind in range(KINDS)
         )
         prior = Prior(tensors["step"].astype(np.int64), nets)
+        if [net.w2.shape[1] for net in nets[0]] != [2 * (g.stop - g.start) for g in prior.groups]:
+            raise KeyError("its groups of channels")
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise PriorError(f"{path} is not a whole prior of this version ({error}): train or copy it again") from error
     if prior.channels != channels:

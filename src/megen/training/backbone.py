@@ -67,7 +67,7 @@ class Plan:
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     text_layers: int = 3
     receiver_steps: int = 1200  # of the entropy coder's prior and of the restorer each; 0: those of the start
-    made: int = 256  # latents of the backbone's own that they learn from, beside four times as many true ones
+    made: int = 256  # latents of the backbone's own that they learn from, beside eight times as many true ones
     restorer: RestorerConfig = field(default_factory=lambda: RestorerConfig(128, 3))
     start: str | None = None  # a backbone to train on from
     anew: bool = False  # keep its autoencoder only
@@ -189,7 +189,7 @@ def finish_receiver(folder: Path, data: LatentSet, plan: Plan, device: torch.dev
     """Train the entropy coder's prior and the restorer for the weights in `folder`, on its own latents and on true ones."""
     backbone = backbones.load(str(folder), str(device))
     _, about = weights.read_sharded(folder, backbones.STEM)
-    rng, chosen = np.random.default_rng(plan.teacher.seed), torch.arange(min(len(data), 4 * plan.made))
+    rng, chosen = np.random.default_rng(plan.teacher.seed), torch.arange(min(len(data), 8 * plan.made))
     true = (data.latents[chosen].float() - backbone.latent_mean.cpu()[:, None, None]) / backbone.latent_scale.cpu()[:, None, None]
     made = [true]
     for first, shown in loop.progress(0, -(-plan.made // 8), "latents of the backbone's own"):

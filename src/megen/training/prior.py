@@ -17,7 +17,7 @@ from megen.codec.prior import UNIT, WEIGHT, Net, Prior, groups
 from megen.codec.pyramid import KINDS, NONE, segments
 from megen.training import loop
 
-HIDDEN = 64
+HIDDEN = 128
 RATIOS = (0.0, 0.0, 0.25, 0.5, 0.75)
 
 
@@ -54,7 +54,7 @@ def relative_steps(decode: Callable[[Tensor], Tensor], latents: Float[Tensor, "n
         noisy[:, channel] += 0.2 * torch.randn(noisy[:, channel].shape, generator=generator)
         gains.append(float((decode(noisy) - clean).square().mean().sqrt()) + 1e-6)
     gain = np.array(gains)
-    steps: np.ndarray = np.rint(UNIT * (np.exp(np.log(gain).mean()) / gain).clip(0.25, 4)).astype(np.int64)
+    steps: np.ndarray = np.rint(UNIT * (np.exp(np.log(gain).mean()) / gain).clip(1 / 16, 4)).astype(np.int64)
     return steps
 
 

@@ -1,0 +1,229 @@
+"""The main CMDP as a discrete kernel: Markov fading, bursty arrivals, and the backlog at the edge server.
+
+A request finds the channel class c, its prompt class p, the arrival phase f and the backlog W (work ahead of it, in
+s). A decision a keeps the edge server busy for S = text + steps + merge + code + airtime; the request is served after
+L = W + S + decoding; the next one arrives after a gap G of the phase: W' = max(W + S - G, 0), clipped to the grid's
+top, and split linearly between the neighbouring cells, so that the mean of W' is exact. Airtime and gaps are drawn
+from equiprobable quantiles. The simulator, the linear program and every exact evaluation use these same tables.
+
+Axes: C channel classes, P prompt classes, F phases, W backlog cells, A decisions, K airtimes, G gaps. A state's number
+is ((c * P + p) * F + f) * W + w.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from megen.cost.profile import DeviceProfile
+from megen.cost.quality import QualityGrid
+from megen.types import Decision
+
+Array = NDArray[np.float64]
+COSTS = ("late", "energy_j")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the tables of a kernel are made from, beside the measured grid and profiles."""
+
+    deadline_s: float = 1.0
+    late_limit: float = 0.05
+    energy_limit_j: float = 20.0
+    mean_gap_s: tuple[float, float] = (0.5, 2.0)  # in a burst, and between bursts
+    phase_stay: tuple[float, float] = (0.9, 0.8)  # probability that the next request finds the same phase
+    snr_mean_db: float = 6.0
+    snr_std_db: float = 6.0
+    snr_correlation: float = 0.9  # from one request to the next
+    bandwidth_hz: float = 1e6
+    backlog_top_s: float = 3.0
+    backlog_cells: int = 31
+    gaps: int = 8
+    gamma: float = 0.98
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The tables; costs are in their own units, `limits` bound their discounted mean."""
+
+    decisions: tuple[Decision, ...]
+    snr_db: Array  # [C]
+    backlog_s: Array  # [W], evenly spaced from 0
+    channel: Array  # [C, C] from, to
+    prompts: Array  # [P]
+    phases: Array  # [F, F] from, to
+    reward: Array  # [C, P, A]
+    service_s: Array  # [C, P, A, K]
+    energy_j: Array  # [C, P, A, K]
+    decode_s: float
+    gap_s: Array  # [F, G]
+    deadline_s: float
+    limits: Array  # [2]
+    gamma: float
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Sizes of the state's axes: C, P, F, W."""
+        return len(self.snr_db), len(self.prompts), len(self.phases), len(self.backlog_s)
+
+    @property
+    def states(self) -> int:
+        return int(np.prod(self.shape))
+
+    @property
+    def actions(self) -> int:
+        return len(self.decisions)
+
+    @cached_property
+    def costs(self) -> Array:
+        """Expected costs [2, S, A]: probability of a miss, and energy."""
+        c, p, f, w = self.shape
+        latency = self.backlog_s[:, None, None] + self.service_s[:, :, None] + self.decode_s  # [C, P, W, A, K]
+        late = (latency > self.deadline_s).mean(-1)
+        energy = np.broadcast_to(self.energy_j.mean(-1)[:, :, None, None], (c, p, f, w, self.actions))
+        return np.stack([np.broadcast_to(late[:, :, None], energy.shape), energy]).reshape(2, self.states, self.actions)
+
+    @cached_property
+    def rewards(self) -> Array:
+        """Rewards [S, A]."""
+        c, p, f, w = self.shape
+        return np.broadcast_to(self.reward[:, :, None, None], (c, p, f, w, self.actions)).reshape(self.states, self.actions)
+
+    @cached_property
+    def backlog(self) -> Array:
+        """Backlog transitions [C, P, F, A, W, W']."""
+        c, p, f, w = self.shape
+        share = 1 / (self.service_s.shape[-1] * self.gap_s.shape[-1])
+        by_phase = []
+        for phase in range(f):
+            total = np.zeros(c * p * self.actions * w * w)
+            row = np.arange(c * p * self.actions * w) * w
+            for k in range(self.service_s.shape[-1]):
+                for gap in self.gap_s[phase]:
+                    after = self.backlog_s + self.service_s[:, :, :, k, None] - gap  # [C, P, A, W]
+                    low, upper = self.cells(after.ravel())
+                    total += share * np.bincount(row + low, 1 - upper, len(total))
+                    total += share * np.bincount(row + np.minimum(low + 1, w - 1), upper, len(total))
+            by_phase.append(total.reshape(c, p, self.actions, w, w))
+        return np.stack(by_phase, 2)
+
+    def cells(self, backlog_s: Array) -> tuple[NDArray[np.int64], Array]:
+        """The cell below each backlog, and the share that belongs to the cell above it."""
+        top = len(self.backlog_s) - 1
+        place = np.clip(backlog_s / self.backlog_s[1], 0, top)
+        low = np.minimum(place.astype(np.int64), top)
+        return low, place - low
+
+    @cached_property
+    def stationary(self) -> Array:
+        """Start distribution [S]: channel and phase stationary, prompts as they come, no backlog."""
+        c, p, f, w = self.shape
+        start = np.zeros((c, p, f, w))
+        start[..., 0] = np.einsum("c,p,f->cpf", stationary(self.channel), self.prompts, stationary(self.phases))
+        return start.reshape(-1)
+
+    def onward(self, value: Array) -> Array:
+        """E[value(s') | s, a] [S, A] of a function of the next state [S]."""
+        v = np.einsum("cd,p,fg,dpgw->cfw", self.channel, self.prompts, self.phases, value.reshape(self.shape), optimize=True)
+        out = np.einsum("cpfawv,cfv->cpfwa", self.backlog, v, optimize=True)
+        return np.ascontiguousarray(out).reshape(self.states, self.actions)
+
+    def transitions(self, policy: Array) -> Array:
+        """The state transition matrix [S, S'] of a policy [S, A]."""
+        c, p, f, w = self.shape
+        kept = np.einsum("cpfwa,cpfawv->cpfwv", policy.reshape(c, p, f, w, -1), self.backlog, optimize=True)
+        full = np.einsum("cpfwv,cd,q,fg->cpfwdqgv", kept, self.channel, self.prompts, self.phases, optimize=True)
+        return np.ascontiguousarray(full).reshape(self.states, self.states)
+
+
+def stationary(matrix: Array) -> Array:
+    """The stationary distribution of a row-stochastic matrix."""
+    n = len(matrix)
+    system = np.vstack([matrix.T - np.eye(n), np.ones(n)])
+    out: Array = np.linalg.lstsq(system, np.append(np.zeros(n), 1.0), rcond=None)[0]
+    return out
+
+
+def gauss_markov(levels: Array, mean: float, std: float, correlation: float) -> Array:
+    """A first-order Gaussian process on a grid of levels, row-stochastic (Tauchen 1986)."""
+    if not (std > 0 and -1 < correlation < 1 and len(levels) > 1 and (np.diff(levels) > 0).all()):
+        raise ValueError(
+            f"a Gauss-Markov chain needs rising levels, a positive spread and a correlation in (-1, 1), got {std:g} and {correlation:g}"
+        )
+    edges = (levels[1:] + levels[:-1]) / 2
+    centre = mean + correlation * (levels - mean)
+    below = norm.cdf((edges - centre[:, None]) / (std * np.sqrt(1 - correlation**2)))
+    out: Array = np.diff(np.hstack([np.zeros((len(levels), 1)), below, np.ones((len(levels), 1))]), axis=1)
+    return out
+
+
+def exponential_quantiles(mean: float, count: int) -> Array:
+    """`count` equiprobable values of an exponential distribution: the mean of each of its slices, so that its mean is kept."""
+    edges = np.arange(count + 1) / count
+    tail = 1 - edges
+    with np.errstate(divide="ignore", invalid="ignore"):
+        integral = np.where(tail > 0, tail * (1 - np.log(tail)), 0.0)  # of the quantile function from an edge to 1
+    out: Array = mean * count * -np.diff(integral)
+    return out
+
+
+def build(grid: QualityGrid, es: DeviceProfile, ue: DeviceProfile, setting: Setting, radio_w: float, radio_w_per_mbps: float) -> Kernel:
+    """The main kernel from what was measured. Reward: -ln MSE to the reference image.
+
+    Energy of a request: edge server and user equipment at their powers, radio at `radio_w` while receiving.
+    Errors: ValueError on a setting that cannot be.
+    """
+    if not (setting.deadline_s > 0 and setting.backlog_top_s > 0 and setting.backlog_cells > 1 and min(setting.mean_gap_s) > 0):
+        raise ValueError("deadline, gaps and backlog must be positive, and the backlog have at least two cells")
+    if not (0 < setting.gamma < 1 and 0 <= setting.late_limit <= 1 and setting.energy_limit_j > 0 and setting.bandwidth_hz > 0):
+        raise ValueError("gamma must lie in (0, 1), the late limit in [0, 1], energy limit and bandwidth be positive")
+    n, r = len(grid.steps), len(grid.merge_ratios)
+    worked = np.array([es.es_s(d.steps) for d in grid.decisions])  # [A]
+    air = grid.airtime_s.transpose(2, 0, 1, 3)[:, :, None] * 1e6 / setting.bandwidth_hz  # [C, P, 1, R, K]
+    air = np.broadcast_to(air, (*air.shape[:2], n, *air.shape[3:])).reshape(*air.shape[:2], n * r, -1)
+    bits = grid.payload_bits.reshape(grid.classes, n * r)[None, :, :, None]
+    radio_j = radio_w * air + radio_w_per_mbps * bits / 1e6
+    energy = es.power_w * worked[:, None] + radio_j + ue.power_w * ue.ue_s()
+    share = grid.counts / grid.counts.sum()
+    stay = setting.phase_stay
+    return Kernel(
+        decisions=grid.decisions,
+        snr_db=grid.snr_db,
+        backlog_s=np.linspace(0, setting.backlog_top_s, setting.backlog_cells),
+        channel=gauss_markov(grid.snr_db, setting.snr_mean_db, setting.snr_std_db, setting.snr_correlation),
+        prompts=share,
+        phases=np.array([[stay[0], 1 - stay[0]], [1 - stay[1], stay[1]]]),
+        reward=-grid.log_mse.transpose(3, 0, 1, 2).reshape(len(grid.snr_db), grid.classes, n * r),
+        service_s=worked[:, None] + air,
+        energy_j=energy,
+        decode_s=ue.ue_s(),
+        gap_s=np.stack([exponential_quantiles(m, setting.gaps) for m in setting.mean_gap_s]),
+        deadline_s=setting.deadline_s,
+        limits=np.array([setting.late_limit, setting.energy_limit_j]),
+        gamma=setting.gamma,
+    )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Exact discounted means, (1 - gamma) sum gamma^t, of a policy from the start distribution."""
+
+    reward: float
+    costs: Array  # [2]
+    occupancy: Array  # [S], sums to 1
+    reward_values: Array  # [S]: sum gamma^t r, not normalised
+    cost_values: Array  # [2, S]
+
+
+def evaluate(kernel: Kernel, policy: Array) -> Evaluation:
+    """Solve a stochastic policy [S, A] exactly: V = (I - gamma P)^-1 r, and its discounted occupancy."""
+    matrix = np.eye(kernel.states) - kernel.gamma * kernel.transitions(policy)
+    own = np.stack([(policy * table).sum(1) for table in (kernel.rewards, *kernel.costs)], 1)
+    values = np.linalg.solve(matrix, own).T
+    occupancy = np.asarray(np.linalg.solve(matrix.T, (1 - kernel.gamma) * kernel.stationary), np.float64)
+    means = own.T @ occupancy
+    return Evaluation(float(means[0]), means[1:], occupancy, values[0], values[1:])

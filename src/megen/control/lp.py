@@ -1,0 +1,111 @@
+"""The exact optimum of the discrete CMDP: a linear program over discounted occupancy measures (Altman 1999), by HiGHS.
+
+max sum x(s, a) r(s, a)   subject to   sum x c_k <= d_k,   x >= 0,   and the flow of probability. What reaches the
+next state factors into the channel's, the prompts', the phases' and the backlog's transitions, so the flow goes
+through y(c, f, w'), the probability of channel and phase of a request and the backlog that it leaves:
+y(c, f, w') = sum_{p, w, a} x(c, p, f, w, a) B(w' | c, p, f, a, w),
+sum_a x(c', p', f', w', a) = (1 - gamma) start(s') + gamma q(p') sum_{c, f} P(c' | c) P(f' | f) y(c, f, w').
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.optimize import linprog
+
+from megen.control.kernel import COSTS, Kernel
+
+Array = NDArray[np.float64]
+
+
+class InfeasibleError(ValueError):
+    """Limits that no policy meets."""
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """The best policy [S, A], its discounted mean reward and costs, and the price of each limit (reward per unit of cost)."""
+
+    policy: Array
+    reward: float
+    costs: Array
+    prices: Array
+    occupancy: Array  # [S, A]
+
+
+def solve(kernel: Kernel, constrained: bool = True) -> Optimum:
+    """The optimum; without limits where `constrained` is False.
+
+    Errors: InfeasibleError, naming the nearest limits that can be met.
+    """
+    flow, start = _flow(kernel)
+    n, y = kernel.states * kernel.actions, flow.shape[1] - kernel.states * kernel.actions
+    bounded = np.hstack([kernel.costs.reshape(len(COSTS), n), np.zeros((len(COSTS), y))])
+    scale = 1 / np.maximum(np.abs(kernel.limits), 1e-9)  # costs of unlike units side by side
+    found = linprog(
+        np.append(-kernel.rewards.ravel(), np.zeros(y)),
+        A_ub=sparse.csr_matrix(bounded * scale[:, None]) if constrained else None,
+        b_ub=kernel.limits * scale if constrained else None,
+        A_eq=flow,
+        b_eq=start,
+        method="highs",
+    )
+    if found.status == 2:
+        raise InfeasibleError(f"no policy keeps the limits: {_nearest(kernel)}")
+    if not found.success:
+        raise RuntimeError(f"the linear program was not solved: {found.message}")
+    x = np.maximum(found.x[:n], 0).reshape(kernel.states, kernel.actions)
+    total = x.sum(1, keepdims=True)
+    safest = np.eye(kernel.actions)[kernel.costs[0].argmin(1)]  # for states that are never reached
+    policy = np.where(total > 1e-12, x / np.maximum(total, 1e-300), safest)
+    prices = -found.ineqlin.marginals * scale if constrained else np.zeros(len(COSTS))
+    return Optimum(policy, float((x * kernel.rewards).sum()), np.array([(x * c).sum() for c in kernel.costs]), prices, x)
+
+
+def least_cost(kernel: Kernel, which: int) -> float:
+    """The least that one cost can be, the other one free."""
+    only = replace(kernel, reward=np.zeros_like(kernel.reward))
+    flow, start = _flow(only)
+    objective = np.append(kernel.costs[which].ravel(), np.zeros(flow.shape[1] - kernel.states * kernel.actions))
+    return float(linprog(objective, A_eq=flow, b_eq=start, method="highs").fun)
+
+
+def _nearest(kernel: Kernel) -> str:
+    """Which limit must give way, and how far: the least of each cost, and of energy while the late limit is kept."""
+    told = []
+    for k, name in enumerate(COSTS):
+        least = least_cost(kernel, k)
+        if least > kernel.limits[k]:
+            told.append(f"{name} can be no less than {least:.4g}, the limit is {kernel.limits[k]:.4g}")
+    if told:
+        return "; ".join(told)
+    flow, start = _flow(kernel)
+    n = kernel.states * kernel.actions
+    rest = np.zeros(flow.shape[1] - n)
+    bound = linprog(
+        np.append(kernel.costs[1].ravel(), rest),
+        A_ub=sparse.csr_matrix(np.append(kernel.costs[0].ravel(), rest)[None]),
+        b_ub=kernel.limits[:1],
+        A_eq=flow,
+        b_eq=start,
+        method="highs",
+    )
+    return f"with {COSTS[0]} at {kernel.limits[0]:.4g}, {COSTS[1]} can be no less than {bound.fun:.4g}, the limit is {kernel.limits[1]:.4g}"
+
+
+def _flow(kernel: Kernel) -> tuple[sparse.csr_matrix, Array]:
+    """The equalities of x and y: [W C F + S, S A + W C F], and their right-hand side."""
+    c, p, f, w = kernel.shape
+    a, s = kernel.actions, kernel.states
+    ci, pi, fi, ai, wi, vi = np.nonzero(kernel.backlog)
+    state = ((ci * p + pi) * f + fi) * w + wi
+    after = (ci * f + fi) * w + vi
+    leave = sparse.csr_matrix((kernel.backlog[ci, pi, fi, ai, wi, vi], (after, state * a + ai)), (c * f * w, s * a))
+    arrive = np.einsum("cd,q,fg->dqgcf", kernel.channel, kernel.prompts, kernel.phases).reshape(c * p * f, c * f)
+    arrive = sparse.kron(sparse.csr_matrix(arrive), sparse.identity(w), format="csr")  # same backlog on both sides
+    taken = sparse.kron(sparse.identity(s), np.ones((1, a)), format="csr")
+    rows = sparse.bmat([[leave, -sparse.identity(c * f * w)], [taken, -kernel.gamma * arrive]], format="csr")
+    return rows, np.append(np.zeros(c * f * w), (1 - kernel.gamma) * kernel.stationary)

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from megen.control import kernel as kernels
+from megen.control.kernel import Kernel
+from megen.types import Decision
+
+
+def make_kernel(gamma: float = 0.9) -> Kernel:
+    """Small, and with everything in it: three channels, two prompt classes, bursts, four decisions."""
+    decisions = (Decision(1, 0.0), Decision(1, 0.5), Decision(4, 0.0), Decision(4, 0.5))
+    snr_db = np.array([-3.0, 6.0, 15.0])
+    work = np.array([0.1, 0.1, 0.4, 0.4])
+    bits = np.array([1.0, 0.5, 1.0, 0.5])
+    air = 0.4 / (1 + np.arange(3.0))[:, None, None, None] * bits[None, None, :, None] * np.array([0.8, 1.3])
+    air = np.broadcast_to(air, (3, 2, 4, 2))
+    quality = np.array([2.0, 1.6, 4.0, 3.1])
+    return Kernel(
+        decisions=decisions,
+        snr_db=snr_db,
+        backlog_s=np.linspace(0, 1.5, 6),
+        channel=kernels.gauss_markov(snr_db, 6.0, 8.0, 0.7),
+        prompts=np.array([0.6, 0.4]),
+        phases=np.array([[0.8, 0.2], [0.4, 0.6]]),
+        reward=np.broadcast_to(np.stack([quality, 0.8 * quality]), (3, 2, 4)),
+        service_s=work[:, None] + air,
+        energy_j=30 * work[:, None] + 3 * air + 1.0,
+        decode_s=0.1,
+        gap_s=np.stack([kernels.exponential_quantiles(m, 3) for m in (0.4, 1.2)]),
+        deadline_s=0.9,
+        limits=np.array([0.15, 9.0]),
+        gamma=gamma,
+    )
+
+
+@pytest.fixture(scope="session")
+def small() -> Kernel:
+    return make_kernel()
+
+
+@pytest.fixture
+def impossible(small: Kernel) -> Kernel:
+    return replace(small, limits=np.array([0.15, 3.0]))
