@@ -131,6 +131,34 @@ def _parser() -> argparse.ArgumentParser:
         "--avif-speed", type=int, default=0, metavar="S", help="link: effort of AVIF files: 0 strongest, 10 fastest (default: %(default)s)"
     )
 
+    f = commands.add_parser(
+        "profile",
+        help="measure this machine's seconds, FLOPs and power by stage",
+        description="Measure this machine's device profile: seconds and FLOPs of every stage of a generation, and its power where it can.",
+    )
+    f.add_argument("--out", type=Path, default=Path("profile.json"), metavar="F.json", help="where the profile goes (default: %(default)s)")
+    f.add_argument("--name", default="this machine", help="the profile's name (default: %(default)s)")
+    f.add_argument("--backbone", default="scenes", metavar="NAME|PATH")
+    f.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
+    f.add_argument("--repeats", type=int, default=15, help="of each stage; the median counts (default: %(default)s)")
+    f.add_argument(
+        "--power-w", type=float, default=30.0, help="power while it works, where neither NVML nor RAPL tells it (default: %(default)s)"
+    )
+
+    m = commands.add_parser(
+        "measure",
+        help="measure the quality grid: distortion, fidelity and airtime of every decision",
+        description="Run a backbone over held-out prompts x steps x merge ratio x SNR and write the grid that the controller learns from.",
+    )
+    m.add_argument("--prompts", type=int, default=200, metavar="N", help="held-out prompts, at least 12 (default: %(default)s)")
+    m.add_argument("--out", type=Path, default=Path("quality.npz"), metavar="F.npz", help="where the grid goes (default: %(default)s)")
+    m.add_argument("--backbone", default="scenes", metavar="NAME|PATH")
+    m.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
+    m.add_argument("--steps", metavar="N", help="numbers of steps, such as 1,2,4 (default: the backbone's own)")
+    m.add_argument(
+        "--work", type=Path, metavar="FOLDER", help="finished prompts, to go on from after an interruption (default: beside the grid)"
+    )
+
     e = commands.add_parser(
         "export",
         help="write the receiver as one ONNX graph",

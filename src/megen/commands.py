@@ -248,6 +248,43 @@ def _bench_backbone(args: argparse.Namespace, say: Callable[[str], object]) -> d
     return found
 
 
+def profile(args: argparse.Namespace) -> None:
+    """Measure this machine's device profile."""
+    _check_writable(args.out)
+    if not 1 <= args.repeats <= 1000:
+        raise ValueError(f"--repeats must lie in [1, 1000], got {args.repeats}")
+    if not (args.power_w > 0 and math.isfinite(args.power_w)):
+        raise ValueError(f"--power-w must be a positive number, got {args.power_w}")
+    from megen.bench.profile import profile as measured
+    from megen.cost.profile import save
+
+    backbone = backbones.load(args.backbone, _device(args.device))
+    receiver = receiver_of(backbone, backbones.folder_of(args.backbone))
+    save(measured(backbone, receiver, args.name, args.repeats, args.power_w), args.out, provenance())
+    print(args.out)
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Measure the quality grid of a backbone."""
+    from megen.bench import quality as measuring
+    from megen.cost.quality import save
+
+    _check_writable(args.out)
+    least = measuring.LEAST_PROMPTS
+    if not least <= args.prompts <= 100_000:
+        raise ValueError(f"--prompts must lie in [{least}, 100000], got {args.prompts}")
+    work = args.work or args.out.with_suffix(".work")
+    if work.exists() and not work.is_dir():
+        raise ValueError(f"{work} is a file: name a folder with --work")
+    backbone = backbones.load(args.backbone, _device(args.device))
+    steps = tuple(_counts(args.steps, 100)) if args.steps else backbone.config.steps
+    receiver = receiver_of(backbone, backbones.folder_of(args.backbone))
+    with _bar("prompts", args.prompts) as on_prompt:
+        rows = measuring.measure(backbone, receiver, steps, args.prompts, work, on_prompt)
+    save(measuring.grid_of(rows, steps, backbone.config, provenance()), args.out)
+    print(args.out)
+
+
 def _counts(text: str, most: int) -> list[int]:
     try:
         counts = [int(part) for part in text.split(",")]

@@ -21,7 +21,7 @@ from megen.bench import judge
 from megen.cost import quality
 from megen.cost.quality import QualityGrid
 from megen.files import replacing
-from megen.models.backbone import Backbone
+from megen.models.backbone import Backbone, BackboneConfig
 from megen.pipeline import Clock, Link, NotDeliveredError
 from megen.ue import Receiver, arrive
 
@@ -29,6 +29,7 @@ SNRS_DB = tuple(float(s) for s in range(-6, 25, 3))
 QUANTILES = 8  # of the airtime
 AIR_DRAWS = 4  # transmissions of a payload at each SNR
 CLASSES = 3
+LEAST_PROMPTS = 4 * CLASSES
 PROMPT_OFFSET = 50_000  # held-out prompts that no other bench uses
 NO_IMAGE = 128  # what is shown where nothing arrived
 
@@ -38,13 +39,13 @@ def _log_mse(image: np.ndarray, target: np.ndarray) -> float:
     return math.log(max(float(np.square(image.astype(float) - target).mean()), 1e-3) / 255**2)
 
 
-def measure_prompt(backbone: Backbone, receiver: Receiver, model: judge.Classifier, index: int) -> dict[str, Any]:
+def measure_prompt(backbone: Backbone, receiver: Receiver, model: judge.Classifier, steps: Sequence[int], index: int) -> dict[str, Any]:
     """All figures of one prompt: lists over steps x ratios, and x SNRs."""
     _, text = judge.held_out_prompt(PROMPT_OFFSET + index, unseen=False)
     config, seed = backbone.config, PROMPT_OFFSET + index
     target = pipeline.reference(backbone, text, seed, receiver)
     found: dict[str, Any] = {"prompt": text, "log_mse": [], "fidelity": [], "bits": [], "airtime_s": [], "delivered": []}
-    for n in config.steps:
+    for n in steps:
         latent = pipeline.denoise(backbone, [text], [seed], n, Clock())
         for ratio in config.merge_ratios:
             sent = pipeline.send(latent, ratio, Link(), np.random.default_rng(0), receiver, Clock())
@@ -73,21 +74,23 @@ def measure_prompt(backbone: Backbone, receiver: Receiver, model: judge.Classifi
     return found
 
 
-def measure(backbone: Backbone, receiver: Receiver, count: int, work: Path, say: Callable[[str], object]) -> list[dict[str, Any]]:
-    """Figures of `count` prompts; those in `work` of the same receiver and decisions are kept."""
+def measure(
+    backbone: Backbone, receiver: Receiver, steps: Sequence[int], count: int, work: Path, on_prompt: Callable[[int], None]
+) -> list[dict[str, Any]]:
+    """Figures of `count` prompts; those in `work` of the same backbone and decisions are kept."""
     work.mkdir(parents=True, exist_ok=True)
-    model, config = judge.load(), backbone.config
-    about = [receiver.identity, config.name, list(config.steps), list(config.merge_ratios), _denoiser_mark(backbone)]
+    model = judge.load()
+    about = [receiver.identity, backbone.config.name, [*steps], [*backbone.config.merge_ratios], _denoiser_mark(backbone)]
     rows = []
     for i in range(count):
         path = work / f"prompt-{i:05d}.json"
         known = json.loads(path.read_text()) if path.is_file() else {}
         if known.get("about") != about:
-            say(f"prompt {i + 1}/{count}")
-            known = {"about": about, **measure_prompt(backbone, receiver, model, i)}
+            known = {"about": about, **measure_prompt(backbone, receiver, model, steps, i)}
             with replacing(path) as temporary:
                 temporary.write_text(json.dumps(known))
         rows.append(known)
+        on_prompt(i + 1)
     return rows
 
 
@@ -95,16 +98,15 @@ def _denoiser_mark(backbone: Backbone) -> float:
     return float(sum(float(p.detach().double().abs().sum()) for p in backbone.denoiser.parameters()))
 
 
-def grid_of(rows: Sequence[dict[str, Any]], backbone: Backbone, about: dict[str, Any]) -> QualityGrid:
+def grid_of(rows: Sequence[dict[str, Any]], steps: Sequence[int], config: BackboneConfig, about: dict[str, Any]) -> QualityGrid:
     """The grid of measured prompts. Errors: ValueError where there are too few for every class.
 
     Classes: terciles of a ridge regression of a prompt's mean ln MSE on its words; how well it does is told by its
     correlation on prompts that it was not fitted to.
     """
-    config = backbone.config
-    shape = (len(rows), len(config.steps), len(config.merge_ratios))
-    if len(rows) < 4 * CLASSES:
-        raise ValueError(f"a quality grid needs at least {4 * CLASSES} prompts, got {len(rows)}")
+    shape = (len(rows), len(steps), len(config.merge_ratios))
+    if len(rows) < LEAST_PROMPTS:
+        raise ValueError(f"a quality grid needs at least {LEAST_PROMPTS} prompts, got {len(rows)}")
     log_mse = np.array([row["log_mse"] for row in rows]).reshape(*shape, len(SNRS_DB))
     fidelity, bits = (np.array([row[key] for row in rows], float).reshape(shape) for key in ("fidelity", "bits"))
     delivered = np.array([row["delivered"] for row in rows]).reshape(*shape, len(SNRS_DB)).mean((0, 1))
@@ -144,7 +146,7 @@ def grid_of(rows: Sequence[dict[str, Any]], backbone: Backbone, about: dict[str,
     }
     (mse, mse_error), (share, share_error) = by_class(log_mse), by_class(fidelity)
     return QualityGrid(
-        steps=np.array(config.steps),
+        steps=np.array(steps),
         merge_ratios=np.array(config.merge_ratios),
         snr_db=np.array(SNRS_DB),
         log_mse=mse,
