@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from megen.cli import main
+from megen.control import kernel as kernels
+from megen.control.kernel import Setting
+from megen.cost import profile, quality
+from megen.cost.quality import QualityGrid
+
+
+@pytest.fixture(scope="module")
+def measured(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A grid of the tiny backbone, made by the command and interrupted once."""
+    out = tmp_path_factory.mktemp("grid") / "quality.npz"
+    options = ["--prompts", "12", "--steps", "1,2", "--backbone", str(tiny_folder), "--out", str(out)]
+    assert main(["measure", *options]) == 0
+    kept = sorted(out.with_suffix(".work").glob("*.json"))
+    assert len(kept) == 12
+    before, times = quality.load(out), {p: p.stat().st_mtime_ns for p in kept}
+    kept[3].unlink()
+    assert main(["measure", *options]) == 0
+    again = quality.load(out)
+    np.testing.assert_array_equal(before.log_mse, again.log_mse)
+    assert {p for p in kept if p.stat().st_mtime_ns != times[p]} == {kept[3]}
+    return out
+
+
+@pytest.fixture
+def grid(measured: Path) -> QualityGrid:
+    return quality.load(measured)
+
+
+def test_a_measured_grid_holds_what_it_should(grid: QualityGrid) -> None:
+    assert grid.decisions[:2] == (grid.decisions[0], replace(grid.decisions[0], merge_ratio=0.25))
+    assert grid.log_mse.shape == (3, 2, 4, 11)
+    assert grid.counts.sum() == 12
+    assert (np.diff(grid.payload_bits, axis=2) < 0).all()  # more merged, fewer bits
+    assert (np.diff(grid.airtime_s[:, :, (0, -1)].mean(-1), axis=2) < 0).all()  # a better channel is faster
+    assert (np.diff(grid.airtime_s, axis=-1) >= 0).all()
+    assert (grid.delivered > 0.9).all()
+    assert ((grid.fidelity >= 0) & (grid.fidelity <= 1)).all()
+    assert grid.about["prompts"] == 12
+    assert grid.about["command"].startswith("megen")
+
+
+def test_a_prompts_class_follows_its_words() -> None:
+    words = ("castle", "hills", "snow")
+    rng = np.random.default_rng(0)
+    bag = (rng.random((3000, 3)) < 0.5).astype(float)
+    weights = quality.hardness_weights(bag, bag @ [1.0, 0.0, 2.0] - 5 + 0.1 * rng.standard_normal(3000))
+    np.testing.assert_allclose(weights, [1, 0, 2], atol=0.03)
+    np.testing.assert_array_equal(quality.bag_of_words(["Snow, snow on a castle.", ""], words), [[1, 0, 1], [0, 0, 0]])
+
+
+def test_prompt_classes_of_a_grid_are_ordered(grid: QualityGrid) -> None:
+    scores = {w: grid.prompt_class(w) for w in grid.words}
+    hardest = grid.words[int(grid.word_weights.argmax())]
+    assert scores[hardest] == max(scores.values())
+    assert grid.prompt_class("") in (0, 1, 2)
+
+
+def test_a_grid_comes_back_as_it_was_and_broken_ones_are_refused(grid: QualityGrid, tmp_path: Path) -> None:
+    path = tmp_path / "q.npz"
+    quality.save(grid, path)
+    again = quality.load(path)
+    assert again.words == grid.words
+    np.testing.assert_array_equal(again.airtime_s, grid.airtime_s)
+    path.write_bytes(path.read_bytes()[:-200])
+    for wrong, why in ((path, "not a whole quality grid"), (tmp_path / "none.npz", "megen measure")):
+        with pytest.raises(quality.QualityError, match=why):
+            quality.load(wrong)
+    nan = grid.log_mse.copy()
+    nan[0, 0, 0, 0] = np.nan
+    for change, why in (({"log_mse": nan}, "no numbers"), ({"log_mse": nan[:1]}, "shape"), ({"airtime_s": -grid.airtime_s}, "positive")):
+        quality.save(replace(grid, **change), path)
+        with pytest.raises(quality.QualityError, match=why):
+            quality.load(path)
+
+
+def test_a_profile_is_measured_and_read(tiny_folder: Path, tmp_path: Path, grid: QualityGrid) -> None:
+    out = tmp_path / "p.json"
+    assert main(["profile", "--backbone", str(tiny_folder), "--out", str(out), "--repeats", "2", "--name", "here", "--power-w", "25"]) == 0
+    here = profile.load(str(out))
+    assert here.name == "here"
+    assert all(getattr(here, name) > 0 for name in (*profile.SECONDS, "step_gflop", "decode_gflop", "power_w"))
+    assert here.power_w == 25 or "power_w" not in here.assumed
+    assert here.es_s(3) - here.es_s(1) == pytest.approx(2 * here.step_s)
+    kernel = kernels.build(grid, here, here, Setting(backlog_cells=5), 3.06, 0.0115)
+    assert kernel.actions == 8
+    assert kernel.shape == (11, 3, 2, 5)
+    np.testing.assert_allclose(kernel.service_s[0, 0, 4].mean() - kernel.service_s[0, 0, 0].mean(), here.es_s(2) - here.es_s(1))
+    np.testing.assert_allclose(kernel.reward[2, 1, 6], -grid.log_mse[1, 1, 2, 2])
+    with pytest.raises(ValueError, match="must be positive"):
+        kernels.build(grid, here, here, Setting(deadline_s=0), 3.06, 0.0115)
+    told = json.loads(out.read_text())
+    out.write_text(json.dumps({**told, "step_s": -1}))
+    with pytest.raises(profile.ProfileError, match="step_s"):
+        profile.load(str(out))
+    with pytest.raises(profile.ProfileError, match="no device profile"):
+        profile.load("toaster")
+
+
+def test_wrong_inputs_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    out = str(tmp_path / "q.npz")
+    for arguments, why in (
+        (["measure", "--prompts", "11", "--out", out], "--prompts must lie in [12"),
+        (["measure", "--out", out, "--work", str(tmp_path / "file")], "name a folder"),
+        (["measure", "--out", out, "--steps", "1,x"], "--steps takes"),
+        (["profile", "--out", str(tmp_path / "p.json"), "--repeats", "0"], "--repeats must lie"),
+        (["profile", "--out", str(tmp_path / "p.json"), "--power-w", "0"], "--power-w must be"),
+    ):
+        assert main(arguments) == 2
+        assert why in capsys.readouterr().err
