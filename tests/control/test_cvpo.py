@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from megen.control import cvpo, lp
+from megen.control import kernel as kernels
+from megen.control.cvpo import Learner, Networks, Recipe
+from megen.control.kernel import Kernel
+from megen.control.simulator import Simulator
+from megen.types import Decision
+
+FAST = Recipe(iterations=4, links=32, horizon=40, width=16, critic_steps=5, policy_steps=5, batch=64)
+
+
+def test_networks_side_by_side_are_networks_alone() -> None:
+    torch.manual_seed(0)
+    nets, x = Networks(3, 4, 8, 5), torch.randn(7, 4)
+    together = nets(x)
+    for k in range(3):
+        y = x
+        for i, (weight, bias) in enumerate(zip(nets.weights, nets.biases, strict=True)):
+            y = (torch.nn.functional.silu(y) if i else y) @ weight[k] + bias[k]
+        torch.testing.assert_close(together[k], y)
+
+
+def test_observations_tell_every_state_apart(small: Kernel) -> None:
+    seen = cvpo.observations(small)
+    assert seen.shape == (small.states, 4 + 2)
+    assert len({tuple(row) for row in seen.tolist()}) == small.states
+
+
+def test_a_rollout_has_the_means_of_the_exact_evaluation(small: Kernel) -> None:
+    policy = np.random.default_rng(0).dirichlet(np.ones(small.actions), small.states)
+    exact, horizon = kernels.evaluate(small, policy), 80
+    got = cvpo.rollout(Simulator(small), policy, 3000, horizon, np.random.default_rng(1))
+    share = (1 - small.gamma) * small.gamma ** np.arange(horizon)
+    assert share @ got.rewards.mean(1) == pytest.approx(exact.reward, rel=0.01)
+    np.testing.assert_allclose(np.einsum("t,kt->k", share, got.costs.mean(2)), exact.costs, rtol=0.03)
+
+
+def test_critics_learn_the_values_of_a_policy(small: Kernel) -> None:
+    recipe = Recipe(links=512, horizon=60, critic_steps=500, critic_lr=3e-3, policy_steps=0)
+    learner = Learner(small, recipe)
+    table = learner.table()
+    got = cvpo.rollout(learner.simulator, table, recipe.links, recipe.horizon, np.random.default_rng(0))
+    learner._learn_critics(got, table)
+    exact = kernels.evaluate(small, table)
+    with torch.no_grad():
+        reward_q, late_q = (learner.critics(learner.features).double().numpy()[k] for k in (0, 2))
+    seen = exact.occupancy > 1e-3
+    want = (small.rewards + small.gamma * small.onward(exact.reward_values)) / learner.reward_unit
+    assert np.corrcoef(reward_q[seen].ravel(), want[seen].ravel())[0, 1] > 0.97
+    want = (small.costs[0] + small.gamma * small.onward(exact.cost_values[0])) / small.limits[0] - 1 / (1 - small.gamma)
+    assert np.corrcoef(late_q[seen].ravel(), want[seen].ravel())[0, 1] > 0.97
+
+
+def test_recentring_moves_reward_critics_and_nothing_else(small: Kernel) -> None:
+    learner = Learner(small, FAST)
+    learner.iterate()
+    with torch.no_grad():
+        before = learner.critics(learner.features)
+        learner._recentre(learner.reward_level + 0.5)
+        after = learner.critics(learner.features)
+    moved = 0.5 / learner.reward_unit / (1 - small.gamma)
+    torch.testing.assert_close(after[:2], before[:2] - moved, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(after[2:], before[2:])
+
+
+def test_a_killed_training_goes_on_to_the_same_policy(small: Kernel, tmp_path: Path) -> None:
+    whole = cvpo.train(small, FAST)
+    path = tmp_path / "cvpo.safetensors"
+
+    def stop(progress: cvpo.Progress) -> None:
+        if progress.samples >= 3 * 32 * 40:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cvpo.train(small, FAST, stop, path)
+    resumed = cvpo.train(small, FAST, checkpoint=path)
+    assert resumed.samples == whole.samples
+    np.testing.assert_array_equal(resumed.table(), whole.table())
+    np.testing.assert_array_equal(resumed.duals.prices, whole.duals.prices)
+
+
+def test_checkpoints_of_something_else_are_refused(small: Kernel, tmp_path: Path) -> None:
+    path = tmp_path / "cvpo.safetensors"
+    cvpo.train(small, replace(FAST, iterations=1), checkpoint=path)
+    with pytest.raises(cvpo.CheckpointError, match="another recipe"):
+        cvpo.load(small, FAST, path)
+    others = replace(small, decisions=(Decision(2, 0.0), *small.decisions[1:]))
+    with pytest.raises(cvpo.CheckpointError, match="other decisions"):
+        cvpo.load(others, replace(FAST, iterations=1), path)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(cvpo.CheckpointError, match="not a whole checkpoint"):
+        cvpo.load(small, FAST, path)
+
+
+def test_a_cost_that_is_no_number_is_named_where_it_arises(small: Kernel) -> None:
+    broken = small.energy_j.copy()
+    broken[...] = np.nan
+    with pytest.raises(FloatingPointError, match="no number"):
+        cvpo.train(replace(small, energy_j=broken), FAST)
+
+
+@pytest.mark.slow
+def test_it_comes_near_the_optimum_and_keeps_the_limits(small: Kernel) -> None:
+    best = lp.solve(small)
+    got = kernels.evaluate(small, cvpo.train(small, Recipe(links=256)).table())
+    assert got.reward > 0.97 * best.reward
+    assert (got.costs < 1.03 * small.limits).all()
