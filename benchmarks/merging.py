@@ -19,6 +19,7 @@ from megen.training.backbone import TEST_SEED
 from megen.training.latents import scene
 from megen.training.loop import progress
 from megen.training.scenes import caption
+from megen.ue import unharmed
 
 
 def psnr_db(image: np.ndarray, target: np.ndarray) -> float:
@@ -41,7 +42,7 @@ def main() -> None:
         prompt = caption(scene(TEST_SEED, i), np.random.default_rng([TEST_SEED, i]))
         latent = pipeline.denoise(backbone, [prompt], [i], args.steps, Clock())
         tokens = pipeline.as_tokens(latent)
-        target = receiver(tokens, np.arange(len(tokens), dtype=np.int64)).astype(float)
+        target = receiver(unharmed(tokens)).astype(float)
         reference = pipeline.reference(backbone, prompt, i, receiver)
         for r in ratios:
             result = pipeline.send(latent, r, Link(), np.random.default_rng(0), receiver, Clock())
