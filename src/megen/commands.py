@@ -273,11 +273,15 @@ def measure(args: argparse.Namespace) -> None:
     least = measuring.LEAST_PROMPTS
     if not least <= args.prompts <= 100_000:
         raise ValueError(f"--prompts must lie in [{least}, 100000], got {args.prompts}")
-    work = args.work or args.out.with_suffix(".work")
-    if work.exists() and not work.is_dir():
+    work = args.work or args.out.with_name(args.out.name + ".work")
+    if (work.exists() and not work.is_dir()) or work.resolve() == args.out.resolve():
         raise ValueError(f"{work} is a file: name a folder with --work")
     backbone = backbones.load(args.backbone, _device(args.device))
     steps = tuple(_counts(args.steps, 100)) if args.steps else backbone.config.steps
+    if sorted(set(steps)) != list(steps):
+        raise ValueError(f"--steps must rise, got {args.steps}")
+    for n in steps:
+        pipeline.decide(backbone, n, 0.0)
     receiver = receiver_of(backbone, backbones.folder_of(args.backbone))
     with _bar("prompts", args.prompts) as on_prompt:
         rows = measuring.measure(backbone, receiver, steps, args.prompts, work, on_prompt)

@@ -27,7 +27,11 @@ Walk = Callable[[path.Velocity, Tensor, Sequence[float]], Iterator[Tensor]]
 
 
 class NotDeliveredError(RuntimeError):
-    """The link lost what no receiver can do without."""
+    """The link lost what no receiver can do without, after `latency_s` on the air."""
+
+    def __init__(self, message: str, latency_s: float) -> None:
+        super().__init__(message)
+        self.latency_s = latency_s
 
 
 @dataclass(frozen=True)
@@ -206,7 +210,9 @@ def cross(payload: Payload, link: Link, gain: fading.Gain, rng: np.random.Genera
     told = Result(np.empty(0), payload, 0, got.latency_s, float(np.mean(got.attempts)), len(lost), len(present), got.olla_db)
     if lost & {0, 1}:
         what = "the header" if 0 in lost else "the base of the features"
-        raise NotDeliveredError(f"the link lost {what} {digital.MAX_ATTEMPTS} times at {link.snr_db:g} dB: send it again, or nearer")
+        raise NotDeliveredError(
+            f"the link lost {what} {digital.MAX_ATTEMPTS} times at {link.snr_db:g} dB: send it again, or nearer", got.latency_s
+        )
     return replace(payload, features=tuple(b"" if i in lost else part for i, part in enumerate(payload.features, 1))), told
 
 

@@ -20,7 +20,7 @@ def measured(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     out = tmp_path_factory.mktemp("grid") / "quality.npz"
     options = ["--prompts", "12", "--steps", "1,2", "--backbone", str(tiny_folder), "--out", str(out)]
     assert main(["measure", *options]) == 0
-    kept = sorted(out.with_suffix(".work").glob("*.json"))
+    kept = sorted(out.with_name("quality.npz.work").glob("*.json"))
     assert len(kept) == 12
     before, times = quality.load(out), {p: p.stat().st_mtime_ns for p in kept}
     kept[3].unlink()
@@ -78,9 +78,8 @@ def test_a_grid_comes_back_as_it_was_and_broken_ones_are_refused(grid: QualityGr
     nan = grid.log_mse.copy()
     nan[0, 0, 0, 0] = np.nan
     for change, why in (({"log_mse": nan}, "no numbers"), ({"log_mse": nan[:1]}, "shape"), ({"airtime_s": -grid.airtime_s}, "positive")):
-        quality.save(replace(grid, **change), path)
         with pytest.raises(quality.QualityError, match=why):
-            quality.load(path)
+            quality.save(replace(grid, **change), path)
 
 
 def test_a_profile_is_measured_and_read(tiny_folder: Path, tmp_path: Path, grid: QualityGrid) -> None:
@@ -96,6 +95,11 @@ def test_a_profile_is_measured_and_read(tiny_folder: Path, tmp_path: Path, grid:
     assert kernel.shape == (11, 3, 2, 5)
     np.testing.assert_allclose(kernel.service_s[0, 0, 4].mean() - kernel.service_s[0, 0, 0].mean(), here.es_s(2) - here.es_s(1))
     np.testing.assert_allclose(kernel.reward[2, 1, 6], -grid.log_mse[1, 1, 2, 2])
+    with pytest.raises(ValueError, match="unlike backbones"):
+        kernels.build(grid, here, replace(here, backbone="another"), Setting(), 3.06, 0.0115)
+    for bad in (Setting(late_limit=0), Setting(gamma=1), Setting(phase_stay=(1.2, 0.5))):
+        with pytest.raises(ValueError, match="must lie in"):
+            kernels.build(grid, here, here, bad, 3.06, 0.0115)
     with pytest.raises(ValueError, match="must be positive"):
         kernels.build(grid, here, here, Setting(deadline_s=0), 3.06, 0.0115)
     told = json.loads(out.read_text())
@@ -113,6 +117,9 @@ def test_wrong_inputs_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[st
         (["measure", "--prompts", "11", "--out", out], "--prompts must lie in [12"),
         (["measure", "--out", out, "--work", str(tmp_path / "file")], "name a folder"),
         (["measure", "--out", out, "--steps", "1,x"], "--steps takes"),
+        (["measure", "--out", out, "--steps", "4,4"], "--steps must rise"),
+        (["measure", "--out", out, "--steps", "4,5"], "steps must be one of"),
+        (["measure", "--out", out, "--work", out], "name a folder"),
         (["profile", "--out", str(tmp_path / "p.json"), "--repeats", "0"], "--repeats must lie"),
         (["profile", "--out", str(tmp_path / "p.json"), "--power-w", "0"], "--power-w must be"),
     ):

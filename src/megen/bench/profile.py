@@ -23,16 +23,17 @@ RATIO = 0.25
 RAPL = Path("/sys/class/powercap/intel-rapl:0/energy_uj")
 
 
-def joules() -> Callable[[], float] | None:
-    """A reader of this machine's energy counter in J (the GPU's by NVML, else the processor's by RAPL), or None where there is none."""
-    if torch.cuda.is_available():
+def joules(device: torch.device) -> Callable[[], float] | None:
+    """A reader of a device's energy counter in J (a GPU's by NVML, the processor's by RAPL), or None where there is none."""
+    if device.type == "cuda":
         with suppress(Exception):  # the library is missing, or its driver, or the counter
             import pynvml
 
             pynvml.nvmlInit()
-            handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+            handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
             pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
             return lambda: float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3
+        return None
     with suppress(OSError, ValueError):
         int(RAPL.read_text())
         return lambda: int(RAPL.read_text()) / 1e6
@@ -71,12 +72,13 @@ def profile(backbone: Backbone, receiver: Receiver, name: str, repeats: int, pow
         def step() -> object:
             return backbone.velocity(z, start, end, context, strength)
 
-        counter = joules()
+        counter = joules(z.device)
         text_s = median_s(lambda: backbone.encode_prompts(prompts), repeats)
         began, before = time.perf_counter(), counter() if counter else 0.0
         step_s = median_s(step, repeats)
-        if counter:
-            power_w = (counter() - before) / (time.perf_counter() - began)
+        spent_j = counter() - before if counter else 0.0
+        if told := spent_j > 0:  # a counter that wrapped tells nothing
+            power_w = spent_j / (time.perf_counter() - began)
         step_gflop = gflops(step)
         decode_gflop = gflops(lambda: backbone.decode_latents(torch.zeros(1, *shape, device=z.device)))
     latent = pipeline.denoise(backbone, [PROMPT], [0], min(backbone.config.steps), Clock())
@@ -100,5 +102,5 @@ def profile(backbone: Backbone, receiver: Receiver, name: str, repeats: int, pow
         step_gflop=step_gflop,
         decode_gflop=decode_gflop,
         power_w=power_w,
-        assumed=() if counter else ("power_w",),
+        assumed=() if told else ("power_w",),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,19 +56,22 @@ def measure_prompt(backbone: Backbone, receiver: Receiver, model: judge.Classifi
             whole, errors, times, arrived = _log_mse(sent.image, target), [], [], []
             for snr_db in SNRS_DB:
                 rng, link = np.random.default_rng([index, n, int(100 * ratio)]), Link("digital", snr_db)
+                here = 0
                 draws: list[float] = []
                 seconds: list[float] = []
                 for _ in range(AIR_DRAWS):
                     try:
                         crossed, result = pipeline.cross(sent.payload, link, link.gain(rng), rng)
-                    except NotDeliveredError:
+                    except NotDeliveredError as error:
+                        seconds.append(error.latency_s)
                         draws.append(_log_mse(np.full_like(target, NO_IMAGE), target))
                         continue
+                    here += 1
                     seconds.append(result.transmit_s)
                     draws.append(_log_mse(receiver(arrive(crossed, receiver)), target) if result.parts_lost else whole)
                 errors.append(float(np.mean(draws)))
                 times.append(seconds)
-                arrived.append(len(seconds) / AIR_DRAWS)
+                arrived.append(here / AIR_DRAWS)
             found["log_mse"].append(errors)
             found["airtime_s"].append(times)
             found["delivered"].append(arrived)
@@ -80,7 +84,7 @@ def measure(
     """Figures of `count` prompts; those in `work` of the same backbone and decisions are kept."""
     work.mkdir(parents=True, exist_ok=True)
     model = judge.load()
-    about = [receiver.identity, backbone.config.name, [*steps], [*backbone.config.merge_ratios], _denoiser_mark(backbone)]
+    about = [receiver.identity, _mark(backbone), [*steps], [*SNRS_DB], AIR_DRAWS, pipeline.DEPTH]
     rows = []
     for i in range(count):
         path = work / f"prompt-{i:05d}.json"
@@ -94,8 +98,13 @@ def measure(
     return rows
 
 
-def _denoiser_mark(backbone: Backbone) -> float:
-    return float(sum(float(p.detach().double().abs().sum()) for p in backbone.denoiser.parameters()))
+def _mark(backbone: Backbone) -> int:
+    """CRC-32 of all that decides a latent: configuration, text encoder and denoiser."""
+    crc = zlib.crc32(repr(backbone.config).encode())
+    for net in (backbone.text, backbone.denoiser):
+        for _, tensor in sorted(net.state_dict().items()):
+            crc = zlib.crc32(tensor.detach().half().cpu().contiguous().numpy().tobytes(), crc)
+    return crc
 
 
 def grid_of(rows: Sequence[dict[str, Any]], steps: Sequence[int], config: BackboneConfig, about: dict[str, Any]) -> QualityGrid:
@@ -127,7 +136,6 @@ def grid_of(rows: Sequence[dict[str, Any]], steps: Sequence[int], config: Backbo
         return np.stack([v.mean(0) for v in own]), np.stack([v.std(0, ddof=1) / len(v) ** 0.5 for v in own])
 
     air = np.empty((CLASSES, len(config.merge_ratios), len(SNRS_DB), QUANTILES))
-    levels = (np.arange(QUANTILES) + 0.5) / QUANTILES
     for k in range(CLASSES):
         for r in range(len(config.merge_ratios)):
             for g in range(len(SNRS_DB)):
@@ -137,8 +145,9 @@ def grid_of(rows: Sequence[dict[str, Any]], steps: Sequence[int], config: Backbo
                     for n in range(shape[1])
                 ]
                 drawn = np.concatenate([np.array(c, float) for c in cells])
-                air[k, r, g] = np.quantile(drawn, levels) if len(drawn) else math.inf
+                air[k, r, g] = [part.mean() for part in np.array_split(np.sort(drawn), QUANTILES)]  # equiprobable, and the mean is kept
     told = {
+        "backbone": config.name,
         "prompts": len(rows),
         "air_draws": AIR_DRAWS,
         "class_correlation_held_out": held,

@@ -87,7 +87,7 @@ class Networks(nn.Module):
         super().__init__()
         sizes = (inputs, width, width, actions)
         self.weights = nn.ParameterList(
-            torch.randn(count, a, b) * (0.01 if b == actions else math.sqrt(2 / a)) for a, b in itertools.pairwise(sizes)
+            torch.randn(count, a, b) * (0.01 if i == 2 else math.sqrt(2 / a)) for i, (a, b) in enumerate(itertools.pairwise(sizes))
         )
         self.biases = nn.ParameterList(torch.zeros(count, 1, b) for b in sizes[1:])
 
@@ -129,6 +129,8 @@ class Learner:
     """All that MEG-CVPO carries from one iteration to the next."""
 
     def __init__(self, kernel: Kernel, recipe: Recipe) -> None:
+        if not (kernel.limits > 0).all():
+            raise ValueError(f"every limit must be positive, got {', '.join(f'{v:g}' for v in kernel.limits)}")
         self.kernel, self.recipe, self.simulator = kernel, recipe, Simulator(kernel)
         self.features = observations(kernel)
         with torch.random.fork_rng():
@@ -250,8 +252,7 @@ def save(learner: Learner, path: Path) -> None:
             tensors |= {f"{name}/{i}/{k}": torch.as_tensor(v) for k, v in state.items()}
     told = {
         "recipe": asdict(learner.recipe),
-        "states": learner.kernel.states,
-        "decisions": [[d.steps, d.merge_ratio] for d in learner.kernel.decisions],
+        "kernel": learner.kernel.digest,
         "iteration": learner.iteration,
         "samples": learner.samples,
         "eta": learner.duals.eta,
@@ -266,7 +267,7 @@ def save(learner: Learner, path: Path) -> None:
 
 
 def load(kernel: Kernel, recipe: Recipe, path: Path) -> Learner:
-    """Go on from a checkpoint. Errors: CheckpointError where it is broken, or of another recipe, state space or decision set."""
+    """Go on from a checkpoint. Errors: CheckpointError where it is broken, or of another recipe or kernel."""
     try:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
@@ -276,8 +277,8 @@ def load(kernel: Kernel, recipe: Recipe, path: Path) -> Learner:
             raise KeyError("its format")
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path} is not a whole checkpoint of this version ({error}): remove it to begin anew") from error
-    if told["decisions"] != [[d.steps, d.merge_ratio] for d in kernel.decisions] or told["states"] != kernel.states:
-        raise CheckpointError(f"{path} was learned for other decisions or states than this grid's: remove it to begin anew")
+    if told["kernel"] != kernel.digest:
+        raise CheckpointError(f"{path} was learned on another process (decisions, limits or tables): remove it to begin anew")
     if told["recipe"] != asdict(recipe):
         raise CheckpointError(f"{path} was learned by another recipe: remove it, or give the same options")
     learner = Learner(kernel, recipe)

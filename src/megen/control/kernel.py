@@ -12,7 +12,9 @@ is ((c * P + p) * F + f) * W + w.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+from dataclasses import asdict, dataclass
 from functools import cached_property
 
 import numpy as np
@@ -29,7 +31,7 @@ COSTS = ("late", "energy_j")
 
 @dataclass(frozen=True)
 class Setting:
-    """What the tables of a kernel are made from, beside the measured grid and profiles."""
+    """What the tables of a kernel are made from, beside the measured grid and profiles. All assumed."""
 
     deadline_s: float = 1.0
     late_limit: float = 0.05
@@ -39,7 +41,6 @@ class Setting:
     snr_mean_db: float = 6.0
     snr_std_db: float = 6.0
     snr_correlation: float = 0.9  # from one request to the next
-    bandwidth_hz: float = 1e6
     backlog_top_s: float = 3.0
     backlog_cells: int = 31
     gaps: int = 8
@@ -77,6 +78,12 @@ class Kernel:
     @property
     def actions(self) -> int:
         return len(self.decisions)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of all tables: what was learned on one kernel is not for another."""
+        told = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in asdict(self).items()}
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     @cached_property
     def costs(self) -> Array:
@@ -174,16 +181,22 @@ def exponential_quantiles(mean: float, count: int) -> Array:
 def build(grid: QualityGrid, es: DeviceProfile, ue: DeviceProfile, setting: Setting, radio_w: float, radio_w_per_mbps: float) -> Kernel:
     """The main kernel from what was measured. Reward: -ln MSE to the reference image.
 
-    Energy of a request: edge server and user equipment at their powers, radio at `radio_w` while receiving.
-    Errors: ValueError on a setting that cannot be.
+    Energy of a request: edge server and user equipment at their powers, radio at `radio_w` from the first symbol to the last.
+    A request whose image never arrives has spent its airtime and earns what a grey picture does; it is late only if that was.
+    Errors: ValueError on a setting that cannot be, and on figures of unlike backbones.
     """
     if not (setting.deadline_s > 0 and setting.backlog_top_s > 0 and setting.backlog_cells > 1 and min(setting.mean_gap_s) > 0):
         raise ValueError("deadline, gaps and backlog must be positive, and the backlog have at least two cells")
-    if not (0 < setting.gamma < 1 and 0 <= setting.late_limit <= 1 and setting.energy_limit_j > 0 and setting.bandwidth_hz > 0):
-        raise ValueError("gamma must lie in (0, 1), the late limit in [0, 1], energy limit and bandwidth be positive")
+    if not (0 < setting.gamma < 1 and 0 < setting.late_limit <= 1 and setting.energy_limit_j > 0 and setting.gaps >= 1):
+        raise ValueError("gamma must lie in (0, 1), the late limit in (0, 1], the energy limit be positive, and there be a gap")
+    if not (all(0 <= stay < 1 for stay in setting.phase_stay) and radio_w >= 0 and radio_w_per_mbps >= 0):
+        raise ValueError("probabilities to stay in a phase must lie in [0, 1), and the radio's powers not be negative")
+    names = {es.backbone, ue.backbone, str(grid.about.get("backbone", es.backbone))}
+    if len(names) > 1:
+        raise ValueError(f"grid and profiles are of unlike backbones: {', '.join(sorted(names))}")
     n, r = len(grid.steps), len(grid.merge_ratios)
     worked = np.array([es.es_s(d.steps) for d in grid.decisions])  # [A]
-    air = grid.airtime_s.transpose(2, 0, 1, 3)[:, :, None] * 1e6 / setting.bandwidth_hz  # [C, P, 1, R, K]
+    air = grid.airtime_s.transpose(2, 0, 1, 3)[:, :, None]  # [C, P, 1, R, K]
     air = np.broadcast_to(air, (*air.shape[:2], n, *air.shape[3:])).reshape(*air.shape[:2], n * r, -1)
     bits = grid.payload_bits.reshape(grid.classes, n * r)[None, :, :, None]
     radio_j = radio_w * air + radio_w_per_mbps * bits / 1e6

@@ -9,7 +9,7 @@ sum_a x(c', p', f', w', a) = (1 - gamma) start(s') + gamma q(p') sum_{c, f} P(c'
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,7 @@ class Optimum:
 def solve(kernel: Kernel, constrained: bool = True) -> Optimum:
     """The optimum; without limits where `constrained` is False.
 
-    Errors: InfeasibleError, naming the nearest limits that can be met.
+    Errors: InfeasibleError, naming the least of each cost that is too high, or of the energy while the late limit is kept.
     """
     flow, start = _flow(kernel)
     n, y = kernel.states * kernel.actions, flow.shape[1] - kernel.states * kernel.actions
@@ -67,8 +67,7 @@ def solve(kernel: Kernel, constrained: bool = True) -> Optimum:
 
 def least_cost(kernel: Kernel, which: int) -> float:
     """The least that one cost can be, the other one free."""
-    only = replace(kernel, reward=np.zeros_like(kernel.reward))
-    flow, start = _flow(only)
+    flow, start = _flow(kernel)
     objective = np.append(kernel.costs[which].ravel(), np.zeros(flow.shape[1] - kernel.states * kernel.actions))
     return float(linprog(objective, A_eq=flow, b_eq=start, method="highs").fun)
 

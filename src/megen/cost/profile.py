@@ -1,6 +1,6 @@
 """Device profiles: seconds of every stage and powers of one machine, with where each figure comes from.
 
-A profile is a JSON file; `megen profile` measures one, `assets/profiles/` holds the shipped ones.
+A profile is a JSON file; `megen profile` measures one. Those in `assets/profiles/` are known by name; none ships yet.
 """
 
 from __future__ import annotations
@@ -35,9 +35,8 @@ class DeviceProfile:
     arrive_s: float  # received bits to rows and map
     decode_s: float  # rows and map to an image
     step_gflop: float
-    decode_gflop: float
+    decode_gflop: float  # without the restorer
     power_w: float  # while it works
-    idle_w: float = 0.0
     assumed: tuple[str, ...] = ()
 
     def es_s(self, steps: int) -> float:
@@ -60,7 +59,9 @@ def load(name_or_path: str) -> DeviceProfile:
     shipped = {p.stem: p for p in sorted(ASSETS.glob("*.json"))}
     path = shipped.get(name_or_path, Path(name_or_path))
     if not path.is_file():
-        raise ProfileError(f"no device profile {name_or_path!r}: give one of {', '.join(shipped)}, or a file that megen profile wrote")
+        raise ProfileError(
+            f"no device profile {name_or_path!r}: give {''.join(f'{name}, ' for name in shipped)}or a file that megen profile wrote"
+        )
     try:
         told = json.loads(path.read_text())
         known = {f.name for f in fields(DeviceProfile)}
@@ -68,7 +69,7 @@ def load(name_or_path: str) -> DeviceProfile:
         profile = DeviceProfile(**values)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ProfileError(f"{path} is not a device profile ({error}): write it with megen profile") from error
-    for name in (*SECONDS, "step_gflop", "decode_gflop", "power_w", "idle_w"):
+    for name in (*SECONDS, "step_gflop", "decode_gflop", "power_w"):
         value = getattr(profile, name)
         if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
             raise ProfileError(f"{path}: {name} must be a number that is not negative, got {value!r}")

@@ -1,7 +1,8 @@
 """The measured quality grid: what every decision costs in distortion, bits and airtime, by prompt class and SNR.
 
-`megen measure` makes it by running a backbone; the constrained MDP reads it. Nothing in it is modelled but the
-airtime, which is the digital link abstraction's (`channel/digital.py`) for the payloads that were measured.
+`megen measure` makes it by running a backbone; the constrained MDP reads it. Modelled by the digital link abstraction
+(`channel/digital.py`): the airtime of the measured payloads at 1 MHz, and which of their parts a link loses, hence `delivered` and how
+`log_mse` depends on the SNR. An image that never arrives counts as a grey one, and with the airtime that it spent.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class QualityError(ValueError):
 
 @dataclass(frozen=True)
 class QualityGrid:
-    """Means over held-out prompts; axes: P prompt classes, N step counts, R merge ratios, G SNRs, K equiprobable quantiles.
+    """Means over held-out prompts; axes: P prompt classes, N step counts, R merge ratios, G SNRs, K equiprobable values.
 
     `log_mse` is the mean of ln MSE to the reference image (pixels in [0, 1]; same seed, most steps, no merging, no
     link), `fidelity` the share of named attributes that the judge finds. Their `_error` are standard errors.
@@ -81,7 +82,8 @@ def hardness_weights(bag: Array, log_mse: Array, ridge: float = 4.0) -> Array:
 
 
 def save(grid: QualityGrid, path: Path) -> None:
-    """Write a grid as npz, its words and provenance as JSON in it."""
+    """Write a grid as npz, its words and provenance as JSON in it. Errors: QualityError on one that `load` would refuse."""
+    _check(grid, path)
     arrays = {f.name: getattr(grid, f.name) for f in fields(grid) if f.name not in ("words", "about")}
     told = json.dumps({"format": FORMAT, "words": grid.words, "about": grid.about})
     with replacing(path) as temporary, temporary.open("wb") as file:
@@ -98,9 +100,9 @@ def load(path: Path = SHIPPED) -> QualityGrid:
             if told["format"] != FORMAT:
                 raise KeyError(f"format {told['format']}")
             arrays = {f.name: file[f.name] for f in fields(QualityGrid) if f.name not in ("words", "about")}
+        grid = QualityGrid(**arrays, words=tuple(told["words"]), about=told["about"])
     except Exception as error:  # NumPy, zipfile and json raise classes of their own for each kind of damage
         raise QualityError(f"{path} is not a whole quality grid ({error}): make it anew with megen measure") from error
-    grid = QualityGrid(**arrays, words=tuple(told["words"]), about=told["about"])
     _check(grid, path)
     return grid
 
