@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import constriction
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from megen.codec import prior as priors
 from megen.codec.prior import CLASSES, PER_OCTAVE, REACH, UNIT, Prior, Whole
@@ -25,6 +26,9 @@ ESCAPE_BITS = 16
 _FAMILY = constriction.stream.model.Categorical(perfect=False)
 _ESCAPE = constriction.stream.model.Uniform(1 << ESCAPE_BITS)
 _UNIFORM = constriction.stream.model.Uniform()
+
+# of the small matrix products: on a busy machine, threads that wait for each other took a second instead of 30 ms
+_one_thread = ThreadpoolController().wrap(limits=1, user_api="blas")
 
 # levels of a stage and group: from (class of each level [n, g]) to levels [n, g]
 Levels = Callable[[Whole, IntArray], Whole]
@@ -44,6 +48,7 @@ def steps_of(prior: Prior, depth: int) -> IntArray:
     return out
 
 
+@_one_thread  # type: ignore[untyped-decorator]
 def _walk(
     stages: Sequence[Stage],
     values: Whole,
