@@ -124,12 +124,7 @@ def train(
             value = _loss(recipe, (fast, fast_goal), field_of, z, s, context, batch.generator)
             if recipe.elastic:
                 value = value + _shallow_loss(student, z, s, context, batch.generator)
-        for optimiser in optimisers:
-            optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(value)
-        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
-        for optimiser in optimisers:
-            optimiser.step()
+        loop.descend(value, student, optimisers)
         ema.update(student, step)
         smoothed.add(value)
         if step % 50 == 49 or device.type == "cpu":

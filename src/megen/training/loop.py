@@ -28,6 +28,16 @@ def set_lr(optimisers: Sequence[torch.optim.Optimizer], factor: float) -> None:
         group["lr"] = group["base_lr"] * factor
 
 
+def descend(value: Tensor, model: nn.Module, optimisers: Sequence[torch.optim.Optimizer]) -> None:
+    """One step of every optimiser down the gradient of `value`, its norm over the model clipped to 1."""
+    for optimiser in optimisers:
+        optimiser.zero_grad(set_to_none=True)
+    torch.autograd.backward(value)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimiser in optimisers:
+        optimiser.step()
+
+
 def step_generator(seed: int, step: int, device: torch.device | str = "cpu") -> torch.Generator:
     """The random generator of one training step, so that a resumed run draws what the first would have."""
     return torch.Generator(device).manual_seed(seed * 10_000_019 + step)

@@ -108,12 +108,7 @@ def train(
         error = ((restored - target) * weight).square().mean((1, 2, 3))
         before = ((z - target) * weight).square().mean((1, 2, 3))
         value = (error + 1e-6).sqrt().mean()
-        for optimiser in optimisers:
-            optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(value)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimiser in optimisers:
-            optimiser.step()
+        loop.descend(value, model, optimisers)
         gain_db = float(10 * torch.log10(before / error.detach()).mean())
         shown["gain_db"] = 0.97 * shown.get("gain_db", gain_db) + 0.03 * gain_db
         if (step + 1) % 200 == 0 or step == steps - 1:

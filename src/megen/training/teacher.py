@@ -130,12 +130,7 @@ def train(
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             context = model.text(batch.tokens)
             value = losses.flow_matching(lambda z, s, u: denoiser(z, s, u, *context).float(), batch.x, batch.noise, t).mean()  # noqa: B023
-        for optimiser in optimisers:
-            optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(value)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimiser in optimisers:
-            optimiser.step()
+        loop.descend(value, model, optimisers)
         ema.update(model, step)
         loss.add(value)
         if step % 50 == 49 or device.type == "cpu":
