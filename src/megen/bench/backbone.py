@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from megen import pipeline
 from megen.bench import judge
 from megen.bench.judge import Classifier
+from megen.bench.profile import gflops as counted_gflops
 from megen.diffusion import path
 from megen.models.backbone import Backbone
 from megen.pipeline import Clock, Walk
@@ -130,9 +130,8 @@ def seconds(backbone: Backbone, steps: int, guidance: float | None, walk: Walk, 
 
 def gflops(backbone: Backbone, steps: int, guidance: float | None, walk: Walk) -> float:
     """Floating-point operations of text and denoising of one image, in 10^9 (a multiply-add is two)."""
-    with FlopCounterMode(display=False) as counter:
-        pipeline.denoise(backbone, ["a cabin on the left at night, a full moon"], [0], steps, Clock(), guidance=guidance, walk=walk)
-    return float(counter.get_total_flops()) / 1e9
+    prompt = "a cabin on the left at night, a full moon"
+    return counted_gflops(lambda: pipeline.denoise(backbone, [prompt], [0], steps, Clock(), guidance=guidance, walk=walk))
 
 
 class Bench:

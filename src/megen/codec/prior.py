@@ -87,14 +87,13 @@ def plain(channels: int) -> Prior:
         row = []
         for group in groups(channels):
             own = group.stop - group.start
-            inputs, w1 = 4 * channels + group.start + 3, np.zeros((4 * channels + group.start + 3, 2 * own))
-            w2 = np.zeros((2 * own, 2 * own))
+            w1, w2 = np.zeros((4 * channels + group.start + 3, 2 * own)), np.zeros((2 * own, 2 * own))
             if kind:
                 for c in range(own):  # relu(m) - relu(-m)
                     for n in range(4):
                         w1[n * channels + group.start + c, (c, own + c)] = WEIGHT // 4, -WEIGHT // 4
                     w2[(c, own + c), c] = WEIGHT, -WEIGHT
-            row.append(Net(w1[:inputs], np.zeros(2 * own), w2, np.zeros(2 * own)))
+            row.append(Net(w1, np.zeros(2 * own), w2, np.zeros(2 * own)))
         nets.append(tuple(row))
     return Prior(steps, tuple(nets))
 
