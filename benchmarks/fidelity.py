@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=None, help="default: the backbone's own")
     parser.add_argument("--name", default="fidelity")
     args = parser.parse_args()
-    backbone, judge = backbones.load(args.backbone), judging.load()
+    backbone, judge = backbones.load(args.backbone, quick=True), judging.load()
     guidance = args.guidance or backbone.config.guidance
     found = {}
     for name, unseen in (("seen", False), ("unseen", True)):

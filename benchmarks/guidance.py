@@ -26,7 +26,7 @@ def main() -> None:
     args = parser.parse_args()
     prompts = bench_backbone.Prompts.of(args.prompts, seed=1)
     bench = bench_backbone.Bench(judge.load(), prompts, torch.device(args.device), args.batch, print)
-    teacher = backbones.load(args.teacher, args.device)
+    teacher = backbones.load(args.teacher, args.device, quick=True)
     found = {text: bench.measure(f"guidance {text}", teacher, args.steps, float(text))[0] for text in args.guidance.split(",")}
     for text, row in found.items():
         print(text, {k: round(v, 3) for k, v in row.items() if isinstance(v, float)}, row["by_attribute"])

@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=2)
     parser.add_argument("--fading", default="awgn")
     args = parser.parse_args()
-    backbone = backbones.load("scenes")
+    backbone = backbones.load("scenes", quick=True)
     receiver = receiver_of(backbone, backbones.folder_of("scenes"))
     sheet = Image.new("RGB", (90 + SIDE * len(SNRS_DB), 20 + (SIDE + 14) * len(WAYS) * args.prompts), "white")
     draw = ImageDraw.Draw(sheet)

@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=24)
     parser.add_argument("--steps", type=int, default=20)
     args = parser.parse_args()
-    backbone = backbones.load("scenes")
+    backbone = backbones.load("scenes", quick=True)
     receiver = receiver_of(backbone, backbones.folder_of("scenes"))
     ratios = backbone.config.merge_ratios
     psnr: dict[float, list[float]] = {r: [] for r in ratios}

@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     t.add_argument("--name", default="", help="the backbone's name (default: the data's)")
     t.add_argument("--from", dest="start", metavar="NAME|PATH", help="a backbone to train on from")
     t.add_argument("--anew", action="store_true", help="with --from: keep its autoencoder only")
-    kinds = ("progressive", "lagrangian", "consistency")
+    kinds = ("trajectory", "progressive", "lagrangian", "consistency")
     t.add_argument("--distill", choices=kinds, help="with --from: make one flow map for any number of steps of it, by this loss")
     t.add_argument("--student", metavar="NAME|PATH", help="with --distill: a flow map to distil on from, instead of the teacher's weights")
     t.add_argument("--guidance", type=float, default=2.0, help="of the teacher, built into the flow map (default: %(default)s)")

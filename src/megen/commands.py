@@ -51,7 +51,7 @@ def generate(args: argparse.Namespace) -> None:
     _check_limits(args)
     link = _link(args)
     steps, ratio = int(_number("--steps", args.steps, int)), _number("--merge-ratio", args.merge_ratio, float)
-    backbone = backbones.load(args.backbone, _device(args.device))
+    backbone = backbones.load(args.backbone, _device(args.device), quick=True)
     decision = pipeline.decide(backbone, steps, ratio)
     backbone.text.tokenise([args.prompt])  # refuses a prompt that is too long before any work
     _warn_unknown(backbone, args.prompt, args.words)
@@ -219,7 +219,7 @@ def bench(args: argparse.Namespace) -> None:
 def _bench_link(args: argparse.Namespace, say: Callable[[str], object]) -> dict[str, object]:
     from megen.bench import link
 
-    backbone = backbones.load(args.backbone)
+    backbone = backbones.load(args.backbone, quick=True)
     (steps,) = _counts(args.steps or str(backbone.config.steps[-1]), 1)
     pipeline.decide(backbone, steps, 0.0)
     receiver = receiver_of(backbone, backbones.folder_of(args.backbone))
@@ -237,7 +237,7 @@ def _bench_backbone(args: argparse.Namespace, say: Callable[[str], object]) -> d
         _format(args.sheet)
     device = _device(args.device)
     paths = (args.backbone, args.teacher, args.consistency)
-    backbone, teacher, consistency = (backbones.load(path, device) if path else None for path in paths)
+    backbone, teacher, consistency = (backbones.load(path, device, quick=True) if path else None for path in paths)
     assert backbone is not None
     steps = _counts(args.steps or ",".join(map(str, backbone.config.steps)), 100)
     prompts = bench_backbone.Prompts.of(args.prompts, args.seed)
@@ -258,7 +258,7 @@ def profile(args: argparse.Namespace) -> None:
     from megen.bench.profile import profile as measured
     from megen.cost.profile import save
 
-    backbone = backbones.load(args.backbone, _device(args.device))
+    backbone = backbones.load(args.backbone, _device(args.device), quick=True)
     receiver = receiver_of(backbone, backbones.folder_of(args.backbone))
     save(measured(backbone, receiver, args.name, args.repeats, args.power_w), args.out, provenance())
     print(args.out)
@@ -276,7 +276,7 @@ def measure(args: argparse.Namespace) -> None:
     work = args.work or args.out.with_name(args.out.name + ".work")
     if (work.exists() and not work.is_dir()) or work.resolve() == args.out.resolve():
         raise ValueError(f"{work} is a file: name a folder with --work")
-    backbone = backbones.load(args.backbone, _device(args.device))
+    backbone = backbones.load(args.backbone, _device(args.device), quick=True)
     steps = tuple(_counts(args.steps, 100)) if args.steps else backbone.config.steps
     if sorted(set(steps)) != list(steps):
         raise ValueError(f"--steps must rise, got {args.steps}")

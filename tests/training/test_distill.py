@@ -16,6 +16,7 @@ from megen.models.denoiser import Denoiser
 from megen.training import distill
 from megen.training.latents import LatentSet, scene
 from megen.training.scenes import caption
+from megen.training.trajectories import Trajectories, compute
 from tests.conftest import make_tiny
 
 CPU = torch.device("cpu")
@@ -74,6 +75,32 @@ def test_the_midpoint_rule_is_of_second_order() -> None:
             error[name, n] = float((end - exact).abs().max())
     assert 1.7 < error["euler", 16] / error["euler", 32] < 2.4
     assert error["midpoint", 16] / error["midpoint", 32] > 3.4
+
+
+def test_a_trace_is_of_second_order_and_its_cubics_fit_between() -> None:
+    z, _, _ = spans(4)
+    times = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
+    exact = [z + t * exact_velocity(z, torch.zeros(4, dtype=torch.float64), t.expand(4)) for t in times]
+    error = {}
+    for n in (10, 20, 40):
+        grid = path.times(n, 2.0)
+        states, velocities = zip(*path.trace(lambda z, s, t: exact_velocity(z, s, s), z, grid), strict=True)
+        known = Trajectories(torch.stack(states, 1), torch.stack(velocities, 1), torch.tensor(grid, dtype=torch.float64), torch.zeros(4, 1).long())
+        found = [known.at(torch.arange(4), t.expand(4)) for t in times]
+        error[n] = max(float((a - b).abs().max()) for (a, _), b in zip(found, exact, strict=True))
+        slopes = [exact_velocity(b, t.expand(4), t.expand(4)) for b, t in zip(exact, times, strict=True)]
+        assert max(float((v - b).abs().max()) for (_, v), b in zip(found, slopes, strict=True)) < 40 / n**2
+    assert error[10] / error[20] > 3.2 and error[20] / error[40] > 3.5
+
+
+def test_the_mean_velocity_of_a_path_is_the_flow_maps() -> None:
+    z, s, t = (x[:4] for x in spans(64))
+    t = torch.cat([t[:1], 1 - (1 - s[1:]) / 2])
+    grid = path.times(64, 2.0)
+    states, velocities = zip(*path.trace(lambda z, s, t: exact_velocity(z, s, s), z, grid), strict=True)
+    known = Trajectories(torch.stack(states, 1), torch.stack(velocities, 1), torch.tensor(grid, dtype=torch.float64), torch.zeros(4, 1).long())
+    state, mean = known.mean_velocity(torch.arange(4), s, t)
+    torch.testing.assert_close(mean, exact_velocity(state, s, t), atol=2e-3, rtol=0)
 
 
 def test_a_consistency_model_that_is_exact_samples_the_data() -> None:
@@ -140,6 +167,16 @@ def test_nets_of_reduced_depth_are_drawn_towards_the_full_one(tmp_path: Path) ->
     assert gap(elastic) < gap(plain)
 
 
+def test_paths_are_kept_and_another_teachers_refused(tmp_path: Path) -> None:
+    arguments = (held(24), 40, 0.1, 0, tmp_path, CPU, False)
+    first = compute(teacher(), 2.0, *arguments)
+    assert len(first) == 64 and sorted(f.name for f in tmp_path.iterdir()) == ["paths-00000.safetensors", "paths-00001.safetensors"]
+    again = compute(teacher(), 2.0, *arguments)
+    torch.testing.assert_close(first.states, again.states)
+    with pytest.raises(ValueError, match="another teacher's paths"):
+        compute(teacher(), 3.0, *arguments)
+
+
 def test_an_unknown_loss_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="one of progressive"):
+    with pytest.raises(ValueError, match="one of trajectory"):
         distill.train(replace(distill.DistillRecipe(), loss="mse"), teacher(), lambda step: held(4), held(2), tmp_path, CPU)

@@ -50,6 +50,25 @@ def walk_midpoint(velocity: Velocity, noise: Float[Tensor, "b c h w"], grid: Seq
         yield z
 
 
+def trace(
+    field: Velocity, noise: Float[Tensor, "b c h w"], grid: Sequence[float]
+) -> Iterator[tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]]:
+    """State and instantaneous velocity at each time of `grid`: Adams-Bashforth of second order, its first step Heun's."""
+
+    def slope(z: Tensor, time: float) -> Tensor:
+        at = torch.full((len(z),), time, device=z.device)
+        return field(z, at, at)
+
+    z, now, before, last = noise, slope(noise, grid[0]), None, 0.0
+    yield z, now
+    for s, t in itertools.pairwise(grid):
+        span = t - s
+        bent = now + span / (2 * last) * (now - before) if before is not None else (now + slope(z + span * now, t)) / 2
+        z, before, last = z + span * bent, now, span
+        now = slope(z, t)
+        yield z, now
+
+
 def walk_consistently(
     velocity: Velocity, noise: Float[Tensor, "b c h w"], grid: Sequence[float], generator: torch.Generator
 ) -> Iterator[Float[Tensor, "b c h w"]]:

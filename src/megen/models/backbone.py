@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from megen.models import weights
 from megen.models.autoencoder import PATCH, Autoencoder, AutoencoderConfig
 from megen.models.denoiser import Denoiser, DenoiserConfig
-from megen.models.placement import place
+from megen.models.placement import bf16_pays, place
 from megen.models.restorer import Restorer, RestorerConfig
 from megen.models.text import TextConfig, TextEncoder, unknown_words
 
@@ -133,8 +133,8 @@ def folder_of(name_or_path: str) -> Path:
     return folder
 
 
-def load(name_or_path: str, device: str = "cpu") -> Backbone:
-    """Load a shipped backbone by name, or one that was trained here by its folder.
+def load(name_or_path: str, device: str = "cpu", quick: bool = False) -> Backbone:
+    """Load a shipped backbone by name, or one that was trained here by its folder; `quick`: the denoiser in bf16 where that pays.
 
     Errors: weights.WeightsError where it is unknown, truncated, foreign or misshapen.
     """
@@ -144,7 +144,10 @@ def load(name_or_path: str, device: str = "cpu") -> Backbone:
         raise weights.WeightsError(f"{folder} was not written by megen train")
     backbone = Backbone(_config(about["config"]))
     weights.load_into(backbone, tensors, str(folder))
-    return place(backbone, device).eval()
+    place(backbone, device).eval()
+    if quick and bf16_pays(torch.device(device)):
+        backbone.denoiser.bfloat16()
+    return backbone
 
 
 def _config(fields: dict[str, Any]) -> BackboneConfig:

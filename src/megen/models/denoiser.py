@@ -80,13 +80,18 @@ class Denoiser(nn.Module):
         there: Bool[Tensor, "b n"],
         skipped: int = 0,
     ) -> Float[Tensor, "b c h w"]:
-        """v(z, s, t, text); every row has its own times. `skipped` leaves out that many blocks, `N_SKIPPABLE` at most."""
+        """v(z, s, t, text); every row has its own times. `skipped` leaves out that many blocks, `N_SKIPPABLE` at most.
+
+        Weights may be of lower precision than z: what surrounds the net stays in z's.
+        """
         last1, middle, last0 = (skipped > k for k in (0, 1, 2))
-        times = torch.cat([_frequencies(s), _frequencies(t - s)], -1).to(z.dtype)
+        precision = self.inward.weight.dtype
+        text, pooled = text.to(precision), pooled.to(precision)
+        times = torch.cat([_frequencies(s), _frequencies(t - s)], -1).to(precision)
         pooled, bag = pooled.chunk(2, -1) if self.config.placed else (pooled, pooled)
         cond = self.condition(self.time(times) + self.pooled(pooled))
         place = _coordinates(z.shape[-2], z.shape[-1], z).expand(len(z), -1, -1, -1)
-        x = self.inward(torch.cat([z, place], 1))
+        x = self.inward(torch.cat([z, place], 1).to(precision))
         for block in self.down0:
             x = block(x, cond)
         skip0, x = x, _act_on_places(self.half0(x), self.place1, bag)
@@ -132,8 +137,8 @@ def _act_on_places(x: Tensor, layer: nn.Linear | None, bag: Tensor) -> Tensor:
     """
     if layer is None:
         return x
-    weights = layer(bag).view(len(x), x.shape[1], N_PLACES).to(x.dtype)
-    return x + torch.einsum("bck,khw->bchw", weights, _coordinates(x.shape[-2], x.shape[-1], x)[0])
+    weights = layer(bag).view(len(x), x.shape[1], N_PLACES).float()
+    return x + torch.einsum("bck,khw->bchw", weights, _coordinates(x.shape[-2], x.shape[-1], weights)[0]).to(x.dtype)
 
 
 class ResidualBlock(nn.Module):

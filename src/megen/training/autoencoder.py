@@ -14,7 +14,7 @@ from torch import Tensor
 
 from megen.models import weights
 from megen.models.autoencoder import PATCH, Autoencoder, AutoencoderConfig
-from megen.models.placement import place
+from megen.models.placement import bf16_pays, place
 from megen.training import loop
 from megen.training.muon import Muon
 
@@ -118,7 +118,7 @@ def train(
     done = 0
     if path.is_file():
         done = int(loop.load_checkpoint(path, {"model": model}, optimisers)["step"])
-    bf16 = loop.bf16_pays(device)
+    bf16 = bf16_pays(device)
     for step, shown in loop.progress(done, recipe.steps, "autoencoder"):
         loop.set_lr(optimisers, loop.lr_factor(step, recipe.steps, decay_share=0.5))
         generator = loop.step_generator(recipe.seed, step)

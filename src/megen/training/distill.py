@@ -9,7 +9,7 @@ same noise, decides which weights are kept.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,13 +23,15 @@ from megen.diffusion.path import Velocity
 from megen.models import weights
 from megen.models.backbone import Backbone, Context
 from megen.models.denoiser import FLOOR, N_SKIPPABLE, Denoiser
-from megen.models.placement import place
+from megen.models.placement import bf16_pays, place
 from megen.training import loop
 from megen.training.batches import batches, normalised
+from megen.training.guided import field_of, joined, rows, velocity_of
 from megen.training.latents import LatentSet
 from megen.training.teacher import optimisers_of
+from megen.training.trajectories import Trajectories, compute
 
-LOSSES = ("progressive", "lagrangian", "consistency")
+LOSSES = ("trajectory", "progressive", "lagrangian", "consistency")
 TEACHER_STEPS = 50
 COUNTS = (1, 2, 4, 8)  # step counts of the raw error; a consistency model follows the teacher's path in one step only
 CAPTION_DROPOUT = 0.1
@@ -50,6 +52,7 @@ class DistillRecipe:
     at_noise_share: float = 0.15  # of the rows begin at s = 0, as every sampling does
     decay_share: float = 0.5
     ema: float = 0.995
+    paths: int = 1024  # of the teacher, for the trajectory loss
     elastic: bool = False  # also train nets of reduced depth, towards the full one
     held: int = 48  # prompts of the raw error
     seed: int = 0
@@ -82,11 +85,11 @@ def train(
     if recipe.loss not in LOSSES:
         raise ValueError(f"the distillation's loss must be one of {', '.join(LOSSES)}, got {recipe.loss!r}")
     place(teacher, device).eval().requires_grad_(False)
-    shift, statistics = teacher.config.time_shift, (teacher.latent_mean, teacher.latent_scale)
+    shift = teacher.config.time_shift
     student, average, best = (place(copy.deepcopy(start or teacher.denoiser), device) for _ in range(3))
     student.requires_grad_(True)
     ema, file = loop.Average(student, average, recipe.ema), folder / f"distill-{recipe.loss}.checkpoint.safetensors"
-    done, bf16, least = 0, loop.bf16_pays(device), float("inf")
+    done, bf16, least = 0, bf16_pays(device), float("inf")
     optimisers = optimisers_of(student, recipe.lr, bf16)
     kept: dict[str, torch.nn.Module] = {"student": student, "average": average, "best": best}
     if file.is_file():
@@ -94,36 +97,22 @@ def train(
         done, bf16, least = int(about["step"]), about["bf16"], float(about["least"])
         optimisers[0].param_groups[0]["bf16"] = bf16
 
-    own = teacher.text.tokenise([""]).to(device)
-    null = Context(*teacher.text(torch.nn.functional.pad(own, (0, teacher.config.text.max_words - 1)) if device.type != "cpu" else own))
-    fast, fast_goal, fast_field = (loop.compiled(net, device) for net in (student, average, teacher.denoiser))
-
-    def field_of(context: Context, net: torch.nn.Module = fast_field) -> Velocity:
-        """The teacher's guided instantaneous velocity."""
-        both = _joined(context, null)
-
-        def velocity(z: Tensor, s: Tensor, t: Tensor) -> Tensor:
-            ss = torch.cat([s, s])
-            told, untold = net(torch.cat([z, z]), ss, ss, both.text, both.pooled, both.there).float().chunk(2)
-            guided: Tensor = untold + recipe.guidance * (told - untold)
-            return guided
-
-        return velocity
-
-    held = _Held.of(teacher, lambda context: field_of(context, teacher.denoiser), validation, recipe, device, bf16)
-    source = batches(data, teacher.text, statistics, recipe.batch, CAPTION_DROPOUT, recipe.seed, range(done, recipe.steps), device)
+    fast, fast_goal, fast_teacher = (loop.compiled(net, device) for net in (student, average, teacher.denoiser))
+    field = field_of(teacher, fast_teacher, recipe.guidance, device)
+    held = _Held.of(teacher, field_of(teacher, teacher.denoiser, recipe.guidance, device), validation, recipe, device, bf16)
+    if recipe.loss == "trajectory":
+        kept_in = folder / "paths"
+        paths = compute(teacher, recipe.guidance, data(0), recipe.paths, CAPTION_DROPOUT, recipe.seed, kept_in, device, bf16)
+        source = _along(paths, teacher, recipe, range(done, recipe.steps), device)
+    else:
+        source = _noised(data, teacher, recipe, range(done, recipe.steps), device)
     smoothed, errors = loop.Smoothed(), held.errors(average, shift, device, bf16)
-    for (step, shown), batch in zip(loop.progress(done, recipe.steps, f"{recipe.loss} distillation"), source, strict=True):
-        loop.set_lr(optimisers, loop.lr_factor(step, recipe.steps, decay_share=recipe.decay_share))
+    for (step, shown), example in zip(loop.progress(done, recipe.steps, f"{recipe.loss} distillation"), source, strict=True):
+        loop.set_lr(optimisers, loop.lr_factor(step, recipe.steps, min(100, recipe.steps // 8), recipe.decay_share))
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            with torch.no_grad():
-                context = Context(*teacher.text(batch.tokens))
-            s = losses.sample_times(recipe.batch, shift, batch.generator)
-            s = torch.where(torch.rand(len(s), generator=batch.generator, device=device) < recipe.at_noise_share, 0.0, s)
-            z = path.interpolate(batch.x, batch.noise, s)
-            value = _loss(recipe, (fast, fast_goal), field_of, z, s, context, batch.generator)
+            value = _loss(recipe, (fast, fast_goal), field, example)
             if recipe.elastic:
-                value = value + _shallow_loss(student, z, s, context, batch.generator)
+                value = value + _shallow_loss(student, example)
         loop.descend(value, student, optimisers)
         ema.update(student, step)
         smoothed.add(value)
@@ -142,69 +131,90 @@ def train(
     return best.eval(), {str(k): v for k, v in held.errors(best, shift, device, bf16).items()}
 
 
+@dataclass(frozen=True)
+class _Example:
+    """Where a step begins and ends, and, where the teacher's path is known, its mean velocity between."""
+
+    z: Tensor
+    s: Tensor
+    t: Tensor
+    context: Context
+    generator: torch.Generator
+    goal: Tensor | None = None
+
+
+def _times(recipe: DistillRecipe, shift: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    s = losses.sample_times(recipe.batch, shift, generator)
+    s = torch.where(torch.rand(len(s), generator=generator, device=s.device) < recipe.at_noise_share, 0.0, s)
+    return s, losses.sample_spans(s, _diagonal(recipe), generator)
+
+
+def _diagonal(recipe: DistillRecipe) -> int:
+    return round(recipe.diagonal_share * recipe.batch)
+
+
+def _noised(
+    data: Callable[[int], LatentSet], teacher: Backbone, recipe: DistillRecipe, steps: range, device: torch.device
+) -> Iterator[_Example]:
+    """Latents of pictures with noise on them."""
+    statistics = (teacher.latent_mean, teacher.latent_scale)
+    for batch in batches(data, teacher.text, statistics, recipe.batch, CAPTION_DROPOUT, recipe.seed, steps, device):
+        s, t = _times(recipe, teacher.config.time_shift, batch.generator)
+        yield _Example(path.interpolate(batch.x, batch.noise, s), s, t, _context(teacher, batch.tokens), batch.generator)
+
+
+def _along(paths: Trajectories, teacher: Backbone, recipe: DistillRecipe, steps: range, device: torch.device) -> Iterator[_Example]:
+    """Places on the teacher's own paths."""
+    for step in steps:
+        generator = loop.step_generator(recipe.seed, step, device)
+        index = torch.randint(len(paths), (recipe.batch,), generator=generator, device=device)
+        s, t = _times(recipe, teacher.config.time_shift, generator)
+        z, goal = paths.mean_velocity(index, s, t)
+        yield _Example(z, s, t, _context(teacher, paths.tokens[index]), generator, goal)
+
+
 def _loss(
-    recipe: DistillRecipe,
-    nets: tuple[torch.nn.Module, torch.nn.Module],
-    field_of: Callable[[Context], Velocity],
-    z: Tensor,
-    s: Tensor,
-    context: Context,
-    generator: torch.Generator,
+    recipe: DistillRecipe, nets: tuple[torch.nn.Module, torch.nn.Module], field: Callable[[Context], Velocity], example: _Example
 ) -> Tensor:
     """The mean over the batch: its first rows learn the teacher's velocity, the others the flow map."""
-    n = round(recipe.diagonal_share * len(z))
-    t = losses.sample_spans(s, n, generator)
-    few, rest, field = _rows(context, slice(0, n)), _rows(context, slice(n, None)), field_of(context)
-    student, goal = _velocity(nets[0], context), _velocity(nets[1], rest)
+    z, s, t, context = example.z, example.s, example.t, example.context
+    n, student = _diagonal(recipe), velocity_of(nets[0], context)
+    if example.goal is not None:
+        return (student(z, s, t) - example.goal).square().mean()
     if recipe.loss == "lagrangian":  # which is the teacher's velocity already where t = s
-        return losses.lagrangian(_velocity(nets[0], _joined(context, context)), field, z, s, t, HALF_SPAN).square().mean()
+        twice = velocity_of(nets[0], joined(context, context))
+        return losses.lagrangian(twice, field(context), z, s, t, HALF_SPAN).square().mean()
     if recipe.loss == "consistency":
-        return losses.consistency(student, _velocity(nets[1], context), field, z, s, CONSISTENCY_SPAN, FLOOR).square().mean()
+        return losses.consistency(student, velocity_of(nets[1], context), field(context), z, s, CONSISTENCY_SPAN, FLOOR).square().mean()
     with torch.no_grad():
-        told = field_of(few)(z[:n], s[:n], s[:n])
+        told = field(rows(context, slice(0, n)))(z[:n], s[:n], s[:n])
     made = student(z, s, t)  # one pass for both parts
+    goal = velocity_of(nets[1], rows(context, slice(n, None)))
     lost = losses.progressive(lambda *_: made[n:], goal, z[n:], s[n:], t[n:])
     return torch.cat([made[:n] - told, lost]).square().mean()
 
 
-def _shallow_loss(student: Denoiser, z: Tensor, s: Tensor, context: Context, generator: torch.Generator) -> Tensor:
+def _shallow_loss(student: Denoiser, example: _Example) -> Tensor:
     """The sandwich rule: the shallowest net and one between, on a quarter of the rows each, towards the full one."""
+    z, generator = example.z, example.generator
     n = max(1, len(z) // 4)
-    t = losses.sample_spans(s, 0, generator)
+    t = losses.sample_spans(example.s, 0, generator)
     between = int(torch.randint(1, N_SKIPPABLE, (), generator=generator, device=generator.device))
     total = z.new_zeros(())
-    for skipped, rows in ((N_SKIPPABLE, slice(0, n)), (between, slice(n, 2 * n))):
-        few = _rows(context, rows)
+    for skipped, chosen in ((N_SKIPPABLE, slice(0, n)), (between, slice(n, 2 * n))):
+        few = rows(example.context, chosen)
         if not len(few.text):
             continue
-        arguments = (z[rows], s[rows], t[rows], few.text, few.pooled, few.there)
+        arguments = (z[chosen], example.s[chosen], t[chosen], few.text, few.pooled, few.there)
         with torch.no_grad():
             full = student(*arguments).float()
         total = total + 0.25 * (student(*arguments, skipped).float() - full).square().mean()
     return total
 
 
-def _velocity(net: torch.nn.Module, context: Context) -> Velocity:
-    return lambda z, s, t: net(z, s, t, context.text, context.pooled, context.there).float()
-
-
-def _rows(context: Context, rows: slice) -> Context:
-    return Context(context.text[rows], context.pooled[rows], context.there[rows])
-
-
-def _joined(first: Context, second: Context) -> Context:
-    """The rows of both; a single row of the second stands for as many as the first has."""
-    n, words = len(first.text), max(first.text.shape[1], second.text.shape[1])
-
-    def wide(context: Context) -> tuple[Tensor, Tensor, Tensor]:
-        missing = words - context.text.shape[1]
-        text = torch.nn.functional.pad(context.text, (0, 0, 0, missing)).expand(n, -1, -1)
-        return text, context.pooled.expand(n, -1), torch.nn.functional.pad(context.there, (0, missing)).expand(n, -1)
-
-    (text, pooled, there), (more_text, more_pooled, more_there) = wide(first), wide(second)
-    return Context(
-        torch.cat([text, more_text.to(text.dtype)]), torch.cat([pooled, more_pooled.to(pooled.dtype)]), torch.cat([there, more_there])
-    )
+@torch.no_grad()
+def _context(teacher: Backbone, tokens: Tensor) -> Context:
+    return Context(*teacher.text(tokens))
 
 
 @dataclass(frozen=True)
@@ -241,4 +251,4 @@ class _Held:
     @torch.no_grad()
     def errors(self, net: Denoiser, shift: float, device: torch.device, bf16: bool) -> dict[int, float]:
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            return {n: raw_error(_velocity(net, self.context), self.noise, self.goal, n, shift) for n in self.counts}
+            return {n: raw_error(velocity_of(net, self.context), self.noise, self.goal, n, shift) for n in self.counts}

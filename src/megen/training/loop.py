@@ -43,22 +43,6 @@ def step_generator(seed: int, step: int, device: torch.device | str = "cpu") -> 
     return torch.Generator(device).manual_seed(seed * 10_000_019 + step)
 
 
-def bf16_pays(device: torch.device) -> bool:
-    """Whether bf16 matrix products are faster than fp32 ones on this device (measured on a CPU)."""
-    if device.type != "cpu":
-        return True
-    wide = torch.randn(512, 512)
-    best = []
-    for matrix in (wide, wide.bfloat16()):
-        seconds = []
-        for _ in range(6):  # the fastest tells, whatever else the machine is doing
-            began = time.perf_counter()
-            matrix @ matrix
-            seconds.append(time.perf_counter() - began)
-        best.append(min(seconds))
-    return best[1] < 0.8 * best[0]
-
-
 def save_checkpoint(
     path: Path,
     models: dict[str, nn.Module],

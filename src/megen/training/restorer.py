@@ -14,7 +14,7 @@ from torch import Tensor
 from megen import codec, merging, pipeline
 from megen.codec import features
 from megen.models import weights
-from megen.models.placement import place
+from megen.models.placement import bf16_pays, place
 from megen.models.restorer import Restorer, RestorerConfig
 from megen.pipeline import Clock, Link
 from megen.training import loop
@@ -88,7 +88,7 @@ def train(
     # errors count as they show in the picture: in units of each channel's quantiser step
     weight = torch.from_numpy(prior.step / prior.step.mean()).float()[:, None, None].to(device) ** -1
     kernels, biases = ([p for p in model.parameters() if (p.ndim > 1) == wide] for wide in (True, False))
-    bf16 = loop.bf16_pays(device)
+    bf16 = bf16_pays(device)
     optimisers = [
         Muon([{"params": kernels, "base_lr": lr}], lr=lr, weight_decay=0.01, bf16=bf16),
         torch.optim.AdamW([{"params": biases, "base_lr": lr}], lr=lr, weight_decay=0.0),

@@ -15,7 +15,7 @@ from megen.diffusion import losses
 from megen.diffusion.path import interpolate
 from megen.models import weights
 from megen.models.denoiser import Denoiser, DenoiserConfig
-from megen.models.placement import place
+from megen.models.placement import bf16_pays, place
 from megen.models.text import TextConfig, TextEncoder
 from megen.training import loop
 from megen.training.batches import batches, normalised
@@ -110,7 +110,7 @@ def train(
     place(model, device)
     place(average, device).eval()
     ema = loop.Average(model, average, recipe.ema)
-    path, done, bf16 = folder / "teacher.checkpoint.safetensors", 0, loop.bf16_pays(device)
+    path, done, bf16 = folder / "teacher.checkpoint.safetensors", 0, bf16_pays(device)
     optimisers = optimisers_of(model, recipe.lr, bf16)
     mean, scale = statistics(data(0).latents) if start is None else start[1:]
     statistic = nn.ParameterDict({"mean": nn.Parameter(mean, False), "scale": nn.Parameter(scale, False)})
