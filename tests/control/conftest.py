@@ -7,6 +7,7 @@ import pytest
 
 from megen.control import kernel as kernels
 from megen.control.kernel import Kernel
+from megen.cost.quality import QualityGrid
 from megen.types import Decision
 
 
@@ -29,12 +30,44 @@ def make_kernel(gamma: float = 0.9) -> Kernel:
         reward=np.broadcast_to(np.stack([quality, 0.8 * quality]), (3, 2, 4)),
         service_s=work[:, None] + air,
         energy_j=30 * work[:, None] + 3 * air + 1.0,
+        ue_j=3 * air + 1.0,
         decode_s=0.1,
         gap_s=np.stack([kernels.exponential_quantiles(m, 3) for m in (0.4, 1.2)]),
         deadline_s=0.9,
         limits=np.array([0.15, 9.0]),
         gamma=gamma,
     )
+
+
+def make_grid() -> QualityGrid:
+    """Two prompt classes, 1, 4 and 12 steps, two ratios, three SNRs; better with steps, worse with merging."""
+    steps, ratios, snr_db = np.array([1, 4, 12]), np.array([0.0, 0.5]), np.array([-4.0, 6.0, 16.0])
+    log_mse = -3 - 0.8 * np.log2(steps)[None, :, None, None] + np.array([0.0, 0.7])[None, None, :, None] + np.array([0.4, 0.1, 0.0])
+    log_mse = log_mse + np.array([0.0, 0.5])[:, None, None, None]
+    flat = np.ones((2, 3, 2))
+    air = np.array([0.3, 0.1, 0.03])[None, None, :, None] * np.array([1.0, 0.6])[None, :, None, None] * np.array([0.8, 1.2])
+    return QualityGrid(
+        steps=steps,
+        merge_ratios=ratios,
+        snr_db=snr_db,
+        log_mse=log_mse,
+        log_mse_error=0.1 * np.ones_like(log_mse),
+        fidelity=0.9 * flat,
+        fidelity_error=0.01 * flat,
+        payload_bits=5e4 * flat,
+        airtime_s=np.broadcast_to(air, (2, 2, 3, 2)).copy(),
+        delivered=np.ones((2, 3)),
+        counts=np.array([5, 3]),
+        word_weights=np.array([1.0]),
+        class_edges=np.array([0.5]),
+        words=("snow",),
+        about={},
+    )
+
+
+@pytest.fixture(scope="session")
+def grid() -> QualityGrid:
+    return make_grid()
 
 
 @pytest.fixture(scope="session")

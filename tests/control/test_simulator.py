@@ -26,10 +26,10 @@ def test_steps_follow_the_kernel(small: Kernel) -> None:
     share = np.bincount(after, minlength=small.states) / n
     want = small.transitions(policy)[state]
     assert np.abs(share - want).max() < 5 * np.sqrt(0.25 / n)
-    assert outcome.late.mean() == pytest.approx(small.costs[0, state, 3], abs=0.006)
-    assert outcome.energy_j.mean() == pytest.approx(small.costs[1, state, 3], rel=0.002)
+    assert outcome.costs[0].mean() == pytest.approx(small.costs[0, state, 3], abs=0.006)
+    assert outcome.costs[1].mean() == pytest.approx(small.costs[1, state, 3], rel=0.002)
     assert (outcome.reward == small.rewards[state, 3]).all()
-    assert ((outcome.latency_s > small.deadline_s) == outcome.late.astype(bool)).all()
+    assert ((outcome.latency_s > small.deadline_s) == outcome.costs[0].astype(bool)).all()
 
 
 def test_long_runs_agree_with_the_exact_evaluation(small: Kernel) -> None:
@@ -40,7 +40,7 @@ def test_long_runs_agree_with_the_exact_evaluation(small: Kernel) -> None:
     total = np.zeros((3, n))
     for t in range(horizon):
         state, outcome = simulator.step(state, sample(policy, state, rng), rng)
-        total += (1 - small.gamma) * small.gamma**t * np.stack([outcome.reward, outcome.late, outcome.energy_j])
+        total += (1 - small.gamma) * small.gamma**t * np.stack([outcome.reward, outcome.costs[0], outcome.costs[1]])
     error = total.std(1) / np.sqrt(n)
     assert (np.abs(total.mean(1) - [exact.reward, *exact.costs]) < 4.5 * error + 1e-4).all()
 

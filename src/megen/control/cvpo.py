@@ -71,15 +71,6 @@ class Progress:
     critic_loss: float
 
 
-def observations(kernel: Kernel) -> Float[Tensor, "s d"]:
-    """Features of every state: SNR over 10 dB, backlog over the deadline and its square root, phase, one column a prompt class."""
-    c, p, f, w = kernel.shape
-    ci, pi, fi, wi = np.unravel_index(np.arange(kernel.states), (c, p, f, w))
-    late = kernel.backlog_s[wi] / kernel.deadline_s
-    columns = [kernel.snr_db[ci] / 10, late, np.sqrt(late), fi.astype(float), *np.eye(p)[pi].T]
-    return torch.from_numpy(np.stack(columns, 1)).float()
-
-
 class Networks(nn.Module):
     """`count` networks of one shape side by side: features [n, d] to values [count, n, actions]."""
 
@@ -114,12 +105,12 @@ def rollout(simulator: Simulator, policy: Array, links: int, horizon: int, rng: 
     Errors: FloatingPointError where a reward or a cost is no number.
     """
     states, actions = np.empty((horizon + 1, links), np.int64), np.empty((horizon, links), np.int64)
-    rewards, costs = np.empty((horizon, links)), np.empty((len(COSTS), horizon, links))
+    rewards, costs = np.empty((horizon, links)), np.empty((COSTS, horizon, links))
     states[0] = simulator.start(links, rng)
     for t in range(horizon):
         actions[t] = choose(policy[states[t]], rng)
         states[t + 1], outcome = simulator.step(states[t], actions[t], rng)
-        rewards[t], costs[0, t], costs[1, t] = outcome.reward, outcome.late, outcome.energy_j
+        rewards[t], costs[:, t] = outcome.reward, outcome.costs
     if not (np.isfinite(rewards).all() and np.isfinite(costs).all()):
         raise FloatingPointError("the simulator gave a reward or a cost that is no number: the quality grid or a profile is broken")
     return Rollout(states, actions, rewards, costs)
@@ -132,16 +123,16 @@ class Learner:
         if not (kernel.limits > 0).all():
             raise ValueError(f"every limit must be positive, got {', '.join(f'{v:g}' for v in kernel.limits)}")
         self.kernel, self.recipe, self.simulator = kernel, recipe, Simulator(kernel)
-        self.features = observations(kernel)
+        self.features = torch.from_numpy(kernel.features).float()
         with torch.random.fork_rng():
             torch.manual_seed(recipe.seed)
             inputs = self.features.shape[1]
             self.policy = Networks(1, inputs, recipe.width, kernel.actions)
-            self.critics, self.slow = (Networks(2 + 2 * len(COSTS), inputs, recipe.width, kernel.actions) for _ in range(2))
+            self.critics, self.slow = (Networks(2 + 2 * COSTS, inputs, recipe.width, kernel.actions) for _ in range(2))
         self.slow.load_state_dict(self.critics.state_dict())
         self.policy_optimiser = torch.optim.Adam(self.policy.parameters(), lr=recipe.policy_lr)
         self.critic_optimiser = torch.optim.Adam(self.critics.parameters(), lr=recipe.critic_lr)
-        self.duals, self.alpha = Duals(1.0, np.zeros(len(COSTS))), 1.0
+        self.duals, self.alpha = Duals(1.0, np.zeros(COSTS)), 1.0
         self.rng, self.samples, self.iteration = np.random.default_rng(recipe.seed), 0, 0
         self.reward_level, self.reward_unit = 0.0, max(float(kernel.reward.std()), 1e-9)
         self.mean_costs: Array | None = None
@@ -197,7 +188,7 @@ class Learner:
         recipe, kernel = self.recipe, self.kernel
         policy, size = torch.from_numpy(table).float(), got.rewards.size
         before, after, action = got.states[:-1].ravel(), got.states[1:].ravel(), torch.from_numpy(got.actions.ravel())
-        relative = (got.costs / kernel.limits[:, None, None] - 1).reshape(len(COSTS), -1)
+        relative = (got.costs / kernel.limits[:, None, None] - 1).reshape(COSTS, -1)
         scaled = np.concatenate([((got.rewards.ravel() - self.reward_level) / self.reward_unit)[None], relative]).repeat(2, 0)
         signal, total = torch.from_numpy(scaled).float(), 0.0
         for _ in range(recipe.critic_steps):
@@ -224,7 +215,7 @@ class Learner:
         with torch.no_grad():
             values = self.critics(self.features[states]).double().numpy()
         reward_q = values[:2].min(0)
-        pairs = values[2:].reshape(len(COSTS), 2, *values.shape[1:])
+        pairs = values[2:].reshape(COSTS, 2, *values.shape[1:])
         cost_q = pairs.mean(1) + recipe.cost_deviations * pairs.std(1)
         old, weight = table[states], np.full(len(states), 1 / len(states))
         # per-step form: E_dpi E_q A_ck <= d_k - J_ck, all relative to d_k

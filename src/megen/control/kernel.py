@@ -26,7 +26,7 @@ from megen.cost.quality import QualityGrid
 from megen.types import Decision
 
 Array = NDArray[np.float64]
-COSTS = ("late", "energy_j")
+COSTS = 2
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,12 @@ class Kernel:
     deadline_s: float
     limits: Array  # [2]
     gamma: float
+    ue_j: Array | None = None  # [C, P, A, K]: the phone's share of the energy, radio and decoding
+    mean_latency: bool = False  # the first cost is the latency in s, not the probability of a miss
+
+    @property
+    def cost_names(self) -> tuple[str, str]:
+        return ("latency_s" if self.mean_latency else "late"), "energy_j"
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -86,11 +92,19 @@ class Kernel:
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     @cached_property
+    def features(self) -> Array:
+        """What a policy sees of every state [S, 4 + P]: SNR over 10 dB, backlog over the deadline, its square root, phase, prompt class."""
+        c, p, f, w = self.shape
+        ci, pi, fi, wi = np.unravel_index(np.arange(self.states), (c, p, f, w))
+        waiting = self.backlog_s[wi] / self.deadline_s
+        return np.stack([self.snr_db[ci] / 10, waiting, np.sqrt(waiting), fi.astype(float), *np.eye(p)[pi].T], 1)
+
+    @cached_property
     def costs(self) -> Array:
-        """Expected costs [2, S, A]: probability of a miss, and energy."""
+        """Expected costs [2, S, A]: probability of a miss (or latency), and energy."""
         c, p, f, w = self.shape
         latency = self.backlog_s[:, None, None] + self.service_s[:, :, None] + self.decode_s  # [C, P, W, A, K]
-        late = (latency > self.deadline_s).mean(-1)
+        late = (latency if self.mean_latency else latency > self.deadline_s).mean(-1)
         energy = np.broadcast_to(self.energy_j.mean(-1)[:, :, None, None], (c, p, f, w, self.actions))
         return np.stack([np.broadcast_to(late[:, :, None], energy.shape), energy]).reshape(2, self.states, self.actions)
 
@@ -200,7 +214,7 @@ def build(grid: QualityGrid, es: DeviceProfile, ue: DeviceProfile, setting: Sett
     air = np.broadcast_to(air, (*air.shape[:2], n, *air.shape[3:])).reshape(*air.shape[:2], n * r, -1)
     bits = grid.payload_bits.reshape(grid.classes, n * r)[None, :, :, None]
     radio_j = radio_w * air + radio_w_per_mbps * bits / 1e6
-    energy = es.power_w * worked[:, None] + radio_j + ue.power_w * ue.ue_s()
+    ue_j = radio_j + ue.power_w * ue.ue_s()
     share = grid.counts / grid.counts.sum()
     stay = setting.phase_stay
     return Kernel(
@@ -212,12 +226,13 @@ def build(grid: QualityGrid, es: DeviceProfile, ue: DeviceProfile, setting: Sett
         phases=np.array([[stay[0], 1 - stay[0]], [1 - stay[1], stay[1]]]),
         reward=-grid.log_mse.transpose(3, 0, 1, 2).reshape(len(grid.snr_db), grid.classes, n * r),
         service_s=worked[:, None] + air,
-        energy_j=energy,
+        energy_j=es.power_w * worked[:, None] + ue_j,
         decode_s=ue.ue_s(),
         gap_s=np.stack([exponential_quantiles(m, setting.gaps) for m in setting.mean_gap_s]),
         deadline_s=setting.deadline_s,
         limits=np.array([setting.late_limit, setting.energy_limit_j]),
         gamma=setting.gamma,
+        ue_j=ue_j,
     )
 
 

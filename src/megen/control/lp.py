@@ -43,7 +43,7 @@ def solve(kernel: Kernel, constrained: bool = True) -> Optimum:
     """
     flow, start = _flow(kernel)
     n, y = kernel.states * kernel.actions, flow.shape[1] - kernel.states * kernel.actions
-    bounded = np.hstack([kernel.costs.reshape(len(COSTS), n), np.zeros((len(COSTS), y))])
+    bounded = np.hstack([kernel.costs.reshape(COSTS, n), np.zeros((COSTS, y))])
     scale = 1 / np.maximum(np.abs(kernel.limits), 1e-9)  # costs of unlike units side by side
     found = linprog(
         np.append(-kernel.rewards.ravel(), np.zeros(y)),
@@ -61,7 +61,7 @@ def solve(kernel: Kernel, constrained: bool = True) -> Optimum:
     total = x.sum(1, keepdims=True)
     safest = np.eye(kernel.actions)[kernel.costs[0].argmin(1)]  # for states that are never reached
     policy = np.where(total > 1e-12, x / np.maximum(total, 1e-300), safest)
-    prices = -found.ineqlin.marginals * scale if constrained else np.zeros(len(COSTS))
+    prices = -found.ineqlin.marginals * scale if constrained else np.zeros(COSTS)
     return Optimum(policy, float((x * kernel.rewards).sum()), np.array([(x * c).sum() for c in kernel.costs]), prices, x)
 
 
@@ -75,7 +75,7 @@ def least_cost(kernel: Kernel, which: int) -> float:
 def _nearest(kernel: Kernel) -> str:
     """Which limit must give way, and how far: the least of each cost, and of energy while the late limit is kept."""
     told = []
-    for k, name in enumerate(COSTS):
+    for k, name in enumerate(kernel.cost_names):
         least = least_cost(kernel, k)
         if least > kernel.limits[k]:
             told.append(f"{name} can be no less than {least:.4g}, the limit is {kernel.limits[k]:.4g}")
@@ -92,7 +92,8 @@ def _nearest(kernel: Kernel) -> str:
         b_eq=start,
         method="highs",
     )
-    return f"with {COSTS[0]} at {kernel.limits[0]:.4g}, {COSTS[1]} can be no less than {bound.fun:.4g}, the limit is {kernel.limits[1]:.4g}"
+    first, second = kernel.cost_names
+    return f"with {first} at {kernel.limits[0]:.4g}, {second} can be no less than {bound.fun:.4g}, the limit is {kernel.limits[1]:.4g}"
 
 
 def _flow(kernel: Kernel) -> tuple[sparse.csr_matrix, Array]:

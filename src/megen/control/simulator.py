@@ -38,9 +38,10 @@ class Outcome:
     """What one step gave each link."""
 
     reward: Array  # [n]
-    late: Array  # [n], 1 where the deadline was missed
-    energy_j: Array  # [n]
+    costs: Array  # [2, n]: 1 where the deadline was missed (or the latency), and the energy in J
     latency_s: Array  # [n]
+    airtime: Ints  # [n], which of the equiprobable values was drawn
+    gap_s: Array  # [n] until the next request
 
 
 class Simulator:
@@ -76,7 +77,8 @@ class Simulator:
         air, gap = np.divmod(pair, self._gaps)
         row = cpa * self._airtimes + air
         busy = backlog * self._cell_s + self._service[row]
-        place = np.clip((busy - self._gap[phase * self._gaps + gap]) * self._per_s, 0, w - 1)
+        gap_s = self._gap[phase * self._gaps + gap]
+        place = np.clip((busy - gap_s) * self._per_s, 0, w - 1)
         low = place.astype(np.int64)
         low += (place - low) > (drawn - pair)
         drawn = rng.random(len(state)) * self._next
@@ -84,8 +86,8 @@ class Simulator:
         at = ((cp // p) * f + phase) * self._next + cell
         onward = np.where(drawn - cell < self._keep[at], cell, self._alias[at])
         latency = busy + self.kernel.decode_s
-        late = (latency > self.kernel.deadline_s).astype(np.float64)
-        return onward * w + low, Outcome(self._reward[cpa], late, self._energy[row], latency)
+        first = latency if self.kernel.mean_latency else latency > self.kernel.deadline_s
+        return onward * w + low, Outcome(self._reward[cpa], np.stack([first, self._energy[row]]), latency, air, gap_s)
 
 
 def sample(policy: Array, state: Ints, rng: np.random.Generator) -> Ints:

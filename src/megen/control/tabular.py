@@ -1,7 +1,13 @@
-"""MEG-CVPO on exact tables: what the learner would do with perfect critics, for checks and ablations."""
+"""MEG-CVPO on exact tables: what the learner would do with perfect critics, for checks and ablations.
+
+With `sees` the policy knows a part of the state only: states that look alike share one row, whose critics are the mean
+over them by occupancy (the natural policy gradient of shared softmax logits). What it reaches is a local optimum, and
+the yardstick for every backlog-blind, channel-blind or fixed choice.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +19,7 @@ from megen.control.kernel import Evaluation, Kernel, evaluate
 
 Array = NDArray[np.float64]
 FORMS = ("advantage", "value")
+AXES = ("channel", "prompt", "phase", "backlog")
 
 
 @dataclass(frozen=True)
@@ -37,19 +44,49 @@ def bounds_of(form: str, kernel: Kernel, got: Evaluation, horizon: int) -> Array
     raise ValueError(f"the constraint's form must be one of {', '.join(FORMS)}, got {form!r}")
 
 
+def looks(kernel: Kernel, sees: Sequence[str]) -> NDArray[np.int64]:
+    """The number of what a policy sees in each state [S]. Errors: ValueError on an axis that is not one of `AXES`."""
+    if unknown := set(sees) - set(AXES):
+        raise ValueError(f"a policy may see {', '.join(AXES)}, got {', '.join(sorted(unknown))}")
+    places = np.unravel_index(np.arange(kernel.states), kernel.shape)
+    shape = tuple(n if axis in sees else 1 for axis, n in zip(AXES, kernel.shape, strict=True))
+    return np.ravel_multi_index(tuple(p if n > 1 else np.zeros_like(p) for p, n in zip(places, shape, strict=True)), shape)
+
+
 def run(
-    kernel: Kernel, iterations: int, epsilon: float = 0.1, m_epsilon: float = 0.1, form: str = "advantage", horizon: int = 200
+    kernel: Kernel,
+    iterations: int,
+    epsilon: float = 0.1,
+    m_epsilon: float = 0.1,
+    form: str = "advantage",
+    horizon: int = 200,
+    sees: Sequence[str] = AXES,
+    last_share: float = 1.0,
 ) -> tuple[Array, list[Iterate]]:
-    """Iterate E- and M-step with exact critics from the uniform policy; returns the last policy [S, A] and the way there."""
-    policy = np.full((kernel.states, kernel.actions), 1 / kernel.actions)
+    """Iterate E- and M-step with exact critics from the uniform policy; returns the last policy [S, A] and the way there.
+
+    The KL bounds fall linearly to `last_share` of themselves: a policy that sees a part only would go around its optimum.
+    """
+    look = looks(kernel, sees)
+    kinds = int(look.max()) + 1
+    policy = np.full((kinds, kernel.actions), 1 / kernel.actions)
     duals, way = Duals(1.0, np.zeros(len(kernel.limits))), []
-    for _ in range(iterations):
-        got = evaluate(kernel, policy)
-        reward_q = kernel.rewards + kernel.gamma * kernel.onward(got.reward_values)
-        cost_q = np.stack([c + kernel.gamma * kernel.onward(v) for c, v in zip(kernel.costs, got.cost_values, strict=True)])
+    for i in range(iterations):
+        left = 1 - (1 - last_share) * i / max(1, iterations - 1)
+        got = evaluate(kernel, policy[look])
+        weight = np.bincount(look, got.occupancy, kinds) / got.occupancy.sum()
+        within = got.occupancy / got.occupancy.sum() / np.maximum(weight, 1e-300)[look]
+
+        def seen(table: Array, within: Array = within) -> Array:
+            total = np.zeros((kinds, kernel.actions))
+            np.add.at(total, look, within[:, None] * table)
+            return total
+
+        reward_q = seen(kernel.rewards + kernel.gamma * kernel.onward(got.reward_values))
+        cost_q = np.stack([seen(c + kernel.gamma * kernel.onward(v)) for c, v in zip(kernel.costs, got.cost_values, strict=True)])
         log_old = np.log(np.maximum(policy, 1e-12))
-        weight = got.occupancy / got.occupancy.sum()
-        duals = estep.solve_dual(duals, log_old, reward_q, cost_q, weight, epsilon, bounds_of(form, kernel, got, horizon))
+        bounds = bounds_of(form, kernel, got, horizon)
+        duals = estep.solve_dual(duals, log_old, reward_q, cost_q, weight, left * epsilon, bounds)
         way.append(Iterate(got.reward, got.costs, duals))
-        policy, _ = estep.mixed(estep.improved(duals, log_old, reward_q, cost_q), policy, weight, m_epsilon)
-    return policy, way
+        policy, _ = estep.mixed(estep.improved(duals, log_old, reward_q, cost_q), policy, weight, left * m_epsilon)
+    return policy[look], way

@@ -1,0 +1,187 @@
+"""The constrained MDPs as Gymnasium environments: thin views of one link of the simulator.
+
+`gymnasium.make("megen.control.env:megen/Main-v0")` is the main process; `megen/AsReleased-v0` has the reference's
+independent slots, its observation and its limits (`control/released.py`); `megen/Battery-v0` is the main process with a
+phone that runs on a battery. Every `info` has `cost` (a vector) and `limits`, which bound its discounted mean. Episodes
+are truncated and never end by themselves: a learner bootstraps there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from megen.control import released
+from megen.control.kernel import Kernel
+from megen.control.shipped import main_kernel
+from megen.control.simulator import Outcome, Simulator
+from megen.types import Decision
+
+Array = NDArray[np.float64]
+Info = dict[str, Any]
+
+
+class Main(gymnasium.Env[NDArray[np.float32], np.int64]):
+    """Bursty requests over a fading link with a backlog; `kernel` None: the one of the shipped grid and profiles.
+
+    Observation: the kernel's features. `info` also has `latency_s`.
+    """
+
+    metadata = {"render_modes": []}
+
+    def __init__(self, kernel: Kernel | None = None, horizon: int = 200) -> None:
+        if horizon < 1:
+            raise ValueError(f"an episode needs at least one request, got {horizon}")
+        self.kernel = kernel or main_kernel()
+        self.horizon = horizon
+        self.simulator = Simulator(self.kernel)
+        self.action_space = spaces.Discrete(self.kernel.actions)
+        self.observation_space = feature_box(self.kernel.features)
+        self.limits = self.kernel.limits
+        self._state, self._steps = np.zeros(1, np.int64), 0
+
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[NDArray[np.float32], Info]:
+        super().reset(seed=seed)
+        self._state, self._steps = self.simulator.start(1, self.np_random), 0
+        return self._observation(), {"limits": self.limits.copy()}
+
+    def step(self, action: np.int64) -> tuple[NDArray[np.float32], float, bool, bool, Info]:
+        if not self.action_space.contains(action):
+            raise ValueError(f"a decision is a number from 0 to {self.kernel.actions - 1}, got {action}")
+        reward, costs, latency_s = self._advance(np.array([int(action)]))
+        self._steps += 1
+        told = {"cost": costs, "limits": self.limits.copy(), "latency_s": latency_s}
+        return self._observation(), reward, False, self._steps >= self.horizon, told
+
+    def _advance(self, action: NDArray[np.int64]) -> tuple[float, Array, float]:
+        outcome = self._step(action)
+        return float(outcome.reward[0]), outcome.costs[:, 0], float(outcome.latency_s[0])
+
+    def _step(self, action: NDArray[np.int64]) -> Outcome:
+        self._state, outcome = self.simulator.step(self._state, action, self.np_random)
+        return outcome
+
+    def _observation(self) -> NDArray[np.float32]:
+        return self.kernel.features[self._state[0]].astype(np.float32)
+
+
+class AsReleased(Main):
+    """The reference's contextual bandit: observation (SNR over 10 dB, last latency in s, last energy in kJ), costs latency and energy."""
+
+    def __init__(self, kernel: Kernel | None = None, horizon: int = released.SLOTS) -> None:
+        super().__init__(kernel or released.released_kernel(), horizon)
+        most = self.kernel.service_s.max() + self.kernel.decode_s, self.kernel.energy_j.max() / 1e3
+        low, high = self.kernel.snr_db.min() / 10, self.kernel.snr_db.max() / 10
+        self.observation_space = spaces.Box(np.array([low, 0, 0], np.float32), np.nextafter(np.array([high, *most], np.float32), np.inf))
+        self._last = np.zeros(2)
+
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[NDArray[np.float32], Info]:
+        self._last = np.zeros(2)
+        return super().reset(seed=seed, options=options)
+
+    def _advance(self, action: NDArray[np.int64]) -> tuple[float, Array, float]:
+        reward, costs, latency_s = super()._advance(action)
+        self._last = costs * (1, 1e-3)
+        return reward, costs, latency_s
+
+    def _observation(self) -> NDArray[np.float32]:
+        snr = self.kernel.features[self._state[0], 0]
+        return np.array([snr, *self._last], np.float32)
+
+
+class Battery(Main):
+    """The main process with a battery of `capacity_j` for the phone's share, charged with `charge_w`; its charge is seen last.
+
+    Costs: a miss, the energy, and 1 where the charge did not last for the request, which then shows a grey picture and
+    takes what charge there is. The third limit is assumed.
+    """
+
+    def __init__(
+        self, kernel: Kernel | None = None, horizon: int = 200, capacity_j: float = 40.0, charge_w: float = 0.5, empty_limit: float = 0.05
+    ) -> None:
+        super().__init__(kernel, horizon)
+        if self.kernel.ue_j is None:
+            raise ValueError("this kernel does not tell the phone's share of the energy (`ue_j`)")
+        if not (capacity_j > 0 and charge_w >= 0 and 0 < empty_limit <= 1):
+            raise ValueError("the capacity must be positive, the charging not negative, and the limit lie in (0, 1]")
+        self.capacity_j, self.charge_w = capacity_j, charge_w
+        self.limits = np.append(self.kernel.limits, empty_limit)
+        low, high = self.observation_space.low, self.observation_space.high  # type: ignore[attr-defined]
+        self.observation_space = spaces.Box(np.append(low, np.float32(0)), np.append(high, np.float32(1)))
+        self._charge_j = capacity_j
+
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[NDArray[np.float32], Info]:
+        self._charge_j = self.capacity_j
+        return super().reset(seed=seed, options=options)
+
+    def _advance(self, action: NDArray[np.int64]) -> tuple[float, Array, float]:
+        assert self.kernel.ue_j is not None
+        c, p, _, _ = np.unravel_index(int(self._state[0]), self.kernel.shape)
+        outcome = self._step(action)
+        needed = float(self.kernel.ue_j[c, p, action[0], outcome.airtime[0]])
+        reward, costs = float(outcome.reward[0]), outcome.costs[:, 0]
+        empty = needed > self._charge_j
+        self._charge_j = min(self.capacity_j, max(self._charge_j - needed, 0.0) + self.charge_w * float(outcome.gap_s[0]))
+        worst = float(self.kernel.reward[c, p].min())
+        return (min(reward, worst) if empty else reward), np.append(costs, float(empty)), float(outcome.latency_s[0])
+
+    def _observation(self) -> NDArray[np.float32]:
+        return np.append(super()._observation(), np.float32(self._charge_j / self.capacity_j))
+
+
+class BoxDecision(gymnasium.ActionWrapper[NDArray[np.float32], NDArray[np.float32], np.int64]):
+    """Continuous decisions in [0, 1]^2 for learners that know no others: (steps, merge ratio), rounded to the nearest.
+
+    Step counts are evenly spaced in the first coordinate, ratios in the second.
+    """
+
+    def __init__(self, env: gymnasium.Env[NDArray[np.float32], np.int64]) -> None:
+        super().__init__(env)
+        self._places = decision_places(env.unwrapped.kernel.decisions)  # type: ignore[attr-defined]
+        self.action_space = spaces.Box(0.0, 1.0, (2,), np.float32)
+
+    def action(self, action: NDArray[np.float32]) -> np.int64:
+        return np.int64(np.square(self._places - np.clip(action, 0, 1)).sum(1).argmin())
+
+
+class ScalarCost(gymnasium.Wrapper[NDArray[np.float32], np.int64, NDArray[np.float32], np.int64]):
+    """One number in `info["cost"]` and one in `info["limit"]`, for learners of a single constraint.
+
+    `which` names one cost by its place; None: the mean over costs of cost / limit, whose limit is 1.
+    """
+
+    def __init__(self, env: gymnasium.Env[NDArray[np.float32], np.int64], which: int | None = None) -> None:
+        super().__init__(env)
+        limits = env.unwrapped.limits  # type: ignore[attr-defined]
+        if which is not None and not 0 <= which < len(limits):
+            raise ValueError(f"there are costs 0 to {len(limits) - 1}, got {which}")
+        self._which = which
+
+    def step(self, action: np.int64) -> tuple[NDArray[np.float32], Any, bool, bool, Info]:
+        seen, reward, terminated, truncated, info = self.env.step(action)
+        costs, limits = info["cost"], info["limits"]
+        one = float(np.mean(costs / limits)) if self._which is None else float(costs[self._which])
+        limit = 1.0 if self._which is None else float(limits[self._which])
+        return seen, reward, terminated, truncated, {**info, "cost": one, "limit": limit}
+
+
+def decision_places(decisions: Sequence[Decision]) -> Array:
+    """Where decisions lie in [0, 1]^2 [A, 2]: step counts and merge ratios evenly spaced in their order."""
+    steps, ratios = sorted({d.steps for d in decisions}), sorted({d.merge_ratio for d in decisions})
+    spans = max(1, len(steps) - 1), max(1, len(ratios) - 1)
+    return np.array([(steps.index(d.steps) / spans[0], ratios.index(d.merge_ratio) / spans[1]) for d in decisions])
+
+
+def feature_box(features: Array) -> spaces.Box:
+    low, high = features.min(0).astype(np.float32), features.max(0).astype(np.float32)
+    return spaces.Box(low, np.maximum(high, np.nextafter(low, np.float32(np.inf))))
+
+
+for _name, _entry in (("AsReleased", AsReleased), ("Main", Main), ("Battery", Battery)):
+    if f"megen/{_name}-v0" not in gymnasium.registry:
+        gymnasium.register(f"megen/{_name}-v0", entry_point=_entry)

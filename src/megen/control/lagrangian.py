@@ -1,0 +1,205 @@
+"""PPO-Lagrangian, SAC-Lagrangian and a fixed penalty: Stable-Baselines3's learners on the simulator's links.
+
+The learner's reward is (r - mean) / unit - sum_k lambda_k (c_k / d_k - 1); after each collection lambda follows the
+discounted mean costs of the episodes that ended, by projected ascent. With a fixed penalty lambda stays. Needs the extra `baselines`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvStepReturn
+
+from megen.control.env import decision_places, feature_box
+from megen.control.kernel import COSTS, Kernel
+from megen.control.simulator import Simulator
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LagrangianRecipe:
+    """What both learners share; `penalty` fixes lambda instead of learning it."""
+
+    samples: int = 6_000_000
+    links: int = 512
+    horizon: int = 200
+    width: int = 128
+    lr: float = 1e-3
+    price_lr: float = 0.1
+    penalty: tuple[float, ...] | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Collected:
+    """Discounted means of the episodes that ended in one collection, and the prices after it."""
+
+    samples: int
+    reward: float
+    costs: Array
+    prices: Array
+
+
+class Links(VecEnv):
+    """Many links of the simulator for Stable-Baselines3; decisions by number, or as points of [0, 1]^2 where `continuous`."""
+
+    def __init__(self, kernel: Kernel, links: int, horizon: int, seed: int, continuous: bool = False) -> None:
+        self.kernel, self.simulator, self.horizon = kernel, Simulator(kernel), horizon
+        self.rng, self.prices = np.random.default_rng(seed), np.zeros(COSTS)
+        self.places = decision_places(kernel.decisions) if continuous else None
+        actions = spaces.Box(0.0, 1.0, (2,), np.float32) if continuous else spaces.Discrete(kernel.actions)
+        super().__init__(links, feature_box(kernel.features), actions)
+        self.unit, self.level = max(float(kernel.reward.std()), 1e-9), float(kernel.reward.mean())
+        self.state = self.simulator.start(links, self.rng)
+        self.age, self.sums = np.zeros(links, np.int64), np.zeros((1 + COSTS, links))
+        self.ended: list[Array] = []
+        self._table = kernel.features.astype(np.float32)
+
+    def reset(self) -> NDArray[np.float32]:
+        self.state, self.age[:], self.sums[:] = self.simulator.start(self.num_envs, self.rng), 0, 0.0
+        return self._table[self.state]
+
+    def step_async(self, actions: NDArray) -> None:
+        self._chosen = actions if self.places is None else nearest(self.places, actions)
+
+    def step_wait(self) -> VecEnvStepReturn:
+        gamma = self.kernel.gamma
+        self.state, outcome = self.simulator.step(self.state, self._chosen.astype(np.int64), self.rng)
+        self.sums += gamma**self.age * np.vstack([outcome.reward[None], outcome.costs])
+        self.age += 1
+        relative = outcome.costs / self.kernel.limits[:, None] - 1
+        rewards = ((outcome.reward - self.level) / self.unit - self.prices @ relative).astype(np.float32)
+        done = self.age >= self.horizon
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        if done.any():
+            last = self._table[self.state]
+            for i in np.flatnonzero(done):
+                infos[i] = {"terminal_observation": last[i], "TimeLimit.truncated": True}
+            self.ended.append(self.sums[:, done] * (1 - gamma) / (1 - gamma**self.horizon))
+            self.state = np.where(done, self.simulator.start(self.num_envs, self.rng), self.state)
+            self.age[done], self.sums[:, done] = 0, 0.0
+        return self._table[self.state], rewards, done, infos
+
+    def take_means(self) -> Array | None:
+        """Means [1 + K] of the episodes that ended since the last call, or None."""
+        if not self.ended:
+            return None
+        means: Array = np.hstack(self.ended).mean(1)
+        self.ended = []
+        return means
+
+    def close(self) -> None: ...
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        return [getattr(self, attr_name, None)] * self.num_envs
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        setattr(self, attr_name, value)
+
+    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
+        return [getattr(self, method_name)(*args, **kwargs)]
+
+    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+        return [False] * self.num_envs
+
+
+class _Prices(BaseCallback):
+    """Moves the prices after each collection."""
+
+    def __init__(self, links: Links, recipe: LagrangianRecipe, on_iteration: Callable[[Collected], None]) -> None:
+        super().__init__()
+        self.links, self.recipe, self.on_iteration = links, recipe, on_iteration
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        means = self.links.take_means()
+        if means is None:
+            return
+        if self.recipe.penalty is None:
+            step = self.recipe.price_lr * (means[1:] / self.links.kernel.limits - 1)
+            self.links.prices = np.maximum(self.links.prices + step, 0.0)
+        self.on_iteration(Collected(self.num_timesteps, float(means[0]), means[1:], self.links.prices.copy()))
+
+
+def ppo(kernel: Kernel, recipe: LagrangianRecipe, on_iteration: Callable[[Collected], None] = lambda c: None) -> Array:
+    """PPO-Lagrangian; the stochastic policy [S, A] of every state."""
+    links = _links(kernel, recipe, continuous=False)
+    model = PPO(
+        "MlpPolicy",
+        links,
+        learning_rate=lambda left: recipe.lr * max(left, 0.05),
+        n_steps=recipe.horizon,
+        batch_size=max(64, recipe.links * recipe.horizon // 25),
+        n_epochs=4,
+        gamma=kernel.gamma,
+        policy_kwargs={"net_arch": [recipe.width, recipe.width], "activation_fn": torch.nn.SiLU},
+        seed=recipe.seed,
+        device="cpu",
+    )
+    _learn(model, links, recipe, on_iteration)
+    with torch.no_grad():
+        shares = model.policy.get_distribution(torch.from_numpy(kernel.features).float()).distribution.probs
+    return np.asarray(shares.double().numpy())
+
+
+def sac(kernel: Kernel, recipe: LagrangianRecipe, on_iteration: Callable[[Collected], None] = lambda c: None, draws: int = 400) -> Array:
+    """SAC-Lagrangian on points of [0, 1]^2 rounded to the nearest decision; the policy [S, A] from `draws` samples a state."""
+    links = _links(kernel, recipe, continuous=True)
+    model = SAC(
+        "MlpPolicy",
+        links,
+        learning_rate=recipe.lr,
+        buffer_size=1_000_000,
+        learning_starts=recipe.links * 4,
+        batch_size=1024,
+        train_freq=8,
+        gradient_steps=8,
+        gamma=kernel.gamma,
+        tau=0.02,
+        policy_kwargs={"net_arch": [recipe.width, recipe.width]},
+        seed=recipe.seed,
+        device="cpu",
+    )
+    _learn(model, links, recipe, on_iteration)
+    assert links.places is not None
+    counts, rows = np.zeros((kernel.states, kernel.actions)), np.arange(kernel.states)
+    seen = kernel.features.astype(np.float32)
+    for _ in range(draws):
+        points, _ = model.predict(seen, deterministic=False)
+        np.add.at(counts, (rows, nearest(links.places, points)), 1)
+    return counts / draws
+
+
+def nearest(places: Array, points: NDArray) -> NDArray[np.int64]:
+    """The decision whose place [A, 2] is nearest to each point [n, 2]."""
+    out: NDArray[np.int64] = np.square(places[None] - np.clip(points, 0, 1)[:, None]).sum(-1).argmin(1)
+    return out
+
+
+def _links(kernel: Kernel, recipe: LagrangianRecipe, continuous: bool) -> Links:
+    links = Links(kernel, recipe.links, recipe.horizon, recipe.seed, continuous)
+    if recipe.penalty is not None:
+        _check_penalty(recipe.penalty)
+        links.prices = np.array(recipe.penalty, float)
+    return links
+
+
+def _check_penalty(penalty: Sequence[float]) -> None:
+    if len(penalty) != COSTS or min(penalty) < 0:
+        raise ValueError(f"a penalty is {COSTS} numbers that are not negative, got {', '.join(f'{v:g}' for v in penalty)}")
+
+
+def _learn(model: BaseAlgorithm, links: Links, recipe: LagrangianRecipe, on_iteration: Callable[[Collected], None]) -> None:
+    model.learn(recipe.samples, callback=_Prices(links, recipe, on_iteration), log_interval=10**9)

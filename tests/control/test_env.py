@@ -1,0 +1,130 @@
+"""The Gymnasium views: they pass Gymnasium's own check, and what they hand out is the kernel's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+from megen.control import env as envs
+from megen.control import kernel as kernels
+from megen.control import lp, released
+from megen.control.kernel import Kernel
+from megen.cost.quality import QualityGrid
+
+
+@pytest.fixture(scope="module")
+def bandit(grid: QualityGrid) -> Kernel:
+    return released.released_kernel(grid)
+
+
+@pytest.mark.parametrize("name", ["AsReleased", "Main", "Battery"])
+@pytest.mark.filterwarnings("ignore:.*is different from the unwrapped")
+def test_gymnasium_is_content(name: str, small: Kernel, bandit: Kernel) -> None:
+    made = gymnasium.make(f"megen.control.env:megen/{name}-v0", kernel=bandit if name == "AsReleased" else small)
+    check_env(made.unwrapped, skip_render_check=True)
+    made.reset(seed=1)
+    seen, reward, ended, cut, info = made.step(np.int64(0))
+    assert made.observation_space.contains(seen)
+    assert isinstance(reward, float)
+    assert not ended
+    assert not cut
+    assert info["cost"].shape == info["limits"].shape == ((3,) if name == "Battery" else (2,))
+
+
+def test_a_long_episode_has_the_kernels_means_and_is_cut(small: Kernel) -> None:
+    main = envs.Main(small, horizon=6000)
+    main.reset(seed=3)
+    rewards, costs, cut = [], [], False
+    while not cut:
+        seen, reward, ended, cut, info = main.step(np.int64(1))
+        rewards.append(reward)
+        costs.append(info["cost"])
+        assert not ended
+        assert main.observation_space.contains(seen)
+    assert len(rewards) == 6000
+    policy = np.tile(np.eye(small.actions)[1], (small.states, 1))
+    long_run = kernels.evaluate(replace(small, gamma=0.9995), policy)
+    assert np.mean(rewards) == pytest.approx(long_run.reward, rel=0.02)
+    np.testing.assert_allclose(np.mean(costs, 0), long_run.costs, rtol=0.1, atol=0.01)
+
+
+def test_the_same_seed_is_the_same_episode(small: Kernel) -> None:
+    def run(seed: int) -> list[tuple[float, ...]]:
+        battery = envs.Battery(small)
+        battery.reset(seed=seed)
+        return [(step[1], *step[4]["cost"]) for step in (battery.step(np.int64(i % 4)) for i in range(40))]
+
+    assert run(5) == run(5) != run(6)
+
+
+def test_an_empty_battery_costs_and_a_large_one_does_not(small: Kernel) -> None:
+    def share_empty(capacity_j: float, charge_w: float) -> float:
+        battery = envs.Battery(small, capacity_j=capacity_j, charge_w=charge_w, horizon=300)
+        battery.reset(seed=0)
+        return float(np.mean([battery.step(np.int64(3))[4]["cost"][2] for _ in range(300)]))
+
+    assert small.ue_j is not None
+    assert share_empty(1e6, 0.0) == 0.0
+    assert share_empty(10.0, 0.0) > 0.9
+    needed = float(small.ue_j[:, :, 3].mean())
+    assert 0.2 < share_empty(10.0, 0.5 * needed / 0.8) < 0.9
+
+
+def test_every_decision_can_be_named_by_a_point(small: Kernel) -> None:
+    boxed = envs.BoxDecision(envs.Main(small))
+    places = envs.decision_places(small.decisions)
+    assert [int(boxed.action(p.astype(np.float32))) for p in places] == list(range(small.actions))
+    assert boxed.action(np.array([0.1, 0.9], np.float32)) == 1
+    assert boxed.action(np.array([9.0, -9.0], np.float32)) == 2
+    boxed.reset(seed=0)
+    boxed.step(boxed.action_space.sample())
+
+
+def test_one_cost_for_learners_of_one(small: Kernel) -> None:
+    plain, mean, energy = envs.Main(small), envs.ScalarCost(envs.Main(small)), envs.ScalarCost(envs.Main(small), 1)
+    for env in (plain, mean, energy):
+        env.reset(seed=4)
+    told = [env.step(np.int64(2))[4] for env in (plain, mean, energy)]
+    assert told[1]["cost"] == pytest.approx(np.mean(told[0]["cost"] / small.limits))
+    assert (told[1]["limit"], told[2]["limit"]) == (1.0, small.limits[1])
+    assert told[2]["cost"] == told[0]["cost"][1]
+    with pytest.raises(ValueError, match="costs 0 to 1, got 2"):
+        envs.ScalarCost(envs.Main(small), 2)
+
+
+def test_wrong_decisions_and_batteries_are_refused(small: Kernel) -> None:
+    main = envs.Main(small)
+    main.reset(seed=0)
+    with pytest.raises(ValueError, match="from 0 to 3, got 4"):
+        main.step(np.int64(4))
+    with pytest.raises(ValueError, match="capacity must be positive"):
+        envs.Battery(small, capacity_j=0)
+    with pytest.raises(ValueError, match="at least one request"):
+        envs.Main(small, horizon=0)
+    with pytest.raises(ValueError, match="ue_j"):
+        envs.Battery(replace(small, ue_j=None))
+
+
+def test_the_references_rates_and_payloads_are_its_own() -> None:
+    snr = released.snr_db(1000)
+    assert snr.min() == pytest.approx(-4.4, abs=0.05)
+    assert snr.max() == pytest.approx(2.2, abs=0.05)
+    assert (1e6 * np.log2(1 + 10 ** (snr / 10))).mean() == pytest.approx(0.83e6, rel=0.02)
+    assert released.payload_bits(0.0) == 16 * 65536
+    assert released.payload_bits(0.5) == 16 * (32768 + 2048)
+
+
+def test_the_bandits_program_finds_the_bandits_optimum(bandit: Kernel) -> None:
+    assert [d.steps for d in bandit.decisions] == [4, 4, 12, 12]
+    for limit in (3.0, 2.2, 1.6):
+        tight = replace(bandit, limits=np.array([limit, 1800.0]))
+        best, (reward, prices) = lp.solve(tight), released.exact_optimum(tight)
+        assert best.reward == pytest.approx(reward, rel=1e-6)
+        assert best.costs[0] <= limit + 1e-7
+        assert best.prices[0] == pytest.approx(prices[0], rel=1e-4, abs=1e-6)
+    with pytest.raises(lp.InfeasibleError, match="latency_s can be no less than"):
+        lp.solve(replace(bandit, limits=np.array([0.3, 1800.0])))

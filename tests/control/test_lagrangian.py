@@ -1,0 +1,63 @@
+"""The Lagrangian baselines: their links are the simulator's, their prices follow the limits, and they learn."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from megen.control import kernel as kernels
+from megen.control.env import decision_places
+from megen.control.kernel import Kernel
+
+lagrangian = pytest.importorskip("megen.control.lagrangian", reason="needs the extra `baselines`")
+
+
+def test_links_price_their_costs_and_bootstrap_where_they_are_cut(small: Kernel) -> None:
+    links = lagrangian.Links(small, 400, 30, seed=0)
+    links.prices = np.array([0.7, 0.2])
+    links.reset()
+    total = np.zeros(400)
+    for t in range(30):
+        links.step_async(np.full(400, 1))
+        seen, rewards, done, infos = links.step_wait()
+        total += small.gamma**t * rewards
+        assert done.all() == (t == 29)
+    assert infos[0]["TimeLimit.truncated"]
+    assert not np.array_equal(infos[0]["terminal_observation"], seen[0]) or not np.array_equal(infos[1]["terminal_observation"], seen[1])
+    means = links.take_means()
+    share = (1 - small.gamma) / (1 - small.gamma**30)
+    priced = (means[0] - links.level) / links.unit - links.prices @ (means[1:] / small.limits - 1)
+    assert total.mean() * share == pytest.approx(priced, abs=1e-4)
+    assert links.take_means() is None
+
+
+def test_a_point_is_rounded_to_the_nearest_decision(small: Kernel) -> None:
+    places = decision_places(small.decisions)
+    assert lagrangian.nearest(places, np.array([[0.1, 0.2], [0.9, 0.6], [-3.0, 4.0]])).tolist() == [0, 3, 1]
+
+
+@pytest.mark.parametrize("learn", ["ppo", "sac"])
+def test_learners_earn_more_than_chance_at_no_price(learn: str, small: Kernel) -> None:
+    recipe = lagrangian.LagrangianRecipe(samples=48_000 if learn == "ppo" else 4_000, links=64, horizon=50, width=16, lr=3e-3, penalty=(0.0, 0.0))
+    policy = getattr(lagrangian, learn)(small, recipe)
+    np.testing.assert_allclose(policy.sum(1), 1, atol=1e-6)
+    chance = kernels.evaluate(small, np.full_like(policy, 1 / small.actions))
+    assert kernels.evaluate(small, policy).reward > chance.reward + 0.1
+
+
+def test_prices_rise_where_a_limit_is_broken_and_fall_where_it_is_kept(small: Kernel) -> None:
+    seen = []
+    lagrangian.ppo(small, lagrangian.LagrangianRecipe(samples=9600, links=64, horizon=50, width=8, lr=1e-5), seen.append)
+    assert len(seen) == 3
+    assert seen[-1].costs[0] > small.limits[0]  # chance is late
+    assert seen[-1].prices[0] > seen[0].prices[0] > 0
+    loose = replace(small, limits=np.array([1.0, 1e3]))
+    lagrangian.ppo(loose, lagrangian.LagrangianRecipe(samples=6400, links=64, horizon=50, width=8), seen.append)
+    assert (seen[-1].prices == 0).all()
+
+
+def test_a_penalty_that_cannot_be_is_refused(small: Kernel) -> None:
+    with pytest.raises(ValueError, match="2 numbers that are not negative, got -1, 0"):
+        lagrangian.ppo(small, lagrangian.LagrangianRecipe(penalty=(-1.0, 0.0)))
