@@ -159,6 +159,8 @@ def _parser() -> argparse.ArgumentParser:
         "--work", type=Path, metavar="FOLDER", help="finished prompts, to go on from after an interruption (default: beside the grid)"
     )
 
+    _add_control(commands)
+
     e = commands.add_parser(
         "export",
         help="write the receiver as one ONNX graph",
@@ -167,6 +169,37 @@ def _parser() -> argparse.ArgumentParser:
     e.add_argument("--backbone", default="scenes", metavar="NAME|PATH")
     e.add_argument("--out", type=Path, default=Path("receiver.onnx"), metavar="F.onnx")
     return parser
+
+
+def _add_control(commands: argparse._SubParsersAction[_Parser]) -> None:
+    c = commands.add_parser(
+        "control",
+        help="train and evaluate the policy that chooses steps and merge ratio",
+        description="Train a policy on the constrained MDP, or evaluate policies beside the exact optimum and every baseline.",
+    )
+    doing = c.add_subparsers(dest="what", required=True, metavar="train|evaluate", parser_class=_Parser)
+    t = doing.add_parser("train", help="learn a policy", description="Learn a policy. Run MEG-CVPO again to go on after an interruption.")
+    t.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="policy.npz, progress.csv and the checkpoint")
+    algorithms = ("cvpo", "ppo-lagrangian", "sac-lagrangian", "fixed-penalty")
+    t.add_argument("--algorithm", choices=algorithms, default="cvpo", help="(default: %(default)s)")
+    t.add_argument("--iterations", type=int, metavar="N", help="of 102,400 requests each (default: 60)")
+    v = doing.add_parser("evaluate", help="measure policies", description="Measure policies beside the optimum and every baseline.")
+    v.add_argument("policies", nargs="*", type=Path, metavar="PATH", help="policy.npz files or their folders (default: the shipped one)")
+    v.add_argument("--episodes", type=int, default=200, metavar="N", help="episodes of each policy (default: %(default)s)")
+    v.add_argument("--horizon", type=int, default=200, metavar="N", help="requests an episode (default: %(default)s)")
+    v.add_argument("--alpha", type=float, default=0.05, help="of the shield: the most that a request may be late (default: %(default)s)")
+    v.add_argument("--json", default="-", metavar="F.json", help="where the figures go; - is stdout (default: %(default)s)")
+    for p in (t, v):
+        p.add_argument("--seed", type=int, default=0)
+        p.add_argument("--variant", choices=("main", "as-released"), default="main", help="which process (default: %(default)s)")
+        p.add_argument("--quality", type=Path, metavar="F.npz", help="quality grid (default: the shipped one)")
+        p.add_argument("--server", default="cpu", metavar="NAME|PATH", help="edge server's device profile (default: %(default)s)")
+        p.add_argument("--phone", default="phone", metavar="NAME|PATH", help="phone's device profile (default: %(default)s)")
+        p.add_argument("--deadline-s", type=float, help="latency that a request should keep")
+        p.add_argument("--late-limit", type=float, help="share of requests that may miss it")
+        p.add_argument("--energy-limit-j", type=float, help="mean energy of a request")
+        p.add_argument("--gap-s", metavar="A,B", help="mean gaps between requests in s, in a burst and between bursts")
+        p.add_argument("--snr-mean-db", type=float, help="mean SNR of the link")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

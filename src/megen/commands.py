@@ -28,7 +28,7 @@ from megen.models.backbone import Backbone
 from megen.models.text import unknown_words, words
 from megen.models.weights import provenance
 from megen.pipeline import Clock, Link
-from megen.types import GenerationReport
+from megen.types import Budget, ChannelState, GenerationReport
 from megen.ue import OnnxReceiver
 
 CARRIER_HZ = 3.5e9
@@ -50,8 +50,17 @@ def generate(args: argparse.Namespace) -> None:
         raise ValueError("the prompt is empty or holds no words: say what to draw")
     _check_limits(args)
     link = _link(args)
-    steps, ratio = int(_number("--steps", args.steps, int)), _number("--merge-ratio", args.merge_ratio, float)
+    wanted, ratio = _number("--steps", args.steps, int), _number("--merge-ratio", args.merge_ratio, float)
+    steps = None if wanted is None else int(wanted)
     backbone = backbones.load(args.backbone, _device(args.device), quick=True)
+    if steps is None or ratio is None:
+        from megen.control_commands import decide
+
+        channel = ChannelState(link.snr_db, link.bandwidth_hz, 0.0)
+        told = Budget(args.deadline_s, args.energy_budget_j)
+        chosen = decide(args.prompt, steps, ratio, channel, told, args.seed, backbone.config.name)
+        steps, ratio = chosen.steps, chosen.merge_ratio
+        print(f"megen: the policy chose {steps} steps and merge ratio {ratio:g}", file=sys.stderr)
     decision = pipeline.decide(backbone, steps, ratio)
     backbone.text.tokenise([args.prompt])  # refuses a prompt that is too long before any work
     _warn_unknown(backbone, args.prompt, args.words)
@@ -248,6 +257,13 @@ def _bench_backbone(args: argparse.Namespace, say: Callable[[str], object]) -> d
     return found
 
 
+def control(args: argparse.Namespace) -> None:
+    """Train or evaluate policies."""
+    from megen import control_commands
+
+    control_commands.control(args)
+
+
 def profile(args: argparse.Namespace) -> None:
     """Measure this machine's device profile."""
     _check_writable(args.out)
@@ -331,13 +347,14 @@ def _check_limits(args: argparse.Namespace) -> None:
         raise ValueError(f"--seed must lie in [0, 2^63), got {args.seed}")
 
 
-def _number(option: str, text: str, kind: Callable[[str], float]) -> float:
+def _number(option: str, text: str, kind: Callable[[str], float]) -> float | None:
+    """The number, or None for auto. Errors: ValueError."""
     if text == "auto":
-        raise ValueError(f"{option} auto needs a trained policy, and none ships yet: give a number")
+        return None
     try:
         return kind(text)
     except ValueError:
-        raise ValueError(f"{option} must be a {'whole ' if kind is int else ''}number, got {text!r}") from None
+        raise ValueError(f"{option} must be a {'whole ' if kind is int else ''}number or auto, got {text!r}") from None
 
 
 def _device(name: str) -> str:

@@ -85,12 +85,15 @@ def test_a_trace_is_of_second_order_and_its_cubics_fit_between() -> None:
     for n in (10, 20, 40):
         grid = path.times(n, 2.0)
         states, velocities = zip(*path.trace(lambda z, s, t: exact_velocity(z, s, s), z, grid), strict=True)
-        known = Trajectories(torch.stack(states, 1), torch.stack(velocities, 1), torch.tensor(grid, dtype=torch.float64), torch.zeros(4, 1).long())
+        known = Trajectories(
+            torch.stack(states, 1), torch.stack(velocities, 1), torch.tensor(grid, dtype=torch.float64), torch.zeros(4, 1).long()
+        )
         found = [known.at(torch.arange(4), t.expand(4)) for t in times]
         error[n] = max(float((a - b).abs().max()) for (a, _), b in zip(found, exact, strict=True))
         slopes = [exact_velocity(b, t.expand(4), t.expand(4)) for b, t in zip(exact, times, strict=True)]
         assert max(float((v - b).abs().max()) for (_, v), b in zip(found, slopes, strict=True)) < 40 / n**2
-    assert error[10] / error[20] > 3.2 and error[20] / error[40] > 3.5
+    assert error[10] / error[20] > 3.2
+    assert error[20] / error[40] > 3.5
 
 
 def test_the_mean_velocity_of_a_path_is_the_flow_maps() -> None:
@@ -98,7 +101,9 @@ def test_the_mean_velocity_of_a_path_is_the_flow_maps() -> None:
     t = torch.cat([t[:1], 1 - (1 - s[1:]) / 2])
     grid = path.times(64, 2.0)
     states, velocities = zip(*path.trace(lambda z, s, t: exact_velocity(z, s, s), z, grid), strict=True)
-    known = Trajectories(torch.stack(states, 1), torch.stack(velocities, 1), torch.tensor(grid, dtype=torch.float64), torch.zeros(4, 1).long())
+    known = Trajectories(
+        torch.stack(states, 1), torch.stack(velocities, 1), torch.tensor(grid, dtype=torch.float64), torch.zeros(4, 1).long()
+    )
     state, mean = known.mean_velocity(torch.arange(4), s, t)
     torch.testing.assert_close(mean, exact_velocity(state, s, t), atol=2e-3, rtol=0)
 
@@ -170,7 +175,8 @@ def test_nets_of_reduced_depth_are_drawn_towards_the_full_one(tmp_path: Path) ->
 def test_paths_are_kept_and_another_teachers_refused(tmp_path: Path) -> None:
     arguments = (held(24), 40, 0.1, 0, tmp_path, CPU, False)
     first = compute(teacher(), 2.0, *arguments)
-    assert len(first) == 64 and sorted(f.name for f in tmp_path.iterdir()) == ["paths-00000.safetensors", "paths-00001.safetensors"]
+    assert len(first) == 64
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["paths-00000.safetensors", "paths-00001.safetensors"]
     again = compute(teacher(), 2.0, *arguments)
     torch.testing.assert_close(first.states, again.states)
     with pytest.raises(ValueError, match="another teacher's paths"):

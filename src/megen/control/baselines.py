@@ -47,10 +47,11 @@ def best_fixed(kernel: Kernel) -> tuple[Array, int]:
 
 def greedy(kernel: Kernel) -> Array:
     """Per slot: the decision of most reward whose own expected costs keep the limits, or the one least late where none does."""
-    keeps = (kernel.costs <= kernel.limits[:, None, None]).all(0)
+    keeps: NDArray[np.bool_] = np.all(kernel.costs <= kernel.limits[:, None, None], axis=0)
     best = np.where(keeps, kernel.rewards, -np.inf).argmax(1)
     least = kernel.costs[0].argmin(1)
-    return np.eye(kernel.actions)[np.where(keeps.any(1), best, least)]
+    out: Array = np.eye(kernel.actions)[np.where(keeps.any(1), best, least)]
+    return out
 
 
 def blind(kernel: Kernel, sees: Sequence[str]) -> Array:

@@ -26,7 +26,7 @@ Array = NDArray[np.float64]
 Info = dict[str, Any]
 
 
-class Main(gymnasium.Env[NDArray[np.float32], np.int64]):
+class Main(gymnasium.Env[Any, Any]):
     """Bursty requests over a fading link with a backlog; `kernel` None: the one of the shipped grid and profiles.
 
     Observation: the kernel's features. `info` also has `latency_s`.
@@ -41,7 +41,7 @@ class Main(gymnasium.Env[NDArray[np.float32], np.int64]):
         self.horizon = horizon
         self.simulator = Simulator(self.kernel)
         self.action_space = spaces.Discrete(self.kernel.actions)
-        self.observation_space = feature_box(self.kernel.features)
+        self.observation_space: spaces.Box = feature_box(self.kernel.features)
         self.limits = self.kernel.limits
         self._state, self._steps = np.zeros(1, np.int64), 0
 
@@ -67,7 +67,8 @@ class Main(gymnasium.Env[NDArray[np.float32], np.int64]):
         return outcome
 
     def _observation(self) -> NDArray[np.float32]:
-        return self.kernel.features[self._state[0]].astype(np.float32)
+        seen: NDArray[np.float32] = self.kernel.features[self._state[0]].astype(np.float32)
+        return seen
 
 
 class AsReleased(Main):
@@ -111,7 +112,7 @@ class Battery(Main):
             raise ValueError("the capacity must be positive, the charging not negative, and the limit lie in (0, 1]")
         self.capacity_j, self.charge_w = capacity_j, charge_w
         self.limits = np.append(self.kernel.limits, empty_limit)
-        low, high = self.observation_space.low, self.observation_space.high  # type: ignore[attr-defined]
+        low, high = self.observation_space.low, self.observation_space.high
         self.observation_space = spaces.Box(np.append(low, np.float32(0)), np.append(high, np.float32(1)))
         self._charge_j = capacity_j
 
@@ -182,6 +183,6 @@ def feature_box(features: Array) -> spaces.Box:
     return spaces.Box(low, np.maximum(high, np.nextafter(low, np.float32(np.inf))))
 
 
-for _name, _entry in (("AsReleased", AsReleased), ("Main", Main), ("Battery", Battery)):
+for _name in ("AsReleased", "Main", "Battery"):
     if f"megen/{_name}-v0" not in gymnasium.registry:
-        gymnasium.register(f"megen/{_name}-v0", entry_point=_entry)
+        gymnasium.register(f"megen/{_name}-v0", entry_point=f"{__name__}:{_name}")

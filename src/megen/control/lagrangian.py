@@ -150,8 +150,8 @@ def ppo(kernel: Kernel, recipe: LagrangianRecipe, on_iteration: Callable[[Collec
     )
     _learn(model, links, recipe, on_iteration)
     with torch.no_grad():
-        shares = model.policy.get_distribution(torch.from_numpy(kernel.features).float()).distribution.probs
-    return np.asarray(shares.double().numpy())
+        found: Any = model.policy.get_distribution(torch.from_numpy(kernel.features).float()).distribution
+    return np.asarray(found.probs.double().numpy())
 
 
 def sac(kernel: Kernel, recipe: LagrangianRecipe, on_iteration: Callable[[Collected], None] = lambda c: None, draws: int = 400) -> Array:

@@ -1,0 +1,69 @@
+"""A shield for single requests: of a policy's choice, the best decision that misses the deadline with probability alpha at most.
+
+Split conformal prediction (Vovk et al. 2005): on held-out requests the score is what a request's service took beyond its
+prediction; the margin is its ceil((n + 1)(1 - alpha))-th smallest of n. A decision is let through where backlog, predicted service and
+margin end before the deadline. Scores are kept apart by SNR class and decision, so the promise holds within each.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megen.control.kernel import Kernel
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Shield:
+    """Predicted service and decoding, and the margin on it, in s."""
+
+    predicted_s: Array  # [C, P, A]
+    margin_s: Array  # [C, A]; infinite where there were too few requests
+    alpha: float
+
+
+def margin(scores: Array, alpha: float) -> float:
+    """The split-conformal quantile of scores [n]; infinite where n is too small for alpha."""
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha must lie in (0, 1), got {alpha}")
+    rank = math.ceil((len(scores) + 1) * (1 - alpha))
+    return math.inf if rank > len(scores) else float(np.sort(scores)[rank - 1])
+
+
+def calibrate(kernel: Kernel, requests: int, alpha: float, rng: np.random.Generator) -> Shield:
+    """A shield from `requests` held-out requests of every SNR class and decision, prompts as they come."""
+    c, p, _, _ = kernel.shape
+    predicted = kernel.service_s.mean(-1) + kernel.decode_s
+    margins = np.empty((c, kernel.actions))
+    for channel in range(c):
+        for action in range(kernel.actions):
+            prompt = rng.choice(p, requests, p=kernel.prompts)
+            drawn = rng.integers(kernel.service_s.shape[-1], size=requests)
+            took = kernel.service_s[channel, prompt, action, drawn] + kernel.decode_s
+            margins[channel, action] = margin(took - predicted[channel, prompt, action], alpha)
+    return Shield(predicted, margins, alpha)
+
+
+def allowed(kernel: Kernel, shield: Shield) -> NDArray[np.bool_]:
+    """Which decisions the shield lets through in each state [S, A]."""
+    c, p, f, w = kernel.shape
+    service = shield.predicted_s + shield.margin_s[:, None]
+    ends = kernel.backlog_s[:, None] + service[:, :, None, None]  # [C, P, 1, W, A]
+    return np.broadcast_to(ends <= kernel.deadline_s, (c, p, f, w, kernel.actions)).reshape(kernel.states, kernel.actions)
+
+
+def shielded(kernel: Kernel, policy: Array, shield: Shield) -> Array:
+    """The policy [S, A] with what is not let through moved to the best decision that is, or to the soonest where none is."""
+    passed = allowed(kernel, shield)
+    best = np.where(passed, kernel.rewards, -np.inf).argmax(1)
+    c, p, f, w = kernel.shape
+    soonest = np.broadcast_to(shield.predicted_s.argmin(-1)[:, :, None, None], (c, p, f, w)).reshape(-1)
+    instead = np.where(passed.any(1), best, soonest)
+    kept = np.where(passed, policy, 0.0)
+    out: Array = kept + (1 - kept.sum(1, keepdims=True)) * np.eye(kernel.actions)[instead]
+    return out

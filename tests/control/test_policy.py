@@ -1,0 +1,124 @@
+"""A policy's file, the shield's promise, and the aggregates of an evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from megen.control import evaluation, lp, policy, shield
+from megen.control import kernel as kernels
+from megen.control.kernel import Kernel
+from megen.control.simulator import Simulator, sample
+from megen.types import ChannelState, Observation
+
+
+@pytest.fixture(scope="module")
+def best(small: Kernel) -> lp.Optimum:
+    return lp.solve(small)
+
+
+def at(snr_db: float | None, backlog_s: float = 0.0, rate_bps: float = 0.0, prompt_class: int = 0, phase: int = 0) -> Observation:
+    return Observation(ChannelState(snr_db, 1e6, rate_bps), backlog_s, prompt_class, phase)
+
+
+def test_a_policy_comes_back_and_is_the_table(small: Kernel, best: lp.Optimum, tmp_path: Path) -> None:
+    made = policy.policy_of(small, best.policy, {"algorithm": "lp"})
+    policy.save(made, tmp_path / "p.npz")
+    back = policy.load(tmp_path / "p.npz")
+    assert back.decisions == small.decisions
+    assert back.about["algorithm"] == "lp"
+    np.testing.assert_allclose(policy.table_of(back, small), best.policy, atol=1e-6)
+    table = best.policy.reshape(*small.shape, -1)
+    np.testing.assert_allclose(back.shares(at(6.0, small.backlog_s[2], prompt_class=1)), table[1, 1, 0, 2], atol=1e-6)
+    between = back.shares(at(100.0, (small.backlog_s[2] + small.backlog_s[3]) / 2, phase=1))
+    np.testing.assert_allclose(between, (table[2, 0, 1, 2] + table[2, 0, 1, 3]) / 2, atol=1e-6)
+    np.testing.assert_allclose(back.shares(at(-50, 1e9, prompt_class=9)), table[0, 1, 0, -1], atol=1e-6)
+    with pytest.raises(policy.PolicyError, match="another process"):
+        policy.table_of(back, replace(small, deadline_s=1.0))
+
+
+def test_decisions_are_drawn_in_the_policys_shares(small: Kernel) -> None:
+    table = np.tile([0.1, 0.2, 0.3, 0.4], (small.states, 1))
+    made, rng = policy.policy_of(small, table, {}), np.random.default_rng(0)
+    drawn = [small.decisions.index(made.decide(at(0.0), rng)) for _ in range(4000)]
+    np.testing.assert_allclose(np.bincount(drawn) / 4000, [0.1, 0.2, 0.3, 0.4], atol=0.03)
+
+
+def test_a_measured_rate_stands_for_the_snr() -> None:
+    assert policy.snr_db_of(ChannelState(None, 1e6, 1e6)) == pytest.approx(0.0)
+    assert policy.snr_db_of(ChannelState(None, 1e6, 1e6 * np.log2(1 + 10**1.5))) == pytest.approx(15.0)
+    assert np.isfinite(policy.snr_db_of(ChannelState(None, 1.0, 1e12)))
+    with pytest.raises(ValueError, match="needs the link's SNR or its rate"):
+        policy.snr_db_of(ChannelState(None, 1e6, 0.0))
+
+
+def test_broken_policies_are_refused(small: Kernel, best: lp.Optimum, tmp_path: Path) -> None:
+    file = tmp_path / "p.npz"
+    with pytest.raises(policy.PolicyError, match="train one with megen control train"):
+        policy.load(file)
+    policy.save(policy.policy_of(small, best.policy, {}), file)
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(policy.PolicyError, match="not a whole policy"):
+        policy.load(file)
+    made = policy.policy_of(small, best.policy, {})
+    policy.save(replace(made, snr_db=made.snr_db[:2]), file)
+    with pytest.raises(policy.PolicyError, match="has the shape"):
+        policy.load(file)
+
+
+def test_the_conformal_margin_covers_what_is_exchangeable() -> None:
+    rng, missed = np.random.default_rng(0), []
+    for _ in range(400):
+        scores = rng.exponential(size=60)
+        missed.append((rng.exponential(size=200) > shield.margin(scores, 0.1)).mean())
+    assert np.mean(missed) == pytest.approx(0.1, abs=0.01)  # between alpha - 1/61 and alpha
+    assert shield.margin(np.ones(5), 0.05) == np.inf
+    with pytest.raises(ValueError, match="alpha must lie"):
+        shield.margin(np.ones(5), 1.0)
+
+
+def test_under_the_shield_hardly_a_request_is_late_that_need_not_be(small: Kernel) -> None:
+    slow = np.tile(np.eye(small.actions)[2], (small.states, 1))  # four steps, no merging: late on a bad channel
+    guard = shield.calibrate(small, 400, 0.05, np.random.default_rng(0))
+    safe = shield.shielded(small, slow, guard)
+    np.testing.assert_allclose(safe.sum(1), 1)
+    passed = shield.allowed(small, guard)
+    assert safe[passed.any(1)][~passed[passed.any(1)]].max() == 0
+    simulator, rng = Simulator(small), np.random.default_rng(1)
+    state, late, seen = simulator.start(2000, rng), 0.0, 0
+    for _ in range(60):
+        possible = passed[state].any(1)
+        after, outcome = simulator.step(state, sample(safe, state, rng), rng)
+        late, seen, state = late + float(outcome.costs[0][possible].sum()), seen + int(possible.sum()), after
+    assert late / seen <= 0.05 + 0.01
+    assert kernels.evaluate(small, safe).costs[0] < kernels.evaluate(small, slow).costs[0]
+
+
+def test_episodes_have_the_exact_means(small: Kernel, best: lp.Optimum) -> None:
+    found = evaluation.episodes(small, best.policy, 3000, 100, np.random.default_rng(0))
+    assert found.reward.mean() == pytest.approx(best.reward, rel=0.01)
+    np.testing.assert_allclose(found.costs.mean(1), best.costs, rtol=0.03)
+    share = evaluation.violation_share(found, small.limits)
+    assert ((0.2 < share) & (share < 0.8)).all()  # a policy at its limits
+
+
+def test_aggregates_are_interquartile_means_with_an_interval() -> None:
+    got = evaluation.aggregate([0.0, 1.0, 2.0, 3.0, 100.0, 2.0, 1.5, 2.5])
+    assert got.iqm == pytest.approx(np.mean([1.5, 2.0, 2.0, 2.5]))
+    assert got.low < got.iqm < got.high < 100
+    assert evaluation.aggregate([2.0]) == evaluation.Aggregate(2.0, 2.0, 2.0)
+    with pytest.raises(ValueError, match="at least one seed"):
+        evaluation.aggregate([])
+
+
+def test_regret_and_the_first_feasible_sample() -> None:
+    costs, limits = np.array([[2.0, 1.0], [1.5, 0.5], [1.0, 1.0]]), np.array([1.0, 1.0])
+    samples = np.array([1e6, 2e6, 3e6])
+    np.testing.assert_allclose(evaluation.regret(costs, limits, samples), [1.5, 0.0])
+    assert evaluation.samples_until_feasible(costs, limits, samples) == 3e6
+    assert evaluation.samples_until_feasible(costs[:2], limits, samples[:2]) == np.inf
+    assert evaluation.samples_until_feasible(costs[2:], limits, samples[2:]) == 0.0
