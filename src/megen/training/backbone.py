@@ -67,7 +67,7 @@ class Plan:
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     text_layers: int = 3
     receiver_steps: int = 1200  # of the entropy coder's prior and of the restorer each; 0: those of the start
-    made: int = 256  # latents of the backbone's own that they learn from, beside eight times as many true ones
+    made: int = 1024  # latents of the backbone's own that they learn from, beside as many true ones
     restorer: RestorerConfig = field(default_factory=lambda: RestorerConfig(128, 3))
     start: str | None = None  # a backbone to train on from
     anew: bool = False  # keep its autoencoder only
@@ -187,15 +187,16 @@ def _distill(plan: Plan, recipe: DistillRecipe, autoencoder: Autoencoder, device
 
 def finish_receiver(folder: Path, data: LatentSet, plan: Plan, device: torch.device) -> None:
     """Train the entropy coder's prior and the restorer for the weights in `folder`, on its own latents and on true ones."""
-    backbone = backbones.load(str(folder), str(device))
+    backbone, quick = (backbones.load(str(folder), str(device), fast) for fast in (False, True))
     _, about = weights.read_sharded(folder, backbones.STEM)
-    rng, chosen = np.random.default_rng(plan.teacher.seed), torch.arange(min(len(data), 8 * plan.made))
+    rng, chosen = np.random.default_rng(plan.teacher.seed), torch.arange(min(len(data), plan.made))
     true = (data.latents[chosen].float() - backbone.latent_mean.cpu()[:, None, None]) / backbone.latent_scale.cpu()[:, None, None]
     made = [true]
-    for first, shown in loop.progress(0, -(-plan.made // 8), "latents of the backbone's own"):
+    counts = backbone.config.steps if backbone.config.flow_map else (12,)  # a teacher is good at many steps only
+    for first, _ in loop.progress(0, -(-plan.made // 8), "latents of the backbone's own, eight each"):
         captions = [data.caption(int(i), rng) for i in rng.integers(len(data), size=8)]
-        made.append(pipeline.denoise(backbone, captions, range(8 * first, 8 * first + 8), 12, pipeline.Clock()).cpu())
-        shown["of"] = float(plan.made)
+        steps = counts[first % len(counts)]
+        made.append(pipeline.denoise(quick, captions, range(8 * first, 8 * first + 8), steps, pipeline.Clock()).cpu())
     latents = torch.cat(made)[torch.from_numpy(rng.permutation(sum(map(len, made))))]
     few = latents[:3].to(device)
     prior = prior_training.train(

@@ -54,7 +54,7 @@ def harm(latent: Float[Tensor, "1 c h w"], prior: codec.Prior, rng: np.random.Ge
             except pipeline.NotDeliveredError:
                 link = replace(link, snr_db=link.snr_db + 1)
     else:
-        depth = int(rng.integers(features.MIN_DEPTH, 27))
+        depth = int(rng.integers(features.MIN_DEPTH, features.MAX_DEPTH + 1))
         payload = pipeline.send(latent, ratio, Link(), rng, notes, Clock(), depth).payload
         if rng.random() < LOST_SHARE and len(payload.features) > 1:
             lost = int(rng.integers(1, len(payload.features)))
