@@ -6,10 +6,10 @@ out="${1:-out/gpu}"
 train=(megen train scenes --device cuda --autoencoder-steps 0 --receiver-steps 0 --scenes 24576 --batch 512 --save-every 500)
 "${train[@]}" --from scenes --anew --fresh 4 --steps 6000 --out "$out/teacher"
 python benchmarks/guidance.py --teacher "$out/teacher/weights" --device cuda --batch 64
-for loss in progressive lagrangian consistency; do
+for loss in trajectory progressive lagrangian consistency; do
   mkdir -p "$out/$loss"
   ln -sfn ../teacher/latents "$out/$loss/latents"
   "${train[@]}" --from "$out/teacher/weights" --distill "$loss" --lr 1e-3 --fresh 0 --steps 1500 --out "$out/$loss"
 done
-megen bench backbone --backbone "$out/progressive/weights" --teacher "$out/teacher/weights" --consistency "$out/consistency/weights" \
+megen bench backbone --backbone "$out/trajectory/weights" --teacher "$out/teacher/weights" --consistency "$out/consistency/weights" \
   --device cuda --batch 64 --prompts 1000 --json benchmarks/results/backbone.json --sheet docs/backbone-steps.jpg

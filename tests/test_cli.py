@@ -53,7 +53,7 @@ def test_generate_writes_an_image_and_a_report(tiny_folder: Path, tmp_path: Path
         (["generate", PROMPT, "--merge-ratio", "0.9"], "merge_ratio must lie in [0, 0.75]"),
         (["generate", PROMPT, "--merge-ratio", "nan"], "merge_ratio must lie in [0, 0.75]"),
         (["generate", PROMPT, "--merge-ratio", "lots"], "--merge-ratio must be a number"),
-        (["generate", PROMPT, "--merge-ratio", "auto"], "needs a trained policy"),
+        (["generate", PROMPT, "--merge-ratio", "auto", "--link", "none"], "auto chooses for the digital link"),
         (["generate", PROMPT, "--steps", "3"], "steps must be one of 1, 2, 4"),
         (["generate", PROMPT, "--steps", "2.5"], "--steps must be a whole number"),
         (["generate", PROMPT, "--link", "smoke"], "invalid choice: 'smoke'"),

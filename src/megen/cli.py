@@ -33,8 +33,8 @@ def _parser() -> argparse.ArgumentParser:
     g.add_argument("--out", type=Path, default=Path("megen.png"), metavar="F.png", help="where the image goes (default: %(default)s)")
     g.add_argument("--report", type=Path, metavar="F.json", help="write latencies, energies, bits and quality here")
     g.add_argument("--seed", type=int, default=0, help="start of all randomness (default: %(default)s)")
-    g.add_argument("--steps", default="20", metavar="N", help="denoising steps, one of those the backbone offers (default: %(default)s)")
-    g.add_argument("--merge-ratio", default="0", metavar="R", help="share of tokens merged away, 0 to 0.75 (default: %(default)s)")
+    g.add_argument("--steps", default="20", metavar="N", help="denoising steps, one of those the backbone offers, or auto (default: %(default)s)")
+    g.add_argument("--merge-ratio", default="0", metavar="R", help="share of tokens merged away, 0 to 0.75, or auto (default: %(default)s)")
     g.add_argument(
         "--link", choices=("none", "analog", "digital"), default="digital", help="what the features cross (default: %(default)s)"
     )
@@ -193,9 +193,9 @@ def _add_control(commands: argparse._SubParsersAction[_Parser]) -> None:
         p.add_argument("--seed", type=int, default=0)
         p.add_argument("--variant", choices=("main", "as-released"), default="main", help="which process (default: %(default)s)")
         p.add_argument("--quality", type=Path, metavar="F.npz", help="quality grid (default: the shipped one)")
-        p.add_argument("--server", default="cpu", metavar="NAME|PATH", help="edge server's device profile (default: %(default)s)")
-        p.add_argument("--phone", default="phone", metavar="NAME|PATH", help="phone's device profile (default: %(default)s)")
-        p.add_argument("--deadline-s", type=float, help="latency that a request should keep")
+        p.add_argument("--server", metavar="NAME|PATH", help="edge server's device profile (default: cpu)")
+        p.add_argument("--phone", metavar="NAME|PATH", help="phone's device profile (default: phone)")
+        p.add_argument("--deadline-s", type=float, help="latency that a request should keep; as-released: limit of its mean")
         p.add_argument("--late-limit", type=float, help="share of requests that may miss it")
         p.add_argument("--energy-limit-j", type=float, help="mean energy of a request")
         p.add_argument("--gap-s", metavar="A,B", help="mean gaps between requests in s, in a burst and between bursts")

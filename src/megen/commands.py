@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -13,16 +12,14 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from megen import pipeline
+from megen import console, pipeline
 from megen.channel.fading import read_trace
 from megen.channel.propagation import LinkBudget, path_loss_db
 from megen.codec import prior
 from megen.cost.energy import energy_j
 from megen.export import export_receiver, receiver_of
-from megen.files import replacing
+from megen.files import check_writable, emit, replacing, write_text
 from megen.models import backbone as backbones
 from megen.models.backbone import Backbone
 from megen.models.text import unknown_words, words
@@ -40,7 +37,7 @@ def generate(args: argparse.Namespace) -> None:
     """Make an image, and where asked for a report and a contact sheet."""
     targets = [args.out, *(p for p in (args.report, args.grid) if p)]
     for target in targets:
-        _check_writable(target)
+        check_writable(target)
     for picture in (args.out, args.grid):
         if picture:
             _format(picture)
@@ -56,6 +53,8 @@ def generate(args: argparse.Namespace) -> None:
     if steps is None or ratio is None:
         from megen.control_commands import decide
 
+        if link.kind != "digital":
+            raise ValueError("auto chooses for the digital link: give --steps and --merge-ratio, or --link digital")
         channel = ChannelState(link.snr_db, link.bandwidth_hz, 0.0)
         told = Budget(args.deadline_s, args.energy_budget_j)
         chosen = decide(args.prompt, steps, ratio, channel, told, args.seed, backbone.config.name)
@@ -67,7 +66,7 @@ def generate(args: argparse.Namespace) -> None:
     receiver = receiver_of(backbone, backbones.folder_of(args.backbone))
 
     clock = Clock()
-    with _bar("denoise", decision.steps) as on_step:
+    with console.bar("denoise", decision.steps) as on_step:
         latent = pipeline.denoise(backbone, [args.prompt], [args.seed], decision.steps, clock, on_step)
     air = np.random.default_rng([args.seed, 1])
     result = pipeline.send(latent, decision.merge_ratio, link, air, receiver, clock, bits_budget=args.bits_budget)
@@ -77,7 +76,7 @@ def generate(args: argparse.Namespace) -> None:
     quality: dict[str, object] = {"psnr_db": None, "ssim": None, "reference": None}
     if args.reference:
         most = max(backbone.config.steps)
-        with _bar("reference", most) as on_step:
+        with console.bar("reference", most) as on_step:
             target = pipeline.reference(backbone, args.prompt, args.seed, receiver, on_step)
         quality = {**_quality(result.image, target), "reference": f"seed {args.seed}, {most} steps, no merging, no link"}
     if args.grid:
@@ -85,7 +84,7 @@ def generate(args: argparse.Namespace) -> None:
     report = _report(args, backbone, decision, result, clock, link, quality)
     _save_image(result.image, args.out)
     if args.report:
-        _write_text(args.report, json.dumps(asdict(report), indent=2) + "\n")
+        write_text(args.report, json.dumps(asdict(report), indent=2) + "\n")
     for name, limit, value in (
         ("deadline", args.deadline_s, report.latency_s["total"]),
         ("energy budget", args.energy_budget_j, report.energy_j["total"]),
@@ -112,7 +111,7 @@ def _link(args: argparse.Namespace) -> Link:
 
 def scenes(args: argparse.Namespace) -> None:
     """Render the true picture of a caption."""
-    _check_writable(args.out)
+    check_writable(args.out)
     _format(args.out)
     if not words(args.caption):
         raise ValueError("the caption is empty or holds no words: say what to draw")
@@ -203,7 +202,7 @@ def train(args: argparse.Namespace) -> None:
 def bench(args: argparse.Namespace) -> None:
     """Measure, and print one JSON object."""
     if args.json != "-":
-        _check_writable(Path(args.json))
+        check_writable(Path(args.json))
     bounds = {
         "prompts": (1, 10_000),
         "sweep": (1, 10_000),
@@ -215,14 +214,9 @@ def bench(args: argparse.Namespace) -> None:
     for option, (low, high) in bounds.items():
         if not low <= getattr(args, option) <= high:
             raise ValueError(f"--{option.replace('_', '-')} must lie in [{low}, {high}], got {getattr(args, option)}")
-    console = Console(stderr=True)
-    with console.status(args.what) as status:
-        found = (_bench_link if args.what == "link" else _bench_backbone)(args, status.update if console.is_terminal else lambda text: None)
-    text = json.dumps({**found, "made_by": provenance()}, indent=2 if args.json != "-" else None) + "\n"
-    if args.json == "-":
-        sys.stdout.write(text)
-    else:
-        _write_text(Path(args.json), text)
+    with console.status(args.what) as say:
+        found = (_bench_link if args.what == "link" else _bench_backbone)(args, say)
+    emit({**found, "made_by": provenance()}, args.json)
 
 
 def _bench_link(args: argparse.Namespace, say: Callable[[str], object]) -> dict[str, object]:
@@ -232,9 +226,7 @@ def _bench_link(args: argparse.Namespace, say: Callable[[str], object]) -> dict[
     (steps,) = _counts(args.steps or str(backbone.config.steps[-1]), 1)
     pipeline.decide(backbone, steps, 0.0)
     receiver = receiver_of(backbone, backbones.folder_of(args.backbone))
-    found: dict[str, object] = link.without_nan(
-        link.compare(backbone, receiver, args.prompts, args.sweep, args.seed, steps, args.avif_speed, say)
-    )
+    found: dict[str, object] = link.compare(backbone, receiver, args.prompts, args.sweep, args.seed, steps, args.avif_speed, say)
     return found
 
 
@@ -242,7 +234,7 @@ def _bench_backbone(args: argparse.Namespace, say: Callable[[str], object]) -> d
     from megen.bench import backbone as bench_backbone
 
     if args.sheet is not None:
-        _check_writable(args.sheet)
+        check_writable(args.sheet)
         _format(args.sheet)
     device = _device(args.device)
     paths = (args.backbone, args.teacher, args.consistency)
@@ -266,7 +258,7 @@ def control(args: argparse.Namespace) -> None:
 
 def profile(args: argparse.Namespace) -> None:
     """Measure this machine's device profile."""
-    _check_writable(args.out)
+    check_writable(args.out)
     if not 1 <= args.repeats <= 1000:
         raise ValueError(f"--repeats must lie in [1, 1000], got {args.repeats}")
     if not (args.power_w > 0 and math.isfinite(args.power_w)):
@@ -285,7 +277,7 @@ def measure(args: argparse.Namespace) -> None:
     from megen.bench import quality as measuring
     from megen.cost.quality import save
 
-    _check_writable(args.out)
+    check_writable(args.out)
     least = measuring.LEAST_PROMPTS
     if not least <= args.prompts <= 100_000:
         raise ValueError(f"--prompts must lie in [{least}, 100000], got {args.prompts}")
@@ -299,7 +291,7 @@ def measure(args: argparse.Namespace) -> None:
     for n in steps:
         pipeline.decide(backbone, n, 0.0)
     receiver = receiver_of(backbone, backbones.folder_of(args.backbone))
-    with _bar("prompts", args.prompts) as on_prompt:
+    with console.bar("prompts", args.prompts) as on_prompt:
         rows = measuring.measure(backbone, receiver, steps, args.prompts, work, on_prompt)
     save(measuring.grid_of(rows, steps, backbone.config, provenance()), args.out)
     print(args.out)
@@ -317,7 +309,7 @@ def _counts(text: str, most: int) -> list[int]:
 
 def export(args: argparse.Namespace) -> None:
     """Write the receiver as one ONNX graph."""
-    _check_writable(args.out)
+    check_writable(args.out)
     backbone = backbones.load(args.backbone)
     codec = prior.load(backbones.folder_of(args.backbone), backbone.latent_shape[0])
     kept = args.out.parent / prior.FILE
@@ -325,18 +317,6 @@ def export(args: argparse.Namespace) -> None:
         raise ValueError(f"{kept} is another backbone's: export into another folder, or remove it")
     export_receiver(backbone, codec, args.out)
     print(args.out)
-
-
-def _check_writable(path: Path) -> None:
-    folder = path.parent
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder: name a file in it")
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is a device or a pipe: name an ordinary file")
-    if not folder.is_dir():
-        raise ValueError(f"there is no folder {folder} to write {path.name} into: make it first")
-    if not os.access(folder, os.W_OK):
-        raise ValueError(f"{folder} is not writable: choose another place for {path.name}")
 
 
 def _check_limits(args: argparse.Namespace) -> None:
@@ -373,23 +353,6 @@ def _warn_unknown(backbone: Backbone, prompt: str, show: bool) -> None:
     unknown = backbone.unknown_words(prompt)
     if unknown:
         print(f"megen: warning: unknown words: {', '.join(unknown)} (--words lists the known ones)", file=sys.stderr)
-
-
-class _bar:
-    """A progress bar on stderr, silent where that is no terminal."""
-
-    def __init__(self, what: str, total: int) -> None:
-        console = Console(stderr=True)
-        self._progress = Progress(TextColumn(what), BarColumn(), MofNCompleteColumn(), console=console, disable=not console.is_terminal)
-        self._total = total
-
-    def __enter__(self) -> Callable[[int], None]:
-        self._progress.start()
-        task = self._progress.add_task("", total=self._total)
-        return lambda done: self._progress.update(task, completed=done)
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
 
 
 def _quality(image: np.ndarray, target: np.ndarray) -> dict[str, object]:
@@ -448,7 +411,7 @@ def _contact_sheet(backbone: Backbone, prompt: str, seed: int, link: Link, recei
     steps, ratios = backbone.config.steps, backbone.config.merge_ratios
     sheet = Image.new("RGB", (left + side * len(ratios), top + side * len(steps)), "white")
     draw = ImageDraw.Draw(sheet)
-    with _bar("grid", len(steps)) as on_step:
+    with console.bar("grid", len(steps)) as on_step:
         for i, n in enumerate(steps):
             latent = pipeline.denoise(backbone, [prompt], [seed], n, Clock())
             draw.text((8, top + side * i + side // 2), f"{n} steps", "black")
@@ -473,8 +436,3 @@ def _format(path: Path) -> str:
     if kind not in ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "TIFF"):
         raise ValueError(f"no picture can be written as {path.suffix}: use .png, .jpg, .webp, .avif, .bmp or .tiff")
     return kind
-
-
-def _write_text(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text)

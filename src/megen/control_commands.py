@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from megen import console
 from megen.control import policy as policies
-from megen.control import released, session, shipped
+from megen.control import released, session, shield, shipped
 from megen.control.kernel import Kernel, Setting
 from megen.cost import quality
-from megen.files import replacing
+from megen.files import check_writable, emit
 from megen.models.weights import provenance
 from megen.types import Budget, ChannelState, Decision, Observation
 
-FILE = "policy.npz"
+LEARNED_HZ = 1e6  # the quality grid's bandwidth
+GUARD_ALPHA = 0.05
 
 
 def control(args: argparse.Namespace) -> None:
@@ -31,14 +29,20 @@ def control(args: argparse.Namespace) -> None:
         value = getattr(args, option, None)
         if value is not None and not bounds[0] <= value <= bounds[1]:
             raise ValueError(f"--{option} must lie in [{bounds[0]}, {bounds[1]}], got {value}")
+    if args.what == "evaluate" and not 1 / session.CALIBRATION < args.alpha < 1:
+        raise ValueError(f"--alpha must lie in ({1 / session.CALIBRATION:g}, 1), got {args.alpha}")
     (_train if args.what == "train" else _evaluate)(args, kernel_of(args))
 
 
 def kernel_of(args: argparse.Namespace) -> Kernel:
-    """The process of the options. Errors: ValueError on figures that cannot be."""
+    """The process of the options. Errors: ValueError on figures that cannot be, or that the variant does not have."""
     grid = quality.load(args.quality) if args.quality else None
     if args.variant == "as-released":
-        return released.released_kernel(grid)
+        for option in ("late_limit", "gap_s", "snr_mean_db", "server", "phone"):
+            if getattr(args, option) is not None:
+                raise ValueError(f"--{option.replace('_', '-')} is the main process's: as-released has two limits only")
+        limits = {"latency_limit_s": args.deadline_s, "energy_limit_j": args.energy_limit_j}
+        return released.released_kernel(grid, **{k: v for k, v in limits.items() if v is not None})
     given = {
         "deadline_s": args.deadline_s,
         "late_limit": args.late_limit,
@@ -61,45 +65,34 @@ def _pair(text: str) -> tuple[float, float]:
 def _train(args: argparse.Namespace, kernel: Kernel) -> None:
     if args.out.exists() and not args.out.is_dir():
         raise ValueError(f"{args.out} is a file: name a folder")
-    console = Console(stderr=True)
-    columns = (TextColumn(args.algorithm), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[shown]}"))
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        total = args.iterations or session.ITERATIONS
-        task = bar.add_task("", total=total, shown="")
+    total = args.iterations or session.ITERATIONS
+    with console.bar(args.algorithm, total, every=10) as update:
 
         def told(row: session.Row) -> None:
-            done = min(total, round(row["samples"] / session.SAMPLES_AN_ITERATION))
             shown = "  ".join(f"{k} {v:.3g}" for k, v in row.items() if k not in ("samples", "seconds"))
-            bar.update(task, completed=done, shown=shown)
-            if not console.is_terminal and done % 10 == 0:
-                print(f"{args.algorithm} {done}/{total}  {shown}", file=sys.stderr)
+            update(min(total, round(row["samples"] / session.SAMPLES_AN_ITERATION)), shown)
 
-        table, rows = session.train(kernel, args.algorithm, args.seed, args.iterations, args.out, told)
-    about = {"algorithm": args.algorithm, "seed": args.seed, "samples": rows[-1]["samples"], "seconds": rows[-1]["seconds"]}
-    policies.save(policies.policy_of(kernel, table, {**about, "variant": args.variant, **provenance()}), args.out / FILE)
-    print(args.out / FILE)
+        session.train(kernel, args.algorithm, args.seed, total, args.out, {"variant": args.variant, **provenance()}, told)
+    print(args.out / session.FILE)
 
 
 def _evaluate(args: argparse.Namespace, kernel: Kernel) -> None:
-    if args.json != "-" and Path(args.json).is_dir():
-        raise ValueError(f"{args.json} is a folder: name a file in it")
-    if not 0 < args.alpha < 1:
-        raise ValueError(f"--alpha must lie in (0, 1), got {args.alpha}")
+    if args.json != "-":
+        check_writable(Path(args.json))
     learned: dict[str, session.Array] = {}
-    for path in args.policies or ([policies.SHIPPED] if policies.SHIPPED.is_file() and args.variant == "main" else []):
-        policy = policies.load(path / FILE if path.is_dir() else path)
+    for path in args.policies:
+        policy = policies.load(path / session.FILE if path.is_dir() else path)
         name = f"{policy.about.get('algorithm', path.stem)}, seed {policy.about.get('seed', '?')}"
         learned[name if name not in learned else f"{name}, {path}"] = policies.table_of(policy, kernel)
-    console = Console(stderr=True)
-    with console.status("policies") as status:
-        say = status.update if console.is_terminal else (lambda text: None)
-        found: dict[str, Any] = session.evaluate_all(kernel, learned, args.episodes, args.horizon, args.seed, args.alpha, say)
-    text = json.dumps({**found, "made_by": provenance()}, indent=2 if args.json != "-" else None) + "\n"
-    if args.json == "-":
-        sys.stdout.write(text)
-        return
-    with replacing(Path(args.json)) as temporary:
-        temporary.write_text(text)
+    if not args.policies and policies.SHIPPED.is_file():
+        policy = policies.load()
+        if policy.about.get("process") == kernel.digest:
+            learned["shipped policy"] = policies.table_of(policy, kernel)
+        else:
+            print("megen: the shipped policy was learned on another process and is left out", file=sys.stderr)
+    with console.status("policies") as say:
+        found = session.evaluate_all(kernel, learned, args.episodes, args.horizon, args.seed, args.alpha, say)
+    emit({**found, "made_by": provenance()}, args.json)
 
 
 def decide(
@@ -107,21 +100,31 @@ def decide(
 ) -> Decision:
     """What the shipped policy chooses for a lone request (no backlog, between bursts); a number that is given stays.
 
-    Errors: policies.PolicyError where none ships, ValueError where it never learned the number or the backbone.
+    The policy's channel has 1 MHz: another bandwidth counts as the SNR at which 1 MHz has its rate. With a budget only
+    decisions count that keep it, the deadline with the shield's certainty; where none does, the soonest.
+    Errors: ValueError where no policy ships, or it never learned the number or the backbone.
     """
-    policy, grid = policies.load(), quality.load()
+    if not policies.SHIPPED.is_file():
+        raise ValueError("auto needs a trained policy, and none ships yet: give --steps and --merge-ratio")
+    policy, grid, kernel = policies.load(), quality.load(), shipped.main_kernel()
+    table_policy = policies.policy_of(kernel, policies.table_of(policy, kernel), policy.about)
     known = str(grid.about.get("backbone", ""))
     if backbone != known:
         raise ValueError(f"the shipped policy was learned for the backbone {known!r}, not {backbone!r}: give --steps and --merge-ratio")
-    seen = Observation(channel, 0.0, grid.prompt_class(prompt), policy.table.shape[2] - 1, budget)
-    fits = np.array(
-        [
-            (steps is None or d.steps == steps) and (merge_ratio is None or math.isclose(d.merge_ratio, merge_ratio))
-            for d in policy.decisions
-        ]
-    )
+    assert channel.snr_db is not None
+    rate_bps = channel.bandwidth_hz * float(np.log2(1 + 10 ** (channel.snr_db / 10)))
+    snr_db = policies.snr_db_of(ChannelState(None, LEARNED_HZ, rate_bps))
+    seen = Observation(ChannelState(snr_db, LEARNED_HZ, rate_bps), 0.0, grid.prompt_class(prompt), len(kernel.phases) - 1, budget)
+    offered = kernel.decisions
+    fits = np.array([steps in (None, d.steps) and (merge_ratio is None or math.isclose(d.merge_ratio, merge_ratio)) for d in offered])
     if not fits.any():
-        offered = sorted({d.steps for d in policy.decisions}) if steps is not None else sorted({d.merge_ratio for d in policy.decisions})
-        raise ValueError(f"the policy never learned that number: auto goes with one of {', '.join(f'{x:g}' for x in offered)}")
-    shares = np.where(fits, policy.shares(seen) + 1e-9, 0.0)
-    return policy.decisions[int(np.random.default_rng([seed, 3]).choice(len(shares), p=shares / shares.sum()))]
+        learned = sorted({d.steps for d in offered}), sorted({d.merge_ratio for d in offered})
+        told = [", ".join(f"{x:g}" for x in values) for values in learned]
+        raise ValueError(f"the policy never learned that choice: steps are {told[0]}, merge ratios {told[1]}")
+    c, p = int(np.abs(kernel.snr_db - snr_db).argmin()), seen.prompt_class
+    guard = shield.calibrate(kernel, session.CALIBRATION, GUARD_ALPHA, np.random.default_rng([seed, 4]))
+    latest_s = guard.predicted_s[c, p] + guard.margin_s[c, p]
+    keeps = fits & (latest_s <= (budget.deadline_s or np.inf)) & (kernel.energy_j[c, p].mean(-1) <= (budget.energy_j or np.inf))
+    if not keeps.any():
+        keeps = fits & (latest_s == latest_s[fits].min())
+    return table_policy.decide(seen, np.random.default_rng([seed, 3]), keeps)

@@ -108,7 +108,7 @@ def denoise(
     seeds: Sequence[int],
     steps: int,
     clock: Clock,
-    on_step: Callable[[int], None] = lambda done: None,
+    on_step: Callable[[int], object] = lambda done: None,
     guidance: float | None = None,
     walk: Walk = path.walk,
 ) -> Float[Tensor, "b c h w"]:
@@ -242,7 +242,7 @@ class TorchReceiver:
 
 
 def reference(
-    backbone: Backbone, prompt: str, seed: int, receiver: Receiver, on_step: Callable[[int], None] = lambda done: None
+    backbone: Backbone, prompt: str, seed: int, receiver: Receiver, on_step: Callable[[int], object] = lambda done: None
 ) -> np.ndarray:
     """The image of the same seed with the most steps, no merging, no quantiser and no link."""
     tokens = as_tokens(denoise(backbone, [prompt], [seed], max(backbone.config.steps), Clock(), on_step))

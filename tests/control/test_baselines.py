@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -67,9 +69,13 @@ def test_the_best_fixed_decision_is_feasible_and_best(small: Kernel) -> None:
 def test_a_myopic_policy_sees_all_and_is_a_policy(small: Kernel) -> None:
     policy = baselines.myopic(small)
     np.testing.assert_allclose(policy.sum(1), 1)
-    priced = small.rewards.reshape(*small.shape, -1)
-    assert priced.shape[-1] == policy.shape[1]
-    assert np.ptp(policy.reshape(*small.shape, -1), axis=3).max() > 0.1
+    assert np.ptp(policy.reshape(*small.shape, -1), axis=3).max() > 0.1  # it sees the backlog
+    got, chance = kernels.evaluate(small, policy), kernels.evaluate(small, baselines.random(small))
+    assert (got.costs / small.limits).max() < (chance.costs / small.limits).max()
+    loose = replace(small, limits=np.array([0.6, 12.0]))
+    kept = kernels.evaluate(loose, baselines.myopic(loose))
+    assert (kept.costs <= loose.limits * 1.005).all()
+    assert chance.reward < kept.reward <= lp.solve(loose).reward + 1e-3
 
 
 def test_an_axis_that_is_none_is_refused(small: Kernel) -> None:

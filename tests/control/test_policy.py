@@ -76,7 +76,8 @@ def test_the_conformal_margin_covers_what_is_exchangeable() -> None:
         scores = rng.exponential(size=60)
         missed.append((rng.exponential(size=200) > shield.margin(scores, 0.1)).mean())
     assert np.mean(missed) == pytest.approx(0.1, abs=0.01)  # between alpha - 1/61 and alpha
-    assert shield.margin(np.ones(5), 0.05) == np.inf
+    with pytest.raises(ValueError, match=r"5 requests are too few .* take at least 19"):
+        shield.margin(np.ones(5), 0.05)
     with pytest.raises(ValueError, match="alpha must lie"):
         shield.margin(np.ones(5), 1.0)
 
@@ -103,14 +104,14 @@ def test_episodes_have_the_exact_means(small: Kernel, best: lp.Optimum) -> None:
     assert found.reward.mean() == pytest.approx(best.reward, rel=0.01)
     np.testing.assert_allclose(found.costs.mean(1), best.costs, rtol=0.03)
     share = evaluation.violation_share(found, small.limits)
-    assert ((0.2 < share) & (share < 0.8)).all()  # a policy at its limits
+    assert ((share > 0.2) & (share < 0.8)).all()  # a policy at its limits
 
 
 def test_aggregates_are_interquartile_means_with_an_interval() -> None:
     got = evaluation.aggregate([0.0, 1.0, 2.0, 3.0, 100.0, 2.0, 1.5, 2.5])
     assert got.iqm == pytest.approx(np.mean([1.5, 2.0, 2.0, 2.5]))
     assert got.low < got.iqm < got.high < 100
-    assert evaluation.aggregate([2.0]) == evaluation.Aggregate(2.0, 2.0, 2.0)
+    assert evaluation.aggregate([2.0]) == evaluation.Aggregate(2.0, None, None)
     with pytest.raises(ValueError, match="at least one seed"):
         evaluation.aggregate([])
 
@@ -119,6 +120,6 @@ def test_regret_and_the_first_feasible_sample() -> None:
     costs, limits = np.array([[2.0, 1.0], [1.5, 0.5], [1.0, 1.0]]), np.array([1.0, 1.0])
     samples = np.array([1e6, 2e6, 3e6])
     np.testing.assert_allclose(evaluation.regret(costs, limits, samples), [1.5, 0.0])
-    assert evaluation.samples_until_feasible(costs, limits, samples) == 3e6
+    assert evaluation.samples_until_feasible(costs, limits, samples) == 2e6
     assert evaluation.samples_until_feasible(costs[:2], limits, samples[:2]) == np.inf
     assert evaluation.samples_until_feasible(costs[2:], limits, samples[2:]) == 0.0

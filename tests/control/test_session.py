@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from megen import control_commands
 from megen.cli import main
-from megen.control import policy, session
+from megen.control import policy, session, shipped
 from megen.control.kernel import Kernel
 from megen.cost import profile, quality
 from megen.cost.profile import DeviceProfile
 from megen.cost.quality import QualityGrid
+from megen.types import Budget, ChannelState, Decision
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +52,7 @@ def test_train_then_evaluate(process: list[str], tmp_path: Path, capsys: pytest.
     learned = figures["cvpo, seed 0"]
     assert figures["LP optimum"]["gap"] == pytest.approx(0, abs=1e-6)
     assert figures["unconstrained optimum"]["gap"] <= 1e-6
-    assert set(learned) >= {"reward", "gap", "costs", "over_limit", "violation_share", "late_share"}
+    assert set(learned) >= {"reward", "gap", "costs", "over_limit", "violation_share"}
     assert main(["control", "train", "--out", str(out), "--iterations", "2", *process]) == 0  # nothing is left to do
     assert rows_of(out / "progress.csv") == rows
     assert policy.load(out / "policy.npz").table.tolist() == _table(first, tmp_path)
@@ -65,22 +68,33 @@ def test_a_killed_training_keeps_its_log_and_ends_alike(small: Kernel, tmp_path:
         pass
 
     def kill(row: session.Row) -> None:
-        if row["samples"] > 0.5 * session.SAMPLES_AN_ITERATION:
+        if row["samples"] > 1.5 * session.SAMPLES_AN_ITERATION:
             raise Killed
 
-    whole, rows = session.train(small, "cvpo", 0, 2, tmp_path / "whole")
+    whole, rows = session.train(small, "cvpo", 0, 3, tmp_path / "whole", {})
     with pytest.raises(Killed):
-        session.train(small, "cvpo", 0, 2, tmp_path / "cut", kill)
-    again, more = session.train(small, "cvpo", 0, 2, tmp_path / "cut")
-    np.testing.assert_allclose(again, whole, atol=1e-6)
+        session.train(small, "cvpo", 0, 3, tmp_path / "cut", {}, kill)
+    assert (tmp_path / "cut" / "cvpo.safetensors").is_file()
+    first = session.read_rows(tmp_path / "cut" / "progress.csv", small)[0]
+    again, more = session.train(small, "cvpo", 0, 3, tmp_path / "cut", {})
+    np.testing.assert_allclose(again.table, whole.table, atol=1e-6)
     assert [r["reward"] for r in more] == pytest.approx([r["reward"] for r in rows])
+    assert more[0] == first  # its seconds too
+    with pytest.raises(ValueError, match="holds another training"):
+        session.train(small, "cvpo", 1, 3, tmp_path / "cut", {})
+    (tmp_path / "cut" / "progress.csv").write_text("samples,seconds\n1,")
+    with pytest.raises(ValueError, match=r"progress.csv is not a log of this version"):
+        session.train(small, "cvpo", 0, 3, tmp_path / "cut", {})
 
 
 def test_what_cannot_be_is_said_in_one_line(small: Kernel, process: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cases = [
         (["train", "--out", str(tmp_path / "a"), "--iterations", "0"], "--iterations must lie in"),
         (["train", "--out", str(tmp_path / "a"), "--gap-s", "1"], "--gap-s takes two mean gaps"),
-        (["evaluate", "--alpha", "2"], "--alpha must lie in (0, 1)"),
+        (["evaluate", "--alpha", "0.0001"], "--alpha must lie in (0.002, 1)"),
+        (["evaluate", "--json", str(tmp_path / "no" / "x.json")], "there is no folder"),
+        (["evaluate", "--gap-s", "2,nan"], "mean_gap_s must be a number"),
+        (["evaluate", "--variant", "as-released"], "--late-limit is the main process's"),
         (["evaluate", str(tmp_path / "none.npz")], "train one with megen control train"),
         (["evaluate", "--energy-limit-j", "0.5"], "energy_j can be no less than"),
     ]
@@ -91,4 +105,43 @@ def test_what_cannot_be_is_said_in_one_line(small: Kernel, process: list[str], t
         assert told.count("\n") == 1
     assert not (tmp_path / "a").exists()
     with pytest.raises(ValueError, match="must be one of cvpo"):
-        session.train(small, "dqn", 0, 1, tmp_path)
+        session.train(small, "dqn", 0, 1, tmp_path, {})
+
+
+@pytest.fixture
+def shipped_policy(process: list[str], grid: QualityGrid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    """As if grid, profiles and a policy that decides by chance shipped."""
+    given = dict(zip(process[::2], process[1::2], strict=True))
+    quality.save(replace(grid, about={"backbone": "tiny"}), tmp_path / "quality.npz")
+    monkeypatch.setattr(quality, "SHIPPED", tmp_path / "quality.npz")
+    monkeypatch.setattr(shipped, "SERVER", given["--server"])
+    monkeypatch.setattr(shipped, "PHONE", given["--phone"])
+    kernel = shipped.main_kernel()
+    policy.save(policy.policy_of(kernel, np.full((kernel.states, kernel.actions), 1 / kernel.actions), {}), tmp_path / "policy.npz")
+    monkeypatch.setattr(policy, "SHIPPED", tmp_path / "policy.npz")
+    return kernel
+
+
+def test_auto_keeps_what_is_given_and_the_budget(shipped_policy: Kernel) -> None:
+    def decide(steps: int | None, ratio: float | None, deadline_s: float | None, seed: int, bandwidth_hz: float = 1e6) -> Decision:
+        channel = ChannelState(6.0, bandwidth_hz, 0.0)
+        return control_commands.decide("a lighthouse", steps, ratio, channel, Budget(deadline_s), seed, "tiny")
+
+    free = {decide(None, None, None, seed) for seed in range(60)}
+    assert free == set(shipped_policy.decisions)
+    assert {decide(4, None, None, seed).steps for seed in range(10)} == {4}
+    assert {decide(None, 0.5, None, seed).merge_ratio for seed in range(10)} == {0.5}
+    # at 6 dB one step takes 0.02 + 0.1 + 0.002 + up to 0.12 + 0.11 s: four of them too long
+    assert {decide(None, None, 0.4, seed).steps for seed in range(20)} == {1}
+    assert {decide(None, None, 1e-3, seed) for seed in range(20)} == {Decision(1, 0.5)}  # none keeps it: the soonest
+    assert {decide(None, None, 0.4, seed, 2e5) for seed in range(20)} == {Decision(1, 0.5)}  # a fifth of the band: a poorer channel
+    with pytest.raises(ValueError, match=r"never learned that choice: steps are 1, 4, 12"):
+        decide(3, None, None, 0)
+    with pytest.raises(ValueError, match="learned for the backbone 'tiny', not 'other'"):
+        control_commands.decide("a lighthouse", None, None, ChannelState(6.0, 1e6, 0.0), Budget(), 0, "other")
+
+
+def test_auto_without_a_policy_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(policy, "SHIPPED", tmp_path / "none.npz")
+    with pytest.raises(ValueError, match="none ships yet: give --steps and --merge-ratio"):
+        control_commands.decide("a lighthouse", None, None, ChannelState(6.0, 1e6, 0.0), Budget(), 0, "tiny")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from megen.models import backbone as backbones
-from megen.models import weights
+from megen.models import placement, weights
 from megen.models.autoencoder import Autoencoder, AutoencoderConfig
 from megen.models.backbone import Backbone
 from megen.models.identity import identity
@@ -89,3 +89,27 @@ def test_unusable_weights_are_refused(tiny: Backbone, tmp_path: Path, monkeypatc
     odd = {k: v[:-1] if k == "latent_mean" else v for k, v in tiny.state_dict().items()}
     with pytest.raises(weights.WeightsError, match="latent_mean is"):
         weights.load_into(make_tiny(), odd, "the file")
+
+
+def test_a_net_in_bf16_stays_near_the_exact_one_and_a_row_is_what_it_is_alone() -> None:
+    exact, quick = make_tiny(3), make_tiny(3)
+    quick.denoiser.bfloat16()
+    z = torch.randn(3, *exact.latent_shape, generator=torch.Generator().manual_seed(0))
+    s = torch.tensor([0.0, 0.3, 0.6])
+    prompts = ["rain", "a castle at night", "hills"]
+    with torch.inference_mode():
+        a, b = (net.velocity(z, s, s, net.encode_prompts(prompts), 1.0) for net in (exact, quick))
+        alone = quick.velocity(z[1:2], s[1:2], s[1:2], quick.encode_prompts(prompts[1:2]), 1.0)
+    assert b.dtype == torch.float32
+    assert 0 < float((a - b).square().mean() / a.square().mean()) < 1e-3
+    torch.testing.assert_close(b[1:2], alone, atol=0.05, rtol=0.05)
+
+
+def test_bf16_is_for_processors_that_have_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    cpu = torch.device("cpu")
+    for flags, wanted in (("fpu sse avx512_bf16", True), ("amx_bf16 amx_tile", True), ("fpu avx2 avx512f", False)):
+        (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
+        monkeypatch.setattr(placement, "CPU_INFO", tmp_path / "cpuinfo")
+        assert placement.bf16_pays.__wrapped__(cpu) == wanted
+    monkeypatch.setattr(placement, "CPU_INFO", tmp_path / "none")
+    assert not placement.bf16_pays.__wrapped__(cpu)

@@ -286,12 +286,3 @@ def _sweep(
                 "delivered": len(arrived) / len(got_all),
             }
     return found
-
-
-def without_nan(value: Any) -> Any:
-    """NaN, which JSON does not know, as null."""
-    if isinstance(value, dict):
-        return {k: without_nan(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [without_nan(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

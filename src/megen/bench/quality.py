@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from megen.bench import judge
 from megen.cost import quality
 from megen.cost.quality import QualityGrid
 from megen.files import replacing
+from megen.models import weights
 from megen.models.backbone import Backbone, BackboneConfig
 from megen.pipeline import Clock, Link, NotDeliveredError
 from megen.ue import Receiver, arrive
@@ -79,7 +79,7 @@ def measure_prompt(backbone: Backbone, receiver: Receiver, model: judge.Classifi
 
 
 def measure(
-    backbone: Backbone, receiver: Receiver, steps: Sequence[int], count: int, work: Path, on_prompt: Callable[[int], None]
+    backbone: Backbone, receiver: Receiver, steps: Sequence[int], count: int, work: Path, on_prompt: Callable[[int], object]
 ) -> list[dict[str, Any]]:
     """Figures of `count` prompts; those in `work` of the same backbone and decisions are kept."""
     work.mkdir(parents=True, exist_ok=True)
@@ -98,13 +98,10 @@ def measure(
     return rows
 
 
-def _mark(backbone: Backbone) -> int:
-    """CRC-32 of all that decides a latent: configuration, text encoder and denoiser."""
-    crc = zlib.crc32(repr(backbone.config).encode())
-    for net in (backbone.text, backbone.denoiser):
-        for _, tensor in sorted(net.state_dict().items()):
-            crc = zlib.crc32(tensor.detach().half().cpu().contiguous().numpy().tobytes(), crc)
-    return crc
+def _mark(backbone: Backbone) -> str:
+    """Of all that decides a latent: configuration, text encoder and denoiser."""
+    nets = {k: v for k, v in backbone.state_dict().items() if k.startswith(("text.", "denoiser."))}
+    return weights.digest(repr(backbone.config), nets)
 
 
 def grid_of(rows: Sequence[dict[str, Any]], steps: Sequence[int], config: BackboneConfig, about: dict[str, Any]) -> QualityGrid:

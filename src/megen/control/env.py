@@ -147,7 +147,7 @@ class BoxDecision(gymnasium.ActionWrapper[NDArray[np.float32], NDArray[np.float3
         self.action_space = spaces.Box(0.0, 1.0, (2,), np.float32)
 
     def action(self, action: NDArray[np.float32]) -> np.int64:
-        return np.int64(np.square(self._places - np.clip(action, 0, 1)).sum(1).argmin())
+        return np.int64(nearest(self._places, action[None])[0])
 
 
 class ScalarCost(gymnasium.Wrapper[NDArray[np.float32], np.int64, NDArray[np.float32], np.int64]):
@@ -176,6 +176,12 @@ def decision_places(decisions: Sequence[Decision]) -> Array:
     steps, ratios = sorted({d.steps for d in decisions}), sorted({d.merge_ratio for d in decisions})
     spans = max(1, len(steps) - 1), max(1, len(ratios) - 1)
     return np.array([(steps.index(d.steps) / spans[0], ratios.index(d.merge_ratio) / spans[1]) for d in decisions])
+
+
+def nearest(places: Array, points: NDArray) -> NDArray[np.int64]:
+    """The decision whose place [A, 2] is nearest to each point [n, 2]."""
+    out: NDArray[np.int64] = np.square(places[None] - np.clip(points, 0, 1)[:, None]).sum(-1).argmin(1)
+    return out
 
 
 def feature_box(features: Array) -> spaces.Box:

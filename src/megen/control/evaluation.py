@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from megen.control.kernel import COSTS, Kernel
-from megen.control.simulator import Simulator, sample
+from megen.control.cvpo import rollout
+from megen.control.kernel import Kernel
+from megen.control.simulator import Simulator
 
 Array = NDArray[np.float64]
 RESAMPLES = 2000
@@ -21,23 +22,17 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Episodes:
-    """Discounted means of single episodes: reward [n], costs [2, n]; and the share of all requests that were late."""
+    """Discounted means of single episodes: reward [n], costs [2, n]."""
 
     reward: Array
     costs: Array
-    late: float
 
 
 def episodes(kernel: Kernel, policy: Array, count: int, horizon: int, rng: np.random.Generator) -> Episodes:
     """Run a stochastic policy [S, A] for `count` episodes of `horizon` requests."""
-    simulator = Simulator(kernel)
-    state, total, late = simulator.start(count, rng), np.zeros((1 + COSTS, count)), 0.0
-    for t in range(horizon):
-        state, outcome = simulator.step(state, sample(policy, state, rng), rng)
-        total += kernel.gamma**t * np.vstack([outcome.reward[None], outcome.costs])
-        late += float((outcome.latency_s > kernel.deadline_s).mean()) / horizon
-    total *= (1 - kernel.gamma) / (1 - kernel.gamma**horizon)
-    return Episodes(total[0], total[1:], late)
+    got = rollout(Simulator(kernel), policy, count, horizon, rng)
+    share = kernel.gamma ** np.arange(horizon) * (1 - kernel.gamma) / (1 - kernel.gamma**horizon)
+    return Episodes(share @ got.rewards, np.einsum("t,ktn->kn", share, got.costs))
 
 
 def violation_share(found: Episodes, limits: Array) -> Array:
@@ -48,11 +43,11 @@ def violation_share(found: Episodes, limits: Array) -> Array:
 
 @dataclass(frozen=True)
 class Aggregate:
-    """Interquartile mean over seeds and its 95 % bootstrap interval."""
+    """Interquartile mean over seeds (the mean itself below four) and its 95 % bootstrap interval, None for one seed."""
 
     iqm: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 def aggregate(values: Sequence[float] | Array, seed: int = 0) -> Aggregate:
@@ -61,8 +56,8 @@ def aggregate(values: Sequence[float] | Array, seed: int = 0) -> Aggregate:
     if found.ndim != 1 or not len(found):
         raise ValueError("an aggregate needs one number for each of at least one seed")
     mean = float(stats.trim_mean(found, 0.25))
-    if len(found) < 2 or np.ptp(found) == 0:
-        return Aggregate(mean, mean, mean)
+    if len(found) < 2:
+        return Aggregate(mean, None, None)
     drawn = np.random.default_rng(seed).choice(found, (RESAMPLES, len(found)))
     low, high = np.quantile(stats.trim_mean(drawn, 0.25, axis=1), [0.025, 0.975])
     return Aggregate(mean, float(low), float(high))
@@ -79,8 +74,11 @@ def regret(costs: Array, limits: Array, samples: Array) -> Array:
 
 
 def samples_until_feasible(costs: Array, limits: Array, samples: Array, tolerance: float = 0.01) -> float:
-    """Samples after which every later iteration keeps all limits within `tolerance`; infinite where the last one does not."""
+    """Samples learned from before the first of the iterations from which on all keep the limits; infinite where the last does not.
+
+    Within `tolerance`, relative.
+    """
     broken = np.flatnonzero((costs > limits * (1 + tolerance)).any(1))
     if not len(broken):
         return 0.0
-    return float("inf") if broken[-1] == len(costs) - 1 else float(samples[broken[-1] + 1])
+    return float("inf") if broken[-1] == len(costs) - 1 else float(samples[broken[-1]])

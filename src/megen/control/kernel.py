@@ -87,8 +87,8 @@ class Kernel:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of all tables: what was learned on one kernel is not for another."""
-        told = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in asdict(self).items()}
+        """SHA-256 of all tables to nine digits (other processors round otherwise): what was learned on one kernel is not for another."""
+        told = {k: [f"{x:.9g}" for x in v.ravel()] if isinstance(v, np.ndarray) else v for k, v in asdict(self).items()}
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     @cached_property
@@ -199,6 +199,9 @@ def build(grid: QualityGrid, es: DeviceProfile, ue: DeviceProfile, setting: Sett
     A request whose image never arrives has spent its airtime and earns what a grey picture does; it is late only if that was.
     Errors: ValueError on a setting that cannot be, and on figures of unlike backbones.
     """
+    for name, value in asdict(setting).items():
+        if not np.isfinite(value).all():
+            raise ValueError(f"{name} must be a number, got {value}")
     if not (setting.deadline_s > 0 and setting.backlog_top_s > 0 and setting.backlog_cells > 1 and min(setting.mean_gap_s) > 0):
         raise ValueError("deadline, gaps and backlog must be positive, and the backlog have at least two cells")
     if not (0 < setting.gamma < 1 and 0 < setting.late_limit <= 1 and setting.energy_limit_j > 0 and setting.gaps >= 1):

@@ -19,7 +19,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvStepReturn
 
-from megen.control.env import decision_places, feature_box
+from megen.control.env import decision_places, feature_box, nearest
 from megen.control.kernel import COSTS, Kernel
 from megen.control.simulator import Simulator
 
@@ -161,7 +161,7 @@ def sac(kernel: Kernel, recipe: LagrangianRecipe, on_iteration: Callable[[Collec
         "MlpPolicy",
         links,
         learning_rate=recipe.lr,
-        buffer_size=1_000_000,
+        buffer_size=max(recipe.links * recipe.horizon, 10_000),  # a reward is priced when it is collected: older ones have old prices
         learning_starts=recipe.links * 4,
         batch_size=1024,
         train_freq=8,
@@ -180,12 +180,6 @@ def sac(kernel: Kernel, recipe: LagrangianRecipe, on_iteration: Callable[[Collec
         points, _ = model.predict(seen, deterministic=False)
         np.add.at(counts, (rows, nearest(links.places, points)), 1)
     return counts / draws
-
-
-def nearest(places: Array, points: NDArray) -> NDArray[np.int64]:
-    """The decision whose place [A, 2] is nearest to each point [n, 2]."""
-    out: NDArray[np.int64] = np.square(places[None] - np.clip(points, 0, 1)[:, None]).sum(-1).argmin(1)
-    return out
 
 
 def _links(kernel: Kernel, recipe: LagrangianRecipe, continuous: bool) -> Links:

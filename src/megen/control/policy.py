@@ -43,9 +43,12 @@ class Policy:
         out: Array = mixed / mixed.sum()
         return out
 
-    def decide(self, seen: Observation, rng: np.random.Generator) -> Decision:
-        """Draw a decision: the mixture keeps the limits, its most probable decision alone may not."""
-        return self.decisions[int(rng.choice(len(self.decisions), p=self.shares(seen)))]
+    def decide(self, seen: Observation, rng: np.random.Generator, allowed: NDArray[np.bool_] | None = None) -> Decision:
+        """Draw a decision, of those `allowed` [A] where given: the mixture keeps the limits, its most probable one alone may not."""
+        shares = self.shares(seen)
+        if allowed is not None:
+            shares = np.where(allowed, shares + 1e-9, 0.0)
+        return self.decisions[int(rng.choice(len(shares), p=shares / shares.sum()))]
 
 
 def snr_db_of(channel: ChannelState) -> float:
@@ -90,8 +93,9 @@ def save(policy: Policy, path: Path) -> None:
         )
 
 
-def load(path: Path = SHIPPED) -> Policy:
-    """Read a policy. Errors: PolicyError where the file is missing, broken or not one of these."""
+def load(path: Path | None = None) -> Policy:
+    """Read a policy, the shipped one where no path is given. Errors: PolicyError where the file is missing, broken or not one of these."""
+    path = path or SHIPPED
     if not path.is_file():
         raise PolicyError(f"no policy at {path}: train one with megen control train")
     try:
@@ -101,10 +105,12 @@ def load(path: Path = SHIPPED) -> Policy:
                 raise KeyError(f"format {told['format']}")
             decisions = tuple(Decision(int(n), float(r)) for n, r in file["decisions"])
             table = file["table"].astype(np.float64)
+            if not (np.isfinite(table).all() and (table >= 0).all() and (table.sum(-1) > 0).all()):
+                raise ValueError("its shares are no probabilities")
             policy = Policy(decisions, file["snr_db"], file["backlog_s"], table / table.sum(-1, keepdims=True), told["about"])
     except Exception as error:  # NumPy, zipfile and json raise classes of their own for each kind of damage
         raise PolicyError(f"{path} is not a whole policy ({error}): train one with megen control train") from error
     shape = (len(policy.snr_db), *policy.table.shape[1:3], len(policy.backlog_s), len(decisions))
-    if policy.table.ndim != 5 or policy.table.shape != shape or not np.isfinite(policy.table).all() or len(policy.backlog_s) < 2:
+    if policy.table.ndim != 5 or policy.table.shape != shape or len(policy.backlog_s) < 2:
         raise PolicyError(f"{path}: the table has the shape {policy.table.shape}, expected {shape}: train one with megen control train")
     return policy

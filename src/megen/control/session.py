@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import json
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -15,63 +16,82 @@ import torch
 from numpy.typing import NDArray
 
 from megen.control import baselines, cvpo, evaluation, lp, shield
+from megen.control import policy as policies
 from megen.control.kernel import Kernel, evaluate
+from megen.control.policy import Policy
+from megen.files import write_text
 
 Array = NDArray[np.float64]
 ALGORITHMS = ("cvpo", "ppo-lagrangian", "sac-lagrangian", "fixed-penalty")
 ITERATIONS = cvpo.Recipe().iterations
 SAMPLES_AN_ITERATION = cvpo.Recipe().links * cvpo.Recipe().horizon
 CALIBRATION = 500  # held-out requests of the shield, of every SNR class and decision
+FILE = "policy.npz"
 Row = dict[str, float]
 
 
 def train(
-    kernel: Kernel, algorithm: str, seed: int, iterations: int | None, folder: Path, on_row: Callable[[Row], None] = lambda row: None
-) -> tuple[Array, list[Row]]:
-    """Learn a policy; returns its table [S, A] and a row of figures an iteration, which `folder`/progress.csv gets as they come.
+    kernel: Kernel,
+    algorithm: str,
+    seed: int,
+    iterations: int,
+    folder: Path,
+    about: dict[str, Any],
+    on_row: Callable[[Row], None] = lambda row: None,
+) -> tuple[Policy, list[Row]]:
+    """Learn a policy, or take the one that `folder` holds of the same training; also its figures of every iteration.
 
-    MEG-CVPO goes on from `folder`; the baselines begin anew. Also logs to TensorBoard where that is installed.
-    Errors: ValueError on an algorithm that is none, or that needs the extra `baselines`.
+    `folder` gets progress.csv as it goes and at last policy.npz with `about`. MEG-CVPO goes on after an interruption, the
+    baselines begin anew. Also logs to TensorBoard where that is installed.
+    Errors: ValueError on an algorithm that is none or needs the extra `baselines`, and where the folder holds another training.
     """
     if algorithm not in ALGORITHMS:
         raise ValueError(f"the algorithm must be one of {', '.join(ALGORITHMS)}, got {algorithm!r}")
+    mark = {"algorithm": algorithm, "seed": seed, "iterations": iterations, "process": kernel.digest}
+    told, log = folder / "training.json", folder / "progress.csv"
+    if told.is_file() and told.read_text() != json.dumps(mark):
+        raise ValueError(f"{folder} holds another training (see {told.name}): name another folder with --out, or remove it")
+    if told.is_file() and (folder / FILE).is_file():
+        return policies.load(folder / FILE), read_rows(log, kernel)
     folder.mkdir(parents=True, exist_ok=True)
+    write_text(told, json.dumps(mark))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the networks are small: threads would wait for each other
     try:
-        if algorithm == "cvpo":
-            return _train_cvpo(kernel, seed, iterations, folder, on_row)
-        return _train_lagrangian(kernel, algorithm, seed, iterations, folder, on_row)
+        learn = _train_cvpo if algorithm == "cvpo" else _train_lagrangian
+        table, rows = learn(kernel, algorithm, seed, iterations, folder, on_row)
     finally:
         torch.set_num_threads(threads)
+    policy = policies.policy_of(kernel, table, {**about, **mark, "samples": iterations * SAMPLES_AN_ITERATION})
+    policies.save(policy, folder / FILE)
+    return policy, rows
 
 
-def _train_cvpo(kernel: Kernel, seed: int, iterations: int | None, folder: Path, on_row: Callable[[Row], None]) -> tuple[Array, list[Row]]:
-    recipe = cvpo.Recipe(seed=seed) if iterations is None else cvpo.Recipe(seed=seed, iterations=iterations)
-    checkpoint = folder / "cvpo.safetensors"
+def _train_cvpo(
+    kernel: Kernel, algorithm: str, seed: int, iterations: int, folder: Path, on_row: Callable[[Row], None]
+) -> tuple[Array, list[Row]]:
+    recipe, checkpoint = cvpo.Recipe(seed=seed, iterations=iterations), folder / "cvpo.safetensors"
     kept = cvpo.load(kernel, recipe, checkpoint).iteration if checkpoint.is_file() else 0
+    unit = max(float(kernel.reward.std()), 1e-9) / kernel.limits  # the learner's prices are of relative costs, its rewards in units
     with _log(kernel, folder / "progress.csv", kept, on_row) as log:
-
-        def told(p: cvpo.Progress) -> None:
-            log(p.samples, p.reward, p.costs, p.duals.prices)
-
-        learner = cvpo.train(kernel, recipe, told, checkpoint)
+        learner = cvpo.train(kernel, recipe, lambda p: log(p.samples, p.reward, p.costs, p.duals.prices * unit), checkpoint)
         return learner.table(), log.rows
 
 
 def _train_lagrangian(
-    kernel: Kernel, algorithm: str, seed: int, iterations: int | None, folder: Path, on_row: Callable[[Row], None]
+    kernel: Kernel, algorithm: str, seed: int, iterations: int, folder: Path, on_row: Callable[[Row], None]
 ) -> tuple[Array, list[Row]]:
     try:
         from megen.control import lagrangian
     except ImportError as error:
         raise ValueError(f'{algorithm} needs Stable-Baselines3 ({error}): install it with pip install "megen[baselines]"') from error
-    whole, samples = cvpo.Recipe(), (iterations or ITERATIONS) * SAMPLES_AN_ITERATION
-    penalty = tuple((lp.solve(kernel).prices * kernel.limits / kernel.reward.std()).tolist()) if algorithm == "fixed-penalty" else None
+    whole, unit = cvpo.Recipe(), max(float(kernel.reward.std()), 1e-9) / kernel.limits
+    penalty = tuple((lp.solve(kernel).prices / unit).tolist()) if algorithm == "fixed-penalty" else None
+    samples = iterations * SAMPLES_AN_ITERATION
     recipe = lagrangian.LagrangianRecipe(samples, whole.links, whole.horizon, whole.width, penalty=penalty, seed=seed)
     learn = lagrangian.sac if algorithm == "sac-lagrangian" else lagrangian.ppo
     with _log(kernel, folder / "progress.csv", 0, on_row) as log:
-        table = learn(kernel, recipe, lambda c: log(c.samples, c.reward, c.costs, c.prices))
+        table = learn(kernel, recipe, lambda c: log(c.samples, c.reward, c.costs, c.prices * unit))
         return table, log.rows
 
 
@@ -79,28 +99,23 @@ class _Log:
     """Rows of figures: kept, written to CSV, to TensorBoard, and told."""
 
     def __init__(self, kernel: Kernel, path: Path, kept: int, on_row: Callable[[Row], None]) -> None:
-        self.names = ["samples", "seconds", "reward", *kernel.cost_names, *(f"price_{n}" for n in kernel.cost_names)]
-        self.rows = _read(path, self.names)[:kept]
+        self.names, self._path = names_of(kernel), path
+        self.rows = read_rows(path, kernel)[:kept]
         self._began = time.monotonic() - (self.rows[-1]["seconds"] if self.rows else 0.0)
-        self._file = path.open("w", newline="")
-        self._csv = csv.DictWriter(self._file, self.names)
-        self._csv.writeheader()
-        self._csv.writerows(self.rows)
         self._on_row, self._board = on_row, _tensorboard(path.parent)
 
     def __call__(self, samples: int, reward: float, costs: Array, prices: Array) -> None:
         values = [float(samples), time.monotonic() - self._began, reward, *costs.tolist(), *prices.tolist()]
         row = dict(zip(self.names, values, strict=True))
         self.rows.append(row)
-        self._csv.writerow(row)
-        self._file.flush()
+        lines = [",".join(self.names), *(",".join(repr(r[n]) for n in self.names) for r in self.rows)]
+        write_text(self._path, "\n".join(lines) + "\n")
         if self._board is not None:
             for name, value in row.items():
                 self._board.add_scalar(name, value, samples)
         self._on_row(row)
 
     def close(self) -> None:
-        self._file.close()
         if self._board is not None:
             self._board.close()
 
@@ -114,15 +129,23 @@ def _log(kernel: Kernel, path: Path, kept: int, on_row: Callable[[Row], None]) -
         log.close()
 
 
-def _read(path: Path, names: list[str]) -> list[Row]:
-    """Rows of an earlier log; none where it is missing or another's."""
+def names_of(kernel: Kernel) -> list[str]:
+    """The columns of a log; prices in reward per unit of cost."""
+    return ["samples", "seconds", "reward", *kernel.cost_names, *(f"price_{n}" for n in kernel.cost_names)]
+
+
+def read_rows(path: Path, kernel: Kernel) -> list[Row]:
+    """Rows of an earlier log, none where there is no log. Errors: ValueError on one that is broken."""
     if not path.is_file():
         return []
     with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        if reader.fieldnames != names:
-            return []
-        return [{k: float(v) for k, v in row.items()} for row in reader]
+        try:
+            rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+            if rows and list(rows[0]) != names_of(kernel):
+                raise ValueError("its columns are others")
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not a log of this version ({error}): remove its folder to begin anew") from error
+    return rows
 
 
 def _tensorboard(folder: Path) -> Any | None:
@@ -146,7 +169,6 @@ def figures(kernel: Kernel, policy: Array, count: int, horizon: int, seed: int, 
         "episode_reward": float(found.reward.mean()),
         "episode_reward_error": float(found.reward.std() / np.sqrt(count)),
         "violation_share": dict(zip(names, evaluation.violation_share(found, kernel.limits).tolist(), strict=True)),
-        "late_share": found.late,
     }
 
 

@@ -2,7 +2,8 @@
 
 Split conformal prediction (Vovk et al. 2005): on held-out requests the score is what a request's service took beyond its
 prediction; the margin is its ceil((n + 1)(1 - alpha))-th smallest of n. A decision is let through where backlog, predicted service and
-margin end before the deadline. Scores are kept apart by SNR class and decision, so the promise holds within each.
+margin end before the deadline. Scores are kept apart by SNR class, prompt class and decision, as a policy chooses by them: the
+promise holds within each, for requests of the same process that find a backlog that leaves them a decision.
 """
 
 from __future__ import annotations
@@ -23,36 +24,33 @@ class Shield:
     """Predicted service and decoding, and the margin on it, in s."""
 
     predicted_s: Array  # [C, P, A]
-    margin_s: Array  # [C, A]; infinite where there were too few requests
+    margin_s: Array  # [C, P, A]
     alpha: float
 
 
 def margin(scores: Array, alpha: float) -> float:
-    """The split-conformal quantile of scores [n]; infinite where n is too small for alpha."""
+    """The split-conformal quantile of scores [n]. Errors: ValueError where alpha is out of range or n too small for it."""
     if not 0 < alpha < 1:
         raise ValueError(f"alpha must lie in (0, 1), got {alpha}")
     rank = math.ceil((len(scores) + 1) * (1 - alpha))
-    return math.inf if rank > len(scores) else float(np.sort(scores)[rank - 1])
+    if rank > len(scores):
+        raise ValueError(f"{len(scores)} requests are too few for alpha {alpha:g}: take at least {math.ceil(1 / alpha) - 1}")
+    return float(np.sort(scores)[rank - 1])
 
 
 def calibrate(kernel: Kernel, requests: int, alpha: float, rng: np.random.Generator) -> Shield:
-    """A shield from `requests` held-out requests of every SNR class and decision, prompts as they come."""
-    c, p, _, _ = kernel.shape
+    """A shield from `requests` held-out requests of every SNR class, prompt class and decision. Errors: ValueError as `margin`."""
     predicted = kernel.service_s.mean(-1) + kernel.decode_s
-    margins = np.empty((c, kernel.actions))
-    for channel in range(c):
-        for action in range(kernel.actions):
-            prompt = rng.choice(p, requests, p=kernel.prompts)
-            drawn = rng.integers(kernel.service_s.shape[-1], size=requests)
-            took = kernel.service_s[channel, prompt, action, drawn] + kernel.decode_s
-            margins[channel, action] = margin(took - predicted[channel, prompt, action], alpha)
-    return Shield(predicted, margins, alpha)
+    drawn = rng.integers(kernel.service_s.shape[-1], size=(*predicted.shape, requests))
+    scores = np.take_along_axis(kernel.service_s, drawn, -1) + kernel.decode_s - predicted[..., None]
+    margins = np.array([margin(row, alpha) for row in scores.reshape(-1, requests)])
+    return Shield(predicted, margins.reshape(predicted.shape), alpha)
 
 
 def allowed(kernel: Kernel, shield: Shield) -> NDArray[np.bool_]:
     """Which decisions the shield lets through in each state [S, A]."""
     c, p, f, w = kernel.shape
-    service = shield.predicted_s + shield.margin_s[:, None]
+    service = shield.predicted_s + shield.margin_s
     ends = kernel.backlog_s[:, None] + service[:, :, None, None]  # [C, P, 1, W, A]
     return np.broadcast_to(ends <= kernel.deadline_s, (c, p, f, w, kernel.actions)).reshape(kernel.states, kernel.actions)
 

@@ -10,9 +10,12 @@ from megen.cost.quality import QualityGrid
 SERVER, PHONE = "cpu", "phone"
 
 
-def main_kernel(setting: Setting | None = None, grid: QualityGrid | None = None, server: str = SERVER, phone: str = PHONE) -> Kernel:
-    """The tables of the main process; profiles by name or path.
+def main_kernel(
+    setting: Setting | None = None, grid: QualityGrid | None = None, server: str | None = None, phone: str | None = None
+) -> Kernel:
+    """The tables of the main process; profiles by name or path; None: the shipped ones.
 
     Errors: quality.QualityError and profile.ProfileError where a file is missing or broken, ValueError on a setting that cannot be.
     """
-    return build(grid or quality.load(), profile.load(server), profile.load(phone), setting or Setting(), RADIO_W, RADIO_W_PER_MBPS)
+    es, ue = profile.load(server or SERVER), profile.load(phone or PHONE)
+    return build(grid or quality.load(), es, ue, setting or Setting(), RADIO_W, RADIO_W_PER_MBPS)

@@ -90,8 +90,9 @@ def save(grid: QualityGrid, path: Path) -> None:
         np.savez_compressed(file, told=np.array(told), **arrays)
 
 
-def load(path: Path = SHIPPED) -> QualityGrid:
-    """Read a grid. Errors: QualityError where the file is missing, broken or not one of these."""
+def load(path: Path | None = None) -> QualityGrid:
+    """Read a grid, the shipped one where no path is given. Errors: QualityError where the file is missing, broken or not one of these."""
+    path = path or SHIPPED
     if not path.is_file():
         raise QualityError(f"no quality grid at {path}: make one with megen measure")
     try:

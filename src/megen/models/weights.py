@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -42,6 +43,14 @@ def provenance() -> dict[str, str]:
     return {"commit": commit, "command": " ".join(["megen", *sys.argv[1:]]), "device": device, "torch": torch.__version__}
 
 
+def digest(source: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a text and of tensors in half precision: what something was made from."""
+    found = hashlib.sha256(source.encode())
+    for _, tensor in sorted(tensors.items()):
+        found.update(tensor.detach().half().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
 def write_safely(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, Any]) -> None:
     """Write one safetensors file by way of a temporary file, so that no reader sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,6 +73,17 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{path} is not a whole safetensors file ({error}): copy or train it again") from error
     return tensors, {k: _decoded(v) for k, v in metadata.items()}
+
+
+def about(path: Path) -> dict[str, Any]:
+    """The metadata alone of one safetensors file. Errors: WeightsError as `read`."""
+    if not path.is_file():
+        raise WeightsError(f"no weights at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {k: _decoded(v) for k, v in (file.metadata() or {}).items()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"{path} is not a whole safetensors file ({error}): copy or train it again") from error
 
 
 def _decoded(text: str) -> Any:

@@ -177,7 +177,8 @@ def _distill(plan: Plan, recipe: DistillRecipe, autoencoder: Autoencoder, device
             write_samples(place(made, device).eval(), plan.folder / f"samples-{recipe.loss}-{step:06d}.png", steps=4)
         return plan.folder / "weights"
 
-    with _latents(plan, autoencoder, device) as (data, validation):
+    along = recipe.loss == "trajectory"  # its steps read no latents of pictures
+    with _latents(replace(plan, fresh=0) if along else plan, autoencoder, device) as (data, validation):
         best, errors = distill.train(recipe, whole, data, validation, plan.folder, device, assemble, start)
         folder = assemble(best, recipe.steps, errors)
         if plan.receiver_steps:

@@ -1,9 +1,9 @@
 """Distils a teacher's guided sampler into one flow map that is good at any number of steps.
 
 The student is a denoiser like the teacher's and begins as it; text encoder and latents stay the teacher's. A
-quarter of each batch learns the teacher's guided velocity (t = s), the rest the flow map by one of three losses of
-`diffusion/losses.py`. The raw error, the mean squared distance to the teacher's own 50-step latents from the
-same noise, decides which weights are kept.
+quarter of each batch learns the teacher's guided velocity (t = s), the rest the flow map: by a place further along the
+teacher's own path (`trajectories.py`), or by one of three losses of `diffusion/losses.py`. The raw error, the mean squared
+distance to the teacher's own 50-step latents from the same noise, decides which weights are kept.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def train(
         source = _noised(data, teacher, recipe, range(done, recipe.steps), device)
     smoothed, errors = loop.Smoothed(), held.errors(average, shift, device, bf16)
     for (step, shown), example in zip(loop.progress(done, recipe.steps, f"{recipe.loss} distillation"), source, strict=True):
-        loop.set_lr(optimisers, loop.lr_factor(step, recipe.steps, min(100, recipe.steps // 8), recipe.decay_share))
+        loop.set_lr(optimisers, loop.lr_factor(step, recipe.steps, max(1, min(100, recipe.steps // 8)), recipe.decay_share))
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             value = _loss(recipe, (fast, fast_goal), field, example)
             if recipe.elastic:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import multiprocessing
 import os
@@ -171,10 +170,7 @@ def _write_one(seed: int, index: int, size_px: int, folder: Path, made_from: str
 
 def _made_from(autoencoder: Autoencoder, source: str) -> str:
     """What latents depend on: the encoder's weights and the source of the pictures, as one hash."""
-    digest = hashlib.sha256(source.encode())
-    for _, tensor in sorted(autoencoder.encoder.state_dict().items()):
-        digest.update(tensor.detach().half().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    return weights.digest(source, autoencoder.encoder.state_dict())
 
 
 def _missing(folder: Path, shards: Iterable[int], made_from: str) -> list[int]:
@@ -184,7 +180,7 @@ def _missing(folder: Path, shards: Iterable[int], made_from: str) -> list[int]:
         path = folder / f"latents-{i:05d}.safetensors"
         if not path.is_file():
             missing.append(i)
-        elif weights.read(path)[1].get("made_from") != made_from:
+        elif weights.about(path).get("made_from") != made_from:
             raise ValueError(f"{path} was made from another encoder or other pictures: remove {folder}, or train into another folder")
     return missing
 

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from megen import console
 from megen.models import weights
 
 
@@ -103,24 +102,12 @@ def progress(start: int, steps: int, what: str) -> Iterator[tuple[int, dict[str,
 
     Where stderr is no terminal, one line is printed every 50 steps instead.
     """
-    console = Console(stderr=True)
     shown: dict[str, float] = {}
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[shown]}"),
-    )
     began = time.monotonic()
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=steps, completed=start, shown="")
+    with console.bar(what, steps, start, every=50) as update:
         for step in range(start, steps):
             yield step, shown
-            text = "  ".join(f"{k} {v:.4f}" for k, v in shown.items())
-            bar.update(task, advance=1, shown=text)
-            if not console.is_terminal and (step % 50 == 49 or step == steps - 1):
-                console.print(f"{what} {step + 1}/{steps}  {text}  {time.monotonic() - began:.0f} s", soft_wrap=True, highlight=False)
+            update(step + 1, "  ".join(f"{k} {v:.4f}" for k, v in shown.items()) + f"  {time.monotonic() - began:.0f} s")
 
 
 class Average:

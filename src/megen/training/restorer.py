@@ -94,7 +94,8 @@ def train(
         torch.optim.AdamW([{"params": biases, "base_lr": lr}], lr=lr, weight_decay=0.0),
     ]
     path, done = folder / "restorer.checkpoint.safetensors", 0
-    if path.is_file():
+    made_from = weights.digest(f"prior {prior.digest}, {config}", {"latents": latents})
+    if path.is_file() and weights.about(path).get("made_from") == made_from:  # else its latents are not these
         about = loop.load_checkpoint(path, {"model": model}, optimisers)
         done, bf16 = int(about["step"]), bool(about["bf16"])
         optimisers[0].param_groups[0]["bf16"] = bf16
@@ -112,7 +113,7 @@ def train(
         gain_db = float(10 * torch.log10(before / error.detach()).mean())
         shown["gain_db"] = 0.97 * shown.get("gain_db", gain_db) + 0.03 * gain_db
         if (step + 1) % 200 == 0 or step == steps - 1:
-            about = {"step": step + 1, "bf16": bf16, **weights.provenance()}
+            about = {"step": step + 1, "bf16": bf16, "made_from": made_from, **weights.provenance()}
             loop.save_checkpoint(path, {"model": model}, optimisers, about)
     return model.eval()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,9 +72,12 @@ def compute(
     Errors: weights.WeightsError on a damaged shard, ValueError where the folder's are another teacher's.
     """
     grid = [*times(STEPS, teacher.config.time_shift)[:-1], LAST]
-    made_from = _made_from(teacher, f"guidance {guidance}, seed {seed}, captions left out {caption_dropout}")
+    made_from = _made_from(teacher, guidance, caption_dropout, seed, data)
     field, shards = field_of(teacher, teacher.denoiser, guidance, device), range(-(-count // SHARD))
     missing = [k for k in shards if not _path(folder, k).is_file()]
+    for kept in (_path(folder, k) for k in shards if k not in missing):
+        if weights.about(kept).get("made_from") != made_from:
+            raise ValueError(f"{kept} holds another teacher's paths: name another folder with --out, or remove it")
     for k, _ in loop.progress(0, len(missing), f"paths of the teacher ({SHARD} a shard)"):
         rng = np.random.default_rng([seed, missing[k]])
         captions = ["" if rng.random() < caption_dropout else data.caption(int(i), rng) for i in rng.integers(len(data), size=SHARD)]
@@ -89,23 +91,17 @@ def compute(
         states, velocities = (torch.stack(x, 1).half().cpu() for x in zip(*path, strict=True))
         about = {"captions": captions, "made_from": made_from, **weights.provenance()}
         weights.write_safely({"states": states, "velocities": velocities, "tokens": tokens}, _path(folder, missing[k]), about)
-    parts = []
-    for k in shards:
-        tensors, about = weights.read(_path(folder, k))
-        if about["made_from"] != made_from:
-            raise ValueError(f"{_path(folder, k)} holds another teacher's paths: name another folder with --out, or remove it")
-        parts.append(tensors)
+    parts = [weights.read(_path(folder, k))[0] for k in shards]
     states, velocities, tokens = (torch.cat([p[name] for p in parts]).to(device) for name in ("states", "velocities", "tokens"))
     return Trajectories(states, velocities, torch.tensor(grid, device=device), tokens)
 
 
-def _made_from(teacher: Backbone, source: str) -> str:
-    """What paths depend on: the weights of text encoder and denoiser, and how they are asked, as one hash."""
-    digest = hashlib.sha256(source.encode())
-    for name, tensor in sorted(teacher.state_dict().items()):
-        if name.startswith(("text.", "denoiser.")):
-            digest.update(tensor.detach().half().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def _made_from(teacher: Backbone, guidance: float, caption_dropout: float, seed: int, data: LatentSet) -> str:
+    """What paths depend on: text encoder and denoiser, how they are asked, and where the captions come from."""
+    asked = f"guidance {guidance}, shift {teacher.config.time_shift}, {STEPS} steps to {LAST}, dropout {caption_dropout}, seed {seed}"
+    captions = repr([data.caption(i, np.random.default_rng(0)) for i in range(min(len(data), 16))])
+    nets = {k: v for k, v in teacher.state_dict().items() if k.startswith(("text.", "denoiser."))}
+    return weights.digest(f"{asked}, {len(data)}: {captions}", nets)
 
 
 def _path(folder: Path, index: int) -> Path:
