@@ -25,7 +25,7 @@ def main() -> None:
             "python_alone_s": [sys.executable, "-c", "pass"],
             "import_megen_s": [sys.executable, "-c", "import megen"],
             "help_s": [sys.executable, "-m", "megen.cli", "--help"],
-            "generate_8_steps_s": [sys.executable, "-m", "megen.cli", "generate", PROMPT, "--steps", "8", "--out", out],
+            "generate_4_steps_s": [sys.executable, "-m", "megen.cli", "generate", PROMPT, "--steps", "4", "--out", out],
         }
         found = {}
         for name, command in commands.items():

@@ -17,9 +17,11 @@ import torch
 from torch.profiler import ProfilerActivity
 
 import common
+from megen import pipeline
 from megen.bench.profile import PROMPT, gflops
+from megen.export import receiver_of
 from megen.models import backbone as backbones
-from megen.pipeline import noise_of
+from megen.pipeline import Clock, Link, noise_of
 
 SIDE = 2048  # of the matrices that tell the machine's rate
 KINDS = {
@@ -63,6 +65,19 @@ def shares(work: Callable[[], object]) -> dict[str, float]:
     return {k: v / total for k, v in sorted(spent.items(), key=lambda item: -item[1])}
 
 
+def image_seconds(name: str, repeats: int) -> dict[str, float]:
+    """Median seconds from prompt to pixels in a running process, without the time on the air, by number of steps."""
+    backbone = backbones.load(name, quick=True)
+    receiver = receiver_of(backbone, backbones.folder_of(name))
+
+    def image(steps: int) -> object:
+        latent = pipeline.denoise(backbone, [PROMPT], [0], steps, Clock())
+        return pipeline.send(latent, 0.25, Link(), np.random.default_rng(0), receiver, Clock())
+
+    works: dict[str, Callable[[], object]] = {str(n): (lambda n=n: image(n)) for n in (1, 2, 4, 8, 12)}
+    return fastest(works, repeats)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backbone", default="scenes")
@@ -95,6 +110,7 @@ def main() -> None:
         found["share_of_rate"] = {k: cost * int(k.split()[-2]) / v / machine["bf16" if "bf16" in k else "fp32"] for k, v in seconds.items()}
         best = min((v, k) for k, v in seconds.items() if k.endswith("1 together") and not k.startswith("compiled"))[1]
         found["where the time goes"] = {"form": best, **shares(works[best])}
+    found["prompt_to_pixels_s"] = image_seconds(args.backbone, args.repeats)
     common.write("step", found)
 
 
