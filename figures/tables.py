@@ -1,0 +1,60 @@
+"""The tables of docs/link.md and docs/backbone.md as Markdown: `python figures/tables.py` reads benchmarks/results/*.json, prints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+WAYS = {
+    "digital 0": "digital, ratio 0",
+    "digital 0.5": "digital, ratio 0.5",
+    "analog 0": "analog, ratio 0 (header and map in bits)",
+    "analog 0, blind receiver": "the same, receiver told nothing",
+    "analog 0.5": "analog, ratio 0.5",
+    "analog 0.5, blind receiver": "the same, receiver told nothing",
+    "int8 latent": "plain int8 latent",
+    "reference fp16, ratio 0.5": "reference system's fp16, ratio 0.5",
+    "avif": "AVIF file",
+}
+SNRS = ("-6", "0", "12", "24")
+
+
+def link() -> None:
+    told = json.loads((RESULTS / "link.json").read_text())
+    print(f"{told['prompts']} prompts, {told['steps']} steps, sweep of {told['sweep_prompts']}: "
+          f"{told['bits_ratio_avif_equal_psnr']:.3f} of AVIF, {told['bits_ratio_int8_latent']:.3f} of the int8 latent")  # fmt: skip
+    print({k: round(v, 4) if v is not None else None for k, v in told["mean"].items()}, "\n")
+    print("| way | payload | " + " | ".join(f"{s} dB" for s in SNRS) + " |\n|" + "---|" * (2 + len(SNRS)))
+    for name, label in WAYS.items():
+        rows = told["schemes"].get(name)
+        if rows:
+            cells = [f"{rows[s]['psnr_db']:.1f} dB, {1e3 * rows[s]['airtime_s']:,.0f} ms" for s in SNRS]
+            print(f"| {label} | {rows['0']['bits'] / 1e3:.0f} kbit | " + " | ".join(cells) + " |")
+
+
+def backbone() -> None:
+    told = json.loads((RESULTS / "backbone.json").read_text())
+    print(
+        f"\n{told['prompts']} prompts\n\n| sampler | steps | scene FD | right, seen | right, kept out | PSNR to the teacher | s | GFLOP |"
+    )
+    print("|" + "---|" * 8)
+    for name in ("steps", "teacher", "teacher, Euler", "teacher, midpoint", "consistency", "reduced depth"):
+        for steps, r in told.get(name, {}).items():
+            level = r.get("psnr_teacher_db")
+            cells = [
+                "flow map" if name == "steps" else name,
+                steps,
+                f"{r['scene_fd']:.0f} ± {r['scene_fd_error']:.0f}",
+                *(f"{100 * r[k]:.1f} ± {100 * r[k + '_error']:.1f} %" for k in ("attribute_accuracy", "attribute_accuracy_unseen")),
+                "" if level is None else f"{level:.1f} dB",
+                f"{r['seconds']:.2f}",
+                f"{r['gflops']:.0f}",
+            ]
+            print("| " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    for table, file in ((link, "link.json"), (backbone, "backbone.json")):
+        if (RESULTS / file).is_file():
+            table()
