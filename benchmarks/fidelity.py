@@ -1,6 +1,6 @@
 """Prompt fidelity: the share of named attributes that the classifier finds in generated images.
 
-`python benchmarks/fidelity.py --prompts 100 --steps 8` draws captions of test scenes, once from
+`python benchmarks/fidelity.py --prompts 100 --steps 4` draws captions of test scenes, once from
 combinations that training saw and once from those kept from it, and writes contact sheets with what went wrong.
 """
 
@@ -67,7 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backbone", default="scenes")
     parser.add_argument("--prompts", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--guidance", type=float, default=None, help="default: the backbone's own")
     parser.add_argument("--name", default="fidelity")
     args = parser.parse_args()

@@ -33,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     g.add_argument("--out", type=Path, default=Path("megen.png"), metavar="F.png", help="where the image goes (default: %(default)s)")
     g.add_argument("--report", type=Path, metavar="F.json", help="write latencies, energies, bits and quality here")
     g.add_argument("--seed", type=int, default=0, help="start of all randomness (default: %(default)s)")
-    g.add_argument("--steps", default="8", metavar="N", help="denoising steps that the backbone offers, or auto (default: %(default)s)")
+    g.add_argument("--steps", default="4", metavar="N", help="denoising steps that the backbone offers, or auto (default: %(default)s)")
     g.add_argument("--merge-ratio", default="0", metavar="R", help="share of tokens merged away, 0 to 0.75, or auto (default: %(default)s)")
     g.add_argument(
         "--link", choices=("none", "analog", "digital"), default="digital", help="what the features cross (default: %(default)s)"

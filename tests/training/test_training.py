@@ -249,6 +249,8 @@ def test_a_folder_of_pictures_trains_into_a_backbone_that_loads(tmp_path: Path) 
     assert priors.load(grown.folder / "weights", 8).digest == priors.load(tmp_path / "out" / "weights", 8).digest
     assert not torch.equal(flow.denoiser.outward.weight, backbone.denoiser.outward.weight)
     assert list((tmp_path / "flow").glob("samples-lagrangian-*.png"))
+    with pytest.raises(ValueError, match="learns from its teacher only: train a teacher with --anew"):
+        train(replace(grown, folder=tmp_path / "on", start=str(tmp_path / "flow" / "weights")), CPU)
     with pytest.raises(ValueError, match="flow map already"):
         train(replace(plan, folder=tmp_path / "twice", start=str(tmp_path / "flow" / "weights"), autoencoder=kept, distill=few), CPU)
     # text encoder and denoiser anew, the autoencoder stays

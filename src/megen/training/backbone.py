@@ -85,6 +85,8 @@ def train(plan: Plan, device: torch.device) -> Path:
     if start is None and (plan.autoencoder.decoder_only or not plan.autoencoder.steps or not plan.teacher.steps):
         raise ValueError("without a backbone to train on from, autoencoder and denoiser must both be trained, and whole")
     grown = start if start is not None and not plan.anew else None  # whose denoiser is trained on
+    if grown is not None and grown.config.flow_map and plan.teacher.steps and plan.distill is None:
+        raise ValueError(f"{plan.start} is a flow map, which learns from its teacher only: train a teacher with --anew, or --distill one")
     text = replace(grown.config.text, direct=True) if grown else TextConfig(tuple(_vocabulary(plan)), layers=plan.text_layers, direct=True)
     denoiser = replace(grown.config.denoiser if grown else plan.denoiser, placed=True)
     if plan.pictures is not None:
