@@ -121,7 +121,7 @@ def held(n: int) -> LatentSet:
 
 
 def run(folder: Path, loss: str, steps: int = 30, stop: int | None = None, elastic: bool = False) -> tuple[Denoiser, dict[str, float]]:
-    recipe = distill.DistillRecipe(loss, steps=steps, batch=8, save_every=10, lr=2e-3, elastic=elastic, held=6)
+    recipe = distill.DistillRecipe(loss, steps=steps, batch=8, save_every=10, lr=2e-3, elastic=elastic, held=6, paths=64)
 
     class Killed(Exception):
         pass
@@ -145,7 +145,7 @@ def teacher() -> Backbone:
 
 @pytest.mark.parametrize("loss", distill.LOSSES)
 def test_distillation_brings_few_steps_closer_to_the_teacher(loss: str, tmp_path: Path) -> None:
-    recipe = distill.DistillRecipe(loss, steps=0, held=6)
+    recipe = distill.DistillRecipe(loss, steps=0, held=6, paths=64)
     _, before = distill.train(recipe, teacher(), lambda step: held(24), held(6), tmp_path / "a", CPU)
     _, after = run(tmp_path / "b", loss)
     assert after["1"] < 0.9 * before["1"]

@@ -145,7 +145,7 @@ def test_harm_is_what_the_state_says() -> None:
         z, state = restorer.harm(latent, priors.plain(8), np.random.default_rng(seed))
         clean = state.amax(0) < 0.02
         kinds |= {k for k in range(4) if state[k].any()}
-        if clean.any():
+        if clean.any() and not state[2].any():  # what others were merged into is a mean, and no state of its own tells so
             assert (z - latent[0])[:, clean].abs().max() < 0.2
     assert kinds == {0, 1, 2, 3}
 
