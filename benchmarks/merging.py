@@ -29,7 +29,7 @@ def psnr_db(image: np.ndarray, target: np.ndarray) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=int, default=24)
-    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=12)
     args = parser.parse_args()
     backbone = backbones.load("scenes", quick=True)
     receiver = receiver_of(backbone, backbones.folder_of("scenes"))
