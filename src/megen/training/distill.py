@@ -52,7 +52,7 @@ class DistillRecipe:
     at_noise_share: float = 0.15  # of the rows begin at s = 0, as every sampling does
     decay_share: float = 0.5
     ema: float = 0.995
-    paths: int = 2048  # of the teacher, for the trajectory loss: with 1,024 the held error rose after some 15 examples of each
+    paths: int = 2048  # of the teacher, for the trajectory loss
     elastic: bool = False  # also train nets of reduced depth, towards the full one
     held: int = 48  # prompts of the raw error
     seed: int = 0
