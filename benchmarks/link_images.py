@@ -29,7 +29,7 @@ def main() -> None:
     sheet = Image.new("RGB", (90 + SIDE * len(SNRS_DB), 20 + (SIDE + 14) * len(WAYS) * args.prompts), "white")
     draw = ImageDraw.Draw(sheet)
     y = 20
-    for sample in samples(backbone, receiver, args.prompts, 7, 20):
+    for sample in samples(backbone, receiver, args.prompts, 7, 4):
         for kind, ratio, blind in WAYS:
             draw.text((4, y + SIDE // 2), f"{kind}\n{'blind' if blind else ''}", "black")
             for k, snr_db in enumerate(SNRS_DB):
