@@ -59,13 +59,12 @@ def load(name_or_path: str) -> DeviceProfile:
     shipped = {p.stem: p for p in sorted(ASSETS.glob("*.json"))}
     path = shipped.get(name_or_path, Path(name_or_path))
     if not path.is_file():
-        raise ProfileError(
-            f"no device profile {name_or_path!r}: give {''.join(f'{name}, ' for name in shipped)}or a file that megen profile wrote"
-        )
+        known = f"one of {', '.join(shipped)}, or " if shipped else ""
+        raise ProfileError(f"no device profile {name_or_path!r}: give {known}a file that megen profile wrote")
     try:
         told = json.loads(path.read_text())
-        known = {f.name for f in fields(DeviceProfile)}
-        values: dict[str, Any] = {k: tuple(v) if k == "assumed" else v for k, v in told.items() if k in known}
+        names = {f.name for f in fields(DeviceProfile)}
+        values: dict[str, Any] = {k: tuple(v) if k == "assumed" else v for k, v in told.items() if k in names}
         profile = DeviceProfile(**values)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ProfileError(f"{path} is not a device profile ({error}): write it with megen profile") from error
