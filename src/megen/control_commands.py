@@ -107,7 +107,7 @@ def decide(
     if not policies.SHIPPED.is_file():
         raise ValueError("auto needs a trained policy, and none ships yet: give --steps and --merge-ratio")
     policy, grid, kernel = policies.load(), quality.load(), shipped.main_kernel()
-    table_policy = policies.policy_of(kernel, policies.table_of(policy, kernel), policy.about)
+    policies.table_of(policy, kernel)  # refuses a policy of another process
     known = str(grid.about.get("backbone", ""))
     if backbone != known:
         raise ValueError(f"the shipped policy was learned for the backbone {known!r}, not {backbone!r}: give --steps and --merge-ratio")
@@ -127,4 +127,4 @@ def decide(
     keeps = fits & (latest_s <= (budget.deadline_s or np.inf)) & (kernel.energy_j[c, p].mean(-1) <= (budget.energy_j or np.inf))
     if not keeps.any():
         keeps = fits & (latest_s == latest_s[fits].min())
-    return table_policy.decide(seen, np.random.default_rng([seed, 3]), keeps)
+    return policy.decide(seen, np.random.default_rng([seed, 3]), keeps)

@@ -20,7 +20,7 @@ from megen import pipeline
 from megen.bench import judge
 from megen.cost import quality
 from megen.cost.quality import QualityGrid
-from megen.files import replacing
+from megen.files import write_text
 from megen.models import weights
 from megen.models.backbone import Backbone, BackboneConfig
 from megen.pipeline import Clock, Link, NotDeliveredError
@@ -91,8 +91,7 @@ def measure(
         known = json.loads(path.read_text()) if path.is_file() else {}
         if known.get("about") != about:
             known = {"about": about, **measure_prompt(backbone, receiver, model, steps, i)}
-            with replacing(path) as temporary:
-                temporary.write_text(json.dumps(known))
+            write_text(path, json.dumps(known))
         rows.append(known)
         on_prompt(i + 1)
     return rows

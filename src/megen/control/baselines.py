@@ -66,7 +66,7 @@ def myopic(kernel: Kernel) -> Array:
     last policy that keeps the limits is taken, or the one of least excess: where a request is late whatever is decided, this
     policy makes it good and slow, and no price keeps it from that.
     """
-    unit = max(float(kernel.reward.std()), 1e-9)
+    unit = kernel.reward_unit
     relative = kernel.costs / kernel.limits[:, None, None]
     prices, kept, least = np.ones(COSTS), random(kernel), np.inf
     for i in range(ROUNDS):

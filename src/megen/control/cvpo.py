@@ -134,7 +134,7 @@ class Learner:
         self.critic_optimiser = torch.optim.Adam(self.critics.parameters(), lr=recipe.critic_lr)
         self.duals, self.alpha = Duals(1.0, np.zeros(COSTS)), 1.0
         self.rng, self.samples, self.iteration = np.random.default_rng(recipe.seed), 0, 0
-        self.reward_level, self.reward_unit = 0.0, max(float(kernel.reward.std()), 1e-9)
+        self.reward_level, self.reward_unit = 0.0, kernel.reward_unit
         self.mean_costs: Array | None = None
 
     def nets(self) -> dict[str, Networks]:

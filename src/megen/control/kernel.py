@@ -92,6 +92,11 @@ class Kernel:
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     @cached_property
+    def reward_unit(self) -> float:
+        """The spread of the rewards, which learners take them by."""
+        return max(float(self.reward.std()), 1e-9)
+
+    @cached_property
     def features(self) -> Array:
         """What a policy sees of every state [S, 4 + P]: SNR over 10 dB, backlog over the deadline, its square root, phase, prompt class."""
         c, p, f, w = self.shape

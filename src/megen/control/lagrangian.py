@@ -59,7 +59,7 @@ class Links(VecEnv):
         self.places = decision_places(kernel.decisions) if continuous else None
         actions = spaces.Box(0.0, 1.0, (2,), np.float32) if continuous else spaces.Discrete(kernel.actions)
         super().__init__(links, feature_box(kernel.features), actions)
-        self.unit, self.level = max(float(kernel.reward.std()), 1e-9), float(kernel.reward.mean())
+        self.unit, self.level = kernel.reward_unit, float(kernel.reward.mean())
         self.state = self.simulator.start(links, self.rng)
         self.age, self.sums = np.zeros(links, np.int64), np.zeros((1 + COSTS, links))
         self.ended: list[Array] = []

@@ -6,7 +6,7 @@ import contextlib
 import csv
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,8 @@ def _train_cvpo(
 ) -> tuple[Array, list[Row]]:
     recipe, checkpoint = cvpo.Recipe(seed=seed, iterations=iterations), folder / "cvpo.safetensors"
     kept = cvpo.load(kernel, recipe, checkpoint).iteration if checkpoint.is_file() else 0
-    unit = max(float(kernel.reward.std()), 1e-9) / kernel.limits  # the learner's prices are of relative costs, its rewards in units
-    with _log(kernel, folder / "progress.csv", kept, on_row) as log:
+    unit = kernel.reward_unit / kernel.limits  # the learner's prices are of relative costs, its rewards in units
+    with contextlib.closing(_Log(kernel, folder / "progress.csv", kept, on_row)) as log:
         learner = cvpo.train(kernel, recipe, lambda p: log(p.samples, p.reward, p.costs, p.duals.prices * unit), checkpoint)
         return learner.table(), log.rows
 
@@ -85,12 +85,12 @@ def _train_lagrangian(
         from megen.control import lagrangian
     except ImportError as error:
         raise ValueError(f'{algorithm} needs Stable-Baselines3 ({error}): install it with pip install "megen[baselines]"') from error
-    whole, unit = cvpo.Recipe(), max(float(kernel.reward.std()), 1e-9) / kernel.limits
+    whole, unit = cvpo.Recipe(), kernel.reward_unit / kernel.limits
     penalty = tuple((lp.solve(kernel).prices / unit).tolist()) if algorithm == "fixed-penalty" else None
     samples = iterations * SAMPLES_AN_ITERATION
     recipe = lagrangian.LagrangianRecipe(samples, whole.links, whole.horizon, whole.width, penalty=penalty, seed=seed)
     learn = lagrangian.sac if algorithm == "sac-lagrangian" else lagrangian.ppo
-    with _log(kernel, folder / "progress.csv", 0, on_row) as log:
+    with contextlib.closing(_Log(kernel, folder / "progress.csv", 0, on_row)) as log:
         table = learn(kernel, recipe, lambda c: log(c.samples, c.reward, c.costs, c.prices * unit))
         return table, log.rows
 
@@ -118,15 +118,6 @@ class _Log:
     def close(self) -> None:
         if self._board is not None:
             self._board.close()
-
-
-@contextlib.contextmanager
-def _log(kernel: Kernel, path: Path, kept: int, on_row: Callable[[Row], None]) -> Iterator[_Log]:
-    log = _Log(kernel, path, kept, on_row)
-    try:
-        yield log
-    finally:
-        log.close()
 
 
 def names_of(kernel: Kernel) -> list[str]:

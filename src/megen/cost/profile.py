@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from megen.files import replacing
+from megen.files import write_text
 
 ASSETS = Path(__file__).parents[1] / "assets" / "profiles"
 SECONDS = ("text_s", "step_s", "merge_s", "code_s", "arrive_s", "decode_s")
@@ -50,8 +50,7 @@ class DeviceProfile:
 
 def save(profile: DeviceProfile, path: Path, about: dict[str, Any]) -> None:
     """Write a profile as JSON, its provenance under `made_by`."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps({**asdict(profile), "made_by": about}, indent=2) + "\n")
+    write_text(path, json.dumps({**asdict(profile), "made_by": about}, indent=2) + "\n")
 
 
 def load(name_or_path: str) -> DeviceProfile:
