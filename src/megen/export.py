@@ -22,7 +22,9 @@ from megen.ue import OnnxReceiver, ReceiverError
 RECEIVER = "receiver.onnx"
 
 
-class _Receiver(nn.Module):
+class TorchReceiver(nn.Module):
+    """The receiver in torch, of which the graph is made: rows, merge map and state to bytes [H, W, 3]."""
+
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone
@@ -52,7 +54,7 @@ def export_receiver(backbone: Backbone, codec: Prior, path: Path) -> None:
     with replacing(path) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            _Receiver(copy.deepcopy(backbone).cpu().eval()),
+            TorchReceiver(copy.deepcopy(backbone).cpu().eval()),
             inputs,
             str(temporary),
             input_names=["rows", "merge_map", "state"],

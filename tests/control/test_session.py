@@ -26,7 +26,7 @@ def process(grid: QualityGrid, tmp_path_factory: pytest.TempPathFactory) -> list
     folder = tmp_path_factory.mktemp("process")
     quality.save(grid, folder / "quality.npz")
     for name, step_s, power_w in (("server", 0.1, 30.0), ("phone", 0.0, 4.0)):
-        made = DeviceProfile(name, "this test", "tiny", 0.02, step_s, 0.001, 0.001, 0.01, 0.1, 5.0, 30.0, power_w)
+        made = DeviceProfile(name, "this test", "tiny", 0.02, step_s, 0.001, 0.001, 0.01, 0.1, 0.1, 5.0, 30.0, power_w)
         profile.save(made, folder / f"{name}.json", {})
     options = ["--quality", folder / "quality.npz", "--server", folder / "server.json", "--phone", folder / "phone.json"]
     return [*map(str, options), "--deadline-s", "1.2", "--late-limit", "0.2", "--energy-limit-j", "20"]

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from megen import codec, merging, pipeline
 from megen.codec import Header
 from megen.cost.profile import DeviceProfile
+from megen.export import TorchReceiver
 from megen.models.backbone import Backbone
 from megen.pipeline import Clock
 from megen.ue import Receiver, arrive
@@ -89,6 +90,10 @@ def profile(backbone: Backbone, receiver: Receiver, name: str, repeats: int, pow
     header = Header(*grid, shape[0], len(rows), receiver.identity, pipeline.DEPTH)
     payload = codec.encode(rows, choice, mapping, header, receiver.prior)
     arrival = arrive(payload, receiver)
+    inputs = [torch.from_numpy(x).to(latent.device) for x in (arrival.rows, arrival.mapping, arrival.state)]
+    in_torch = TorchReceiver(backbone)
+    with torch.inference_mode():
+        decode_torch_s = median_s(lambda: in_torch(*inputs), repeats)
     return DeviceProfile(
         name=name,
         source=f"measured by megen profile, median of {repeats}",
@@ -99,6 +104,7 @@ def profile(backbone: Backbone, receiver: Receiver, name: str, repeats: int, pow
         code_s=median_s(lambda: codec.encode(rows, choice, mapping, header, receiver.prior), repeats),
         arrive_s=median_s(lambda: arrive(payload, receiver), repeats),
         decode_s=median_s(lambda: receiver(arrival), repeats),
+        decode_torch_s=decode_torch_s,
         step_gflop=step_gflop,
         decode_gflop=decode_gflop,
         power_w=power_w,

@@ -1,6 +1,6 @@
 """Device profiles: seconds of every stage and powers of one machine, with where each figure comes from.
 
-A profile is a JSON file; `megen profile` measures one. Those in `assets/profiles/` are known by name; none ships yet.
+A profile is a JSON file; `megen profile` measures one. Those in `assets/profiles/` are known by name.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from megen.files import write_text
 
 ASSETS = Path(__file__).parents[1] / "assets" / "profiles"
-SECONDS = ("text_s", "step_s", "merge_s", "code_s", "arrive_s", "decode_s")
+SECONDS = ("text_s", "step_s", "merge_s", "code_s", "arrive_s", "decode_s", "decode_torch_s")
 
 
 class ProfileError(ValueError):
@@ -33,7 +33,8 @@ class DeviceProfile:
     merge_s: float
     code_s: float
     arrive_s: float  # received bits to rows and map
-    decode_s: float  # rows and map to an image
+    decode_s: float  # rows and map to an image, by onnxruntime
+    decode_torch_s: float  # the same in torch; no cost is made of it
     step_gflop: float
     decode_gflop: float  # without the restorer
     power_w: float  # while it works
