@@ -1,4 +1,4 @@
-"""What every benchmark shares: where results go, and what they say of their making."""
+"""What every benchmark shares: where results go, what they say of their making, and trainings side by side."""
 
 from __future__ import annotations
 
@@ -6,8 +6,14 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from megen.models.weights import provenance
 
@@ -22,3 +28,28 @@ def write(name: str, result: dict[str, Any]) -> None:
     temporary.write_text(json.dumps({**result, "made_by": made}, indent=2) + "\n")
     os.replace(temporary, RESULTS / f"{name}.json")
     print(json.dumps(result))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A learned policy [S, A] and the rows of its log."""
+
+    table: np.ndarray
+    rows: list[dict[str, float]]
+
+
+def train_all(tasks: Sequence[tuple[Any, str, int, int, Path]], jobs: int, env: str) -> list[Run]:
+    """Train (kernel, algorithm, seed, iterations, folder), `jobs` at a time; a folder with a finished training is read."""
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        futures = [pool.submit(_train, *task, {"env": env, **provenance()}) for task in tasks]
+        for done, future in enumerate(as_completed(futures), 1):
+            _, algorithm, seed, iterations, _ = tasks[futures.index(future)]
+            print(f"{done}/{len(tasks)}: {algorithm}, seed {seed}, {iterations} iterations", file=sys.stderr)
+        return [future.result() for future in futures]
+
+
+def _train(kernel: Any, algorithm: str, seed: int, iterations: int, folder: Path, about: dict[str, Any]) -> Run:
+    from megen.control import policy, session
+
+    made, rows = session.train(kernel, algorithm, seed, iterations, folder, about)
+    return Run(policy.table_of(made, kernel), rows)

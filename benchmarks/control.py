@@ -1,11 +1,13 @@
 """Learned policies over several seeds beside the exact optimum and every baseline: `python benchmarks/control.py --seeds 10`.
 
 Each training is `megen control train` in a folder of its own, which is read where it is finished: an interrupted run goes on.
+With `--ship` the first seed's policies become the shipped ones.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -15,12 +17,14 @@ import numpy as np
 import common
 from megen.control import evaluation, policy, released, session, shipped
 from megen.control.kernel import Kernel
-from megen.models.weights import provenance
+
+BURST = 0  # the phase of the policy map
+BUDGET_SEEDS = 3
 
 
-def of_seeds(kernel: Kernel, runs: list[tuple[np.ndarray, list[session.Row]]], episodes: int, horizon: int, best: float) -> dict:
+def of_seeds(kernel: Kernel, runs: list[common.Run], episodes: int, horizon: int, best: float) -> dict:
     """Aggregates over seeds of one algorithm."""
-    figures = [session.figures(kernel, table, episodes, horizon, seed, best) for seed, (table, _) in enumerate(runs)]
+    figures = [session.figures(kernel, run.table, episodes, horizon, seed, best) for seed, run in enumerate(runs)]
     names, found = kernel.cost_names, {"seeds": len(runs)}
 
     def told(values: list[float]) -> dict:
@@ -28,17 +32,27 @@ def of_seeds(kernel: Kernel, runs: list[tuple[np.ndarray, list[session.Row]]], e
 
     for key in ("reward", "gap"):
         found[key] = told([f[key] for f in figures])
-    for key in ("costs", "over_limit", "violation_share"):
+    for key in ("costs", "over_limit", "violation_rate"):
         found[key] = {n: told([f[key][n] for f in figures]) for n in names}
-    costs = [np.array([[r[n] for n in names] for r in rows]) for _, rows in runs]
-    samples = [np.array([r["samples"] for r in rows]) for _, rows in runs]
+    costs = [np.array([[r[n] for n in names] for r in run.rows]) for run in runs]
+    samples = [np.array([r["samples"] for r in run.rows]) for run in runs]
     regrets = [evaluation.regret(c, kernel.limits, s) for c, s in zip(costs, samples, strict=True)]
     found["regret"] = {n: told([float(r[k]) for r in regrets]) for k, n in enumerate(names)}
-    found["samples_until_feasible"] = [evaluation.samples_until_feasible(c, kernel.limits, s) for c, s in zip(costs, samples, strict=True)]
-    found["seconds"] = told([rows[-1]["seconds"] for _, rows in runs])
+    found["regret"]["sum"] = told([float(r.sum()) for r in regrets])
+    until = [evaluation.samples_until_feasible(c, kernel.limits, s) for c, s in zip(costs, samples, strict=True)]
+    found["samples_until_feasible"] = [u if np.isfinite(u) else None for u in until]
+    found["seconds"] = told([run.rows[-1]["seconds"] for run in runs])
     found["every_seed"] = [{"gap": f["gap"], "over_limit": f["over_limit"]} for f in figures]
-    found["curves"] = [{k: [r[k] for r in rows] for k in ("samples", "reward", *names)} for _, rows in runs]
+    found["episode_cost_quantiles"] = {n: np.mean([f["episode_cost_quantiles"][n] for f in figures], 0).tolist() for n in names}
+    found["curves"] = [{k: [r[k] for r in run.rows] for k in ("samples", "reward", *names)} for run in runs]
     return found
+
+
+def policy_map(kernel: Kernel, table: np.ndarray) -> dict:
+    """Mean steps and merge ratio by SNR and backlog in a burst, prompt classes by their shares: [C][W]."""
+    shares = np.einsum("p,cpwa->cwa", kernel.prompts, table.reshape(*kernel.shape, -1)[:, :, BURST])
+    steps, ratios = (np.array([getattr(d, name) for d in kernel.decisions], float) for name in ("steps", "merge_ratio"))
+    return {"steps": (shares @ steps).tolist(), "merge_ratio": (shares @ ratios).tolist()}
 
 
 def main() -> None:
@@ -46,24 +60,48 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--iterations", type=int, default=session.ITERATIONS)
     parser.add_argument("--algorithms", default=",".join(session.ALGORITHMS))
-    parser.add_argument("--variant", choices=("main", "as-released"), default="main")
+    parser.add_argument("--budgets", default="5,10,20,40", help="also train MEG-CVPO for so many iterations, by three seeds")
+    parser.add_argument("--env", choices=("main", "as-released"), default="main")
+    parser.add_argument("--deadline-s", type=float, default=released.LATENCY_LIMIT_S, help="as-released: limit of the mean latency")
+    parser.add_argument("--energy-limit-j", type=float, default=released.ENERGY_LIMIT_J, help="as-released: limit of the mean energy")
+    parser.add_argument("--name", help="of the result (default: control, control-as-released)")
     parser.add_argument("--episodes", type=int, default=200)
     parser.add_argument("--horizon", type=int, default=200)
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, a thread each")
     parser.add_argument("--work", type=Path, default=Path("out/control"))
+    parser.add_argument("--ship", action="store_true")
     args = parser.parse_args()
-    kernel = shipped.main_kernel() if args.variant == "main" else released.released_kernel()
+    main_env = args.env == "main"
+    kernel = shipped.main_kernel() if main_env else released.released_kernel(None, args.deadline_s, args.energy_limit_j)
+    work = args.work / (args.name or args.env)
+    budgets = [int(b) for b in args.budgets.split(",")] if main_env and args.budgets else []
+    tasks = [(name, seed, args.iterations) for name in args.algorithms.split(",") for seed in range(args.seeds)]
+    tasks += [("cvpo", seed, budget) for budget in budgets for seed in range(min(BUDGET_SEEDS, args.seeds))]
     found = session.evaluate_all(kernel, {}, args.episodes, args.horizon, 0, 0.05, lambda text: print(text, file=sys.stderr))
-    best = found["policies"]["LP optimum"]["reward"]
-    found["learned"] = {}
-    for algorithm in args.algorithms.split(","):
-        runs = []
-        for seed in range(args.seeds):
-            folder = args.work / args.variant / f"{algorithm}-{seed}"
-            made, rows = session.train(kernel, algorithm, seed, args.iterations, folder, provenance())
-            runs.append((policy.table_of(made, kernel), rows))
-            print(algorithm, seed, runs[-1][1][-1], file=sys.stderr)
-        found["learned"][algorithm] = of_seeds(kernel, runs, args.episodes, args.horizon, best)
-    common.write("control" if args.variant == "main" else "control-as-released", found)
+    best = found["policies"]["lp"]["reward"]
+    runs = common.train_all([(kernel, *task, work / "-".join(map(str, task))) for task in tasks], args.jobs, args.env)
+    by_task = dict(zip(tasks, runs, strict=True))
+    found["learned"], found["maps"] = {}, {"lp": policy_map(kernel, session.RULES["lp"](kernel))} if main_env else {}
+    for name in args.algorithms.split(","):
+        own = [by_task[name, seed, args.iterations] for seed in range(args.seeds)]
+        found["learned"][name] = of_seeds(kernel, own, args.episodes, args.horizon, best)
+        first = session.evaluate_one(kernel, own[0].table, args.episodes, args.horizon, 0, 0.05)
+        found["learned"][name]["first_seed_shielded"] = first["shielded"]
+        if main_env:
+            found["maps"][name] = policy_map(kernel, own[0].table)
+        if args.ship:
+            target = policy.SHIPPED / args.env / f"{name}.npz"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(work / f"{name}-0-{args.iterations}" / session.FILE, target)
+    found["snr_db"], found["backlog_s"] = kernel.snr_db.tolist(), kernel.backlog_s.tolist()
+    found["budgets"] = {}
+    for budget in [*budgets, args.iterations] if budgets else []:
+        figures = [
+            session.figures(kernel, by_task["cvpo", seed, budget].table, 2, 2, 0, best) for seed in range(min(BUDGET_SEEDS, args.seeds))
+        ]
+        kept = [{"gap": f["gap"], "over_limit": f["over_limit"]} for f in figures]
+        found["budgets"][str(budget * session.SAMPLES_AN_ITERATION)] = kept
+    common.write(args.name or ("control" if main_env else "control-as-released"), found)
 
 
 if __name__ == "__main__":

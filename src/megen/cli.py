@@ -180,18 +180,23 @@ def _add_control(commands: argparse._SubParsersAction[_Parser]) -> None:
     doing = c.add_subparsers(dest="what", required=True, metavar="train|evaluate", parser_class=_Parser)
     t = doing.add_parser("train", help="learn a policy", description="Learn a policy. Run MEG-CVPO again to go on after an interruption.")
     t.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="policy.npz, progress.csv and the checkpoint")
-    algorithms = ("cvpo", "ppo-lagrangian", "sac-lagrangian", "fixed-penalty")
+    algorithms = ("cvpo", "cvpo-value", "ppo-lag", "sac-lag", "fixed-penalty")
     t.add_argument("--algorithm", choices=algorithms, default="cvpo", help="(default: %(default)s)")
     t.add_argument("--iterations", type=int, metavar="N", help="of 102,400 requests each (default: 60)")
-    v = doing.add_parser("evaluate", help="measure policies", description="Measure policies beside the optimum and every baseline.")
-    v.add_argument("policies", nargs="*", type=Path, metavar="PATH", help="policy.npz files or their folders (default: the shipped one)")
+    v = doing.add_parser("evaluate", help="measure policies", description="Measure one policy, or all of them, beside the exact optimum.")
+    named = "lp, unconstrained, myopic, backlog-blind, channel-blind, fixed-mixture, fixed, greedy, random"
+    v.add_argument(
+        "--policy",
+        metavar="NAME|PATH",
+        help=f"one policy alone: {named}, a shipped learned one ({', '.join(algorithms)}), or a trained one's path (default: all)",
+    )
     v.add_argument("--episodes", type=int, default=200, metavar="N", help="episodes of each policy (default: %(default)s)")
     v.add_argument("--horizon", type=int, default=200, metavar="N", help="requests an episode (default: %(default)s)")
     v.add_argument("--alpha", type=float, default=0.05, help="of the shield: the most that a request may be late (default: %(default)s)")
     v.add_argument("--json", default="-", metavar="F.json", help="where the figures go; - is stdout (default: %(default)s)")
     for p in (t, v):
         p.add_argument("--seed", type=int, default=0)
-        p.add_argument("--variant", choices=("main", "as-released"), default="main", help="which process (default: %(default)s)")
+        p.add_argument("--env", choices=("main", "as-released"), default="main", help="which process (default: %(default)s)")
         p.add_argument("--quality", type=Path, metavar="F.npz", help="quality grid (default: the shipped one)")
         p.add_argument("--server", metavar="NAME|PATH", help="edge server's device profile (default: cpu)")
         p.add_argument("--phone", metavar="NAME|PATH", help="phone's device profile (default: phone)")

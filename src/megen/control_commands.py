@@ -35,9 +35,9 @@ def control(args: argparse.Namespace) -> None:
 
 
 def kernel_of(args: argparse.Namespace) -> Kernel:
-    """The process of the options. Errors: ValueError on figures that cannot be, or that the variant does not have."""
+    """The process of the options. Errors: ValueError on figures that cannot be, or that the environment does not have."""
     grid = quality.load(args.quality) if args.quality else None
-    if args.variant == "as-released":
+    if args.env == "as-released":
         for option in ("late_limit", "gap_s", "snr_mean_db", "server", "phone"):
             if getattr(args, option) is not None:
                 raise ValueError(f"--{option.replace('_', '-')} is the main process's: as-released has two limits only")
@@ -72,27 +72,43 @@ def _train(args: argparse.Namespace, kernel: Kernel) -> None:
             shown = "  ".join(f"{k} {v:.3g}" for k, v in row.items() if k not in ("samples", "seconds"))
             update(min(total, round(row["samples"] / session.SAMPLES_AN_ITERATION)), shown)
 
-        session.train(kernel, args.algorithm, args.seed, total, args.out, {"variant": args.variant, **provenance()}, told)
+        session.train(kernel, args.algorithm, args.seed, total, args.out, {"env": args.env, **provenance()}, told)
     print(args.out / session.FILE)
 
 
 def _evaluate(args: argparse.Namespace, kernel: Kernel) -> None:
     if args.json != "-":
         check_writable(Path(args.json))
-    learned: dict[str, session.Array] = {}
-    for path in args.policies:
-        policy = policies.load(path / session.FILE if path.is_dir() else path)
-        name = f"{policy.about.get('algorithm', path.stem)}, seed {policy.about.get('seed', '?')}"
-        learned[name if name not in learned else f"{name}, {path}"] = policies.table_of(policy, kernel)
-    if not args.policies and policies.SHIPPED.is_file():
-        policy = policies.load()
-        if policy.about.get("process") == kernel.digest:
-            learned["shipped policy"] = policies.table_of(policy, kernel)
-        else:
-            print("megen: the shipped policy was learned on another process and is left out", file=sys.stderr)
+    made = {"made_by": provenance()}
     with console.status("policies") as say:
+        if args.policy is not None:
+            table = _table_of(args.policy, args.env, kernel)
+            say(args.policy)
+            found = session.evaluate_one(kernel, table, args.episodes, args.horizon, args.seed, args.alpha)
+            emit({"policy": args.policy, "env": args.env, **found, **made}, args.json)
+            return
+        learned: dict[str, session.Array] = {}
+        for name, path in policies.shipped(args.env).items():
+            policy = policies.load(path)
+            if policy.about.get("process") == kernel.digest:
+                learned[name] = policies.table_of(policy, kernel)
+            else:
+                print(f"megen: the shipped {name} was learned on another process and is left out", file=sys.stderr)
         found = session.evaluate_all(kernel, learned, args.episodes, args.horizon, args.seed, args.alpha, say)
-    emit({**found, "made_by": provenance()}, args.json)
+        emit({"env": args.env, **found, **made}, args.json)
+
+
+def _table_of(name: str, env: str, kernel: Kernel) -> session.Array:
+    """The table of a policy by its name, or from a file or a training's folder."""
+    if name in session.RULES:
+        return session.RULES[name](kernel)
+    known = policies.shipped(env)
+    path = known.get(name, Path(name))
+    if name not in known and not path.exists():
+        raise policies.PolicyError(
+            f"no policy {name!r}: give {', '.join((*session.RULES, *known))}, or a path that megen control train wrote"
+        )
+    return policies.table_of(policies.load(path / session.FILE if path.is_dir() else path), kernel)
 
 
 def decide(
@@ -102,11 +118,9 @@ def decide(
 
     The policy's channel has 1 MHz: another bandwidth counts as the SNR at which 1 MHz has its rate. With a budget only
     decisions count that keep it, the deadline with the shield's certainty; where none does, the soonest.
-    Errors: ValueError where no policy ships, or it never learned the number or the backbone.
+    Errors: ValueError on a number or a backbone that the policy never learned.
     """
-    if not policies.SHIPPED.is_file():
-        raise ValueError("auto needs a trained policy, and none ships yet: give --steps and --merge-ratio")
-    policy, grid, kernel = policies.load(), quality.load(), shipped.main_kernel()
+    policy, grid, kernel = policies.load(policies.shipped()["cvpo"]), quality.load(), shipped.main_kernel()
     policies.table_of(policy, kernel)  # refuses a policy of another process
     known = str(grid.about.get("backbone", ""))
     if backbone != known:

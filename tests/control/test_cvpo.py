@@ -71,6 +71,17 @@ def test_recentring_moves_reward_critics_and_nothing_else(small: Kernel) -> None
     torch.testing.assert_close(after[2:], before[2:])
 
 
+def test_the_published_form_bounds_costs_by_the_limit_of_an_episode(small: Kernel) -> None:
+    """E Q_ck <= d_k (1 - gamma^T) / (1 - gamma), for critics of c / d - 1."""
+    learner = Learner(small, replace(FAST, form="value"))
+    raw = (1 - small.gamma**FAST.horizon) / (1 - small.gamma)  # the limit of Q_ck / d_k
+    bounds = learner._bounds(np.ones(1), np.ones((1, small.actions)), np.zeros((2, 1, small.actions)))
+    np.testing.assert_allclose(bounds, raw - 1 / (1 - small.gamma))
+    assert np.isfinite(learner.iterate().reward)
+    with pytest.raises(ValueError, match="must be one of advantage, value, got 'other'"):
+        Learner(small, replace(FAST, form="other"))
+
+
 def test_a_killed_training_goes_on_to_the_same_policy(small: Kernel, tmp_path: Path) -> None:
     whole = cvpo.train(small, FAST)
     path = tmp_path / "cvpo.safetensors"

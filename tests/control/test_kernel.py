@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -36,6 +38,9 @@ def test_costs_by_hand(small: Kernel) -> None:
     state = ((1 * p + 1) * f + 0) * w + 2
     latency = small.backlog_s[2] + small.service_s[1, 1, 2] + small.decode_s
     assert small.costs[0, state, 2] == (latency > small.deadline_s).mean()
+    latencies = replace(small, mean_latency=True)
+    assert latencies.costs[0, state, 2] == pytest.approx(latency.mean())
+    assert latencies.late[state, 2] == small.late[state, 2] == small.costs[0, state, 2]
     assert small.costs[1, state, 2] == small.energy_j[1, 1, 2].mean()
     assert small.rewards[state, 2] == small.reward[1, 1, 2]
 
@@ -45,6 +50,9 @@ def test_an_evaluation_solves_bellmans_equation_and_agrees_with_its_occupancy(sm
     got = kernels.evaluate(small, policy)
     backup = (policy * (small.rewards + small.gamma * small.onward(got.reward_values))).sum(1)
     np.testing.assert_allclose(got.reward_values, backup)
+    matrix = np.eye(small.states) - small.gamma * small.transitions(policy)
+    np.testing.assert_allclose(got.occupancy, np.linalg.solve(matrix.T, (1 - small.gamma) * small.stationary))
+    np.testing.assert_allclose(got.cost_values[1], np.linalg.solve(matrix, (policy * small.costs[1]).sum(1)))
     assert got.occupancy.sum() == pytest.approx(1)
     assert got.reward == pytest.approx((1 - small.gamma) * small.stationary @ got.reward_values)
     np.testing.assert_allclose(got.costs, [got.occupancy @ (policy * c).sum(1) for c in small.costs])

@@ -96,6 +96,9 @@ def test_under_the_shield_hardly_a_request_is_late_that_need_not_be(small: Kerne
         after, outcome = simulator.step(state, sample(safe, state, rng), rng)
         late, seen, state = late + float(outcome.costs[0][possible].sum()), seen + int(possible.sum()), after
     assert late / seen <= 0.05 + 0.01
+    on_time, reached = shield.coverage(small, safe, guard)
+    assert on_time == pytest.approx(1 - late / seen, abs=0.01)
+    assert 0 < reached < 1
     assert kernels.evaluate(small, safe).costs[0] < kernels.evaluate(small, slow).costs[0]
 
 
@@ -103,7 +106,7 @@ def test_episodes_have_the_exact_means(small: Kernel, best: lp.Optimum) -> None:
     found = evaluation.episodes(small, best.policy, 3000, 100, np.random.default_rng(0))
     assert found.reward.mean() == pytest.approx(best.reward, rel=0.01)
     np.testing.assert_allclose(found.costs.mean(1), best.costs, rtol=0.03)
-    share = evaluation.violation_share(found, small.limits)
+    share = evaluation.violation_rate(found, small.limits)
     assert ((share > 0.2) & (share < 0.8)).all()  # a policy at its limits
 
 

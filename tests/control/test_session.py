@@ -45,14 +45,21 @@ def test_train_then_evaluate(process: list[str], tmp_path: Path, capsys: pytest.
     assert [float(r["samples"]) for r in rows] == [session.SAMPLES_AN_ITERATION, 2 * session.SAMPLES_AN_ITERATION]
     assert {"reward", "late", "energy_j", "price_late", "price_energy_j", "seconds"} < set(rows[0])
     capsys.readouterr()
-    assert main(["control", "evaluate", str(out), "--episodes", "20", "--horizon", "40", "--json", "-", *process]) == 0
-    found = json.loads(capsys.readouterr().out)
-    figures = found["policies"]
-    assert {"LP optimum", "myopic", "backlog-blind", "channel-blind", "best fixed decision", "greedy per slot", "random"} < set(figures)
-    learned = figures["cvpo, seed 0"]
-    assert figures["LP optimum"]["gap"] == pytest.approx(0, abs=1e-6)
-    assert figures["unconstrained optimum"]["gap"] <= 1e-6
-    assert set(learned) >= {"reward", "gap", "costs", "over_limit", "violation_share"}
+    asked = ["--episodes", "20", "--horizon", "40", "--seed", "3", "--json", "-", *process]
+    assert main(["control", "evaluate", "--policy", str(out), "--env", "main", *asked]) == 0
+    own = json.loads(capsys.readouterr().out)
+    assert {"policy", "env", "reward", "costs", "limits", "violation_rate", "lp_reward", "gap", "shielded"} < set(own)
+    assert own["gap"] == pytest.approx(1 - own["reward"] / own["lp_reward"])
+    assert main(["control", "evaluate", "--policy", "lp", *asked]) == 0
+    best = json.loads(capsys.readouterr().out)
+    assert best["gap"] == pytest.approx(0, abs=1e-6)
+    assert best["reward"] == pytest.approx(own["lp_reward"])
+    assert set(best["costs"]) == set(best["violation_rate"]) == {"late", "energy_j"}
+    assert main(["control", "evaluate", *asked]) == 0
+    figures = json.loads(capsys.readouterr().out)["policies"]
+    assert set(session.RULES) < set(figures)
+    assert figures["lp"] == {k: v for k, v in best.items() if k in figures["lp"]}
+    assert figures["unconstrained"]["gap"] <= 1e-6
     assert main(["control", "train", "--out", str(out), "--iterations", "2", *process]) == 0  # nothing is left to do
     assert rows_of(out / "progress.csv") == rows
     assert policy.load(out / "policy.npz").table.tolist() == _table(first, tmp_path)
@@ -94,8 +101,8 @@ def test_what_cannot_be_is_said_in_one_line(small: Kernel, process: list[str], t
         (["evaluate", "--alpha", "0.0001"], "--alpha must lie in (0.002, 1)"),
         (["evaluate", "--json", str(tmp_path / "no" / "x.json")], "there is no folder"),
         (["evaluate", "--gap-s", "2,nan"], "mean_gap_s must be a number"),
-        (["evaluate", "--variant", "as-released"], "--late-limit is the main process's"),
-        (["evaluate", str(tmp_path / "none.npz")], "train one with megen control train"),
+        (["evaluate", "--env", "as-released"], "--late-limit is the main process's"),
+        (["evaluate", "--policy", str(tmp_path / "none.npz")], "none.npz': give lp, unconstrained, myopic"),
         (["evaluate", "--energy-limit-j", "0.5"], "energy_j can be no less than"),
     ]
     for arguments, wanted in cases:
@@ -117,8 +124,9 @@ def shipped_policy(process: list[str], grid: QualityGrid, tmp_path: Path, monkey
     monkeypatch.setattr(shipped, "SERVER", given["--server"])
     monkeypatch.setattr(shipped, "PHONE", given["--phone"])
     kernel = shipped.main_kernel()
-    policy.save(policy.policy_of(kernel, np.full((kernel.states, kernel.actions), 1 / kernel.actions), {}), tmp_path / "policy.npz")
-    monkeypatch.setattr(policy, "SHIPPED", tmp_path / "policy.npz")
+    (tmp_path / "main").mkdir()
+    policy.save(policy.policy_of(kernel, np.full((kernel.states, kernel.actions), 1 / kernel.actions), {}), tmp_path / "main" / "cvpo.npz")
+    monkeypatch.setattr(policy, "SHIPPED", tmp_path)
     return kernel
 
 
@@ -141,7 +149,14 @@ def test_auto_keeps_what_is_given_and_the_budget(shipped_policy: Kernel) -> None
         control_commands.decide("a lighthouse", None, None, ChannelState(6.0, 1e6, 0.0), Budget(), 0, "other")
 
 
-def test_auto_without_a_policy_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(policy, "SHIPPED", tmp_path / "none.npz")
-    with pytest.raises(ValueError, match="none ships yet: give --steps and --merge-ratio"):
-        control_commands.decide("a lighthouse", None, None, ChannelState(6.0, 1e6, 0.0), Budget(), 0, "tiny")
+def test_a_shipped_policy_is_known_by_its_name_on_its_own_process_alone(
+    shipped_policy: Kernel, process: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The fixture's process has the default setting, not that of the options."""
+    few = ["--episodes", "4", "--horizon", "5"]
+    assert main(["control", "evaluate", "--policy", "cvpo", *few, *process]) == 2
+    assert "learned on another process" in capsys.readouterr().err
+    assert main(["control", "evaluate", *few, *process]) == 0
+    told = capsys.readouterr()
+    assert "the shipped cvpo was learned on another process and is left out" in told.err
+    assert "cvpo" not in json.loads(told.out)["policies"]

@@ -18,7 +18,7 @@ TOLERANCE = 1e-3  # of a cost over its limit, relative
 BLIND = {
     "backlog-blind": ("channel", "prompt", "phase"),
     "channel-blind": ("prompt", "phase", "backlog"),
-    "best fixed mixture": (),
+    "fixed-mixture": (),
 }
 
 

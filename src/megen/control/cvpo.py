@@ -27,6 +27,7 @@ from megen.control import estep
 from megen.control.estep import Duals
 from megen.control.kernel import COSTS, Kernel
 from megen.control.simulator import Simulator, choose
+from megen.control.tabular import FORMS
 from megen.files import replacing
 
 Array = NDArray[np.float64]
@@ -52,6 +53,7 @@ class Recipe:
     critic_lr: float = 1e-3
     policy_lr: float = 1e-3
     target_rate: float = 0.05  # of the critics' slow copies
+    form: str = "advantage"  # of the constraint, or "value", the published one: see `tabular.bounds_of`
     epsilon: float = 0.1  # KL of the E-step
     m_epsilon: float = 0.05  # KL of the M-step
     cost_deviations: float = 0.0  # standard deviations of the cost critics that are added to their mean
@@ -120,6 +122,8 @@ class Learner:
     """All that MEG-CVPO carries from one iteration to the next."""
 
     def __init__(self, kernel: Kernel, recipe: Recipe) -> None:
+        if recipe.form not in FORMS:
+            raise ValueError(f"the constraint's form must be one of {', '.join(FORMS)}, got {recipe.form!r}")
         if not (kernel.limits > 0).all():
             raise ValueError(f"every limit must be positive, got {', '.join(f'{v:g}' for v in kernel.limits)}")
         self.kernel, self.recipe, self.simulator = kernel, recipe, Simulator(kernel)
@@ -206,10 +210,17 @@ class Learner:
             total += float(loss.detach())
         return total / recipe.critic_steps
 
+    def _bounds(self, weight: Array, old: Array, cost_q: Array) -> Array:
+        """What E_s E_q Q_ck may be at most, Q_ck of c / d - 1: per step E_dpi E_q A_ck <= 1 - J_ck / d_k, or the limit of an episode."""
+        if self.recipe.form == "value":
+            return np.full(COSTS, -(self.kernel.gamma**self.recipe.horizon) / (1 - self.kernel.gamma))
+        assert self.mean_costs is not None
+        out: Array = 1 - self.mean_costs / self.kernel.limits + np.einsum("n,na,kna->k", weight, old, cost_q)
+        return out
+
     def _improve(self, got: Rollout, table: Array, share: Array) -> None:
         """E-step on states of the discounted occupancy, then fit the policy to q under its KL bound."""
         recipe = self.recipe
-        assert self.mean_costs is not None
         times = self.rng.choice(recipe.horizon, size=recipe.batch, p=share)
         states = got.states[times, self.rng.integers(recipe.links, size=recipe.batch)]
         with torch.no_grad():
@@ -218,8 +229,7 @@ class Learner:
         pairs = values[2:].reshape(COSTS, 2, *values.shape[1:])
         cost_q = pairs.mean(1) + recipe.cost_deviations * pairs.std(1)
         old, weight = table[states], np.full(len(states), 1 / len(states))
-        # per-step form: E_dpi E_q A_ck <= d_k - J_ck, all relative to d_k
-        bounds = 1 - self.mean_costs / self.kernel.limits + np.einsum("n,na,kna->k", weight, old, cost_q)
+        bounds = self._bounds(weight, old, cost_q)
         log_old = np.log(np.maximum(old, 1e-12))
         self.duals = estep.solve_dual(self.duals, log_old, reward_q, cost_q, weight, recipe.epsilon * self.share_left, bounds)
         wanted = torch.from_numpy(estep.improved(self.duals, log_old, reward_q, cost_q)).float()

@@ -35,7 +35,7 @@ def episodes(kernel: Kernel, policy: Array, count: int, horizon: int, rng: np.ra
     return Episodes(share @ got.rewards, np.einsum("t,ktn->kn", share, got.costs))
 
 
-def violation_share(found: Episodes, limits: Array) -> Array:
+def violation_rate(found: Episodes, limits: Array) -> Array:
     """P(cost of an episode > limit), a number a cost."""
     out: Array = (found.costs > limits[:, None]).mean(1)
     return out

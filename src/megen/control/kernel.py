@@ -33,10 +33,10 @@ COSTS = 2
 class Setting:
     """What the tables of a kernel are made from, beside the measured grid and profiles. All assumed."""
 
-    deadline_s: float = 1.0
+    deadline_s: float = 0.7
     late_limit: float = 0.05
-    energy_limit_j: float = 20.0
-    mean_gap_s: tuple[float, float] = (0.5, 2.0)  # in a burst, and between bursts
+    energy_limit_j: float = 6.4
+    mean_gap_s: tuple[float, float] = (0.2, 1.0)  # in a burst, and between bursts
     phase_stay: tuple[float, float] = (0.9, 0.8)  # probability that the next request finds the same phase
     snr_mean_db: float = 6.0
     snr_std_db: float = 6.0
@@ -107,17 +107,28 @@ class Kernel:
     @cached_property
     def costs(self) -> Array:
         """Expected costs [2, S, A]: probability of a miss (or latency), and energy."""
+        first = self._of_states(self._latency_s.mean(-1)) if self.mean_latency else self.late
+        return np.stack([first, self._of_states(self.energy_j.mean(-1)[:, :, None])])
+
+    @cached_property
+    def late(self) -> Array:
+        """Probability of a miss [S, A]."""
+        return self._of_states((self._latency_s > self.deadline_s).mean(-1))
+
+    @property
+    def _latency_s(self) -> Array:
+        out: Array = self.backlog_s[:, None, None] + self.service_s[:, :, None] + self.decode_s  # [C, P, W, A, K]
+        return out
+
+    def _of_states(self, table: Array) -> Array:
+        """A table [C, P, W or 1, A] for every state [S, A]."""
         c, p, f, w = self.shape
-        latency = self.backlog_s[:, None, None] + self.service_s[:, :, None] + self.decode_s  # [C, P, W, A, K]
-        late = (latency if self.mean_latency else latency > self.deadline_s).mean(-1)
-        energy = np.broadcast_to(self.energy_j.mean(-1)[:, :, None, None], (c, p, f, w, self.actions))
-        return np.stack([np.broadcast_to(late[:, :, None], energy.shape), energy]).reshape(2, self.states, self.actions)
+        return np.broadcast_to(table[:, :, None], (c, p, f, w, self.actions)).reshape(self.states, self.actions)
 
     @cached_property
     def rewards(self) -> Array:
         """Rewards [S, A]."""
-        c, p, f, w = self.shape
-        return np.broadcast_to(self.reward[:, :, None, None], (c, p, f, w, self.actions)).reshape(self.states, self.actions)
+        return self._of_states(self.reward[:, :, None])
 
     @cached_property
     def backlog(self) -> Array:
@@ -158,11 +169,15 @@ class Kernel:
         out = np.einsum("cpfawv,cfv->cpfwa", self.backlog, v, optimize=True)
         return np.ascontiguousarray(out).reshape(self.states, self.actions)
 
+    def kept(self, policy: Array) -> Array:
+        """Backlog transitions [C, P, F, W, W'] of a policy [S, A]."""
+        c, p, f, w = self.shape
+        out: Array = np.einsum("cpfwa,cpfawv->cpfwv", policy.reshape(c, p, f, w, -1), self.backlog, optimize=True)
+        return out
+
     def transitions(self, policy: Array) -> Array:
         """The state transition matrix [S, S'] of a policy [S, A]."""
-        c, p, f, w = self.shape
-        kept = np.einsum("cpfwa,cpfawv->cpfwv", policy.reshape(c, p, f, w, -1), self.backlog, optimize=True)
-        full = np.einsum("cpfwv,cd,q,fg->cpfwdqgv", kept, self.channel, self.prompts, self.phases, optimize=True)
+        full = np.einsum("cpfwv,cd,q,fg->cpfwdqgv", self.kept(policy), self.channel, self.prompts, self.phases, optimize=True)
         return np.ascontiguousarray(full).reshape(self.states, self.states)
 
 
@@ -256,10 +271,25 @@ class Evaluation:
 
 
 def evaluate(kernel: Kernel, policy: Array) -> Evaluation:
-    """Solve a stochastic policy [S, A] exactly: V = (I - gamma P)^-1 r, and its discounted occupancy."""
-    matrix = np.eye(kernel.states) - kernel.gamma * kernel.transitions(policy)
-    own = np.stack([(policy * table).sum(1) for table in (kernel.rewards, *kernel.costs)], 1)
-    values = np.linalg.solve(matrix, own).T
-    occupancy = np.asarray(np.linalg.solve(matrix.T, (1 - kernel.gamma) * kernel.stationary), np.float64)
-    means = own.T @ occupancy
-    return Evaluation(float(means[0]), means[1:], occupancy, values[0], values[1:])
+    """Solve a stochastic policy [S, A] exactly: V = (I - gamma P)^-1 r, and its discounted occupancy.
+
+    A request's prompt class tells nothing of the next one, so both systems have one unknown for each channel, phase and backlog.
+    """
+    c, _, f, w = kernel.shape
+    n, gamma, prompts = c * f * w, kernel.gamma, kernel.prompts
+    kept = kernel.kept(policy)  # [C, P, F, W, W']
+    mean = np.einsum("p,cpfwv->cfwv", prompts, kept)
+    onward = np.einsum("cd,fg->cfdg", kernel.channel, kernel.phases)
+    own = np.stack([(policy * table).sum(1).reshape(kernel.shape) for table in (kernel.rewards, *kernel.costs)])  # [3, C, P, F, W]
+    # what follows on the backlog that a request leaves: U(c, f, w') = E[V(c', p', f', w') | c, f]
+    first = np.einsum("cfdg,p,kdpgw->cfwk", onward, prompts, own, optimize=True).reshape(n, -1)
+    system = np.einsum("cfdg,dgwv->cfwdgv", onward, mean).reshape(n, n)
+    after = np.linalg.solve(np.eye(n) - gamma * system, first).reshape(c, f, w, -1)
+    values = own + gamma * np.einsum("cpfwv,cfvk->kcpfw", kept, after, optimize=True)
+    flow = np.einsum("cfdg,cfwv->dgvcfw", onward, mean).reshape(n, n)
+    start = (1 - gamma) * kernel.stationary.reshape(kernel.shape).sum(1).reshape(n)
+    found = np.linalg.solve(np.eye(n) - gamma * flow, start).reshape(c, 1, f, w)
+    occupancy = (found * prompts[:, None, None]).reshape(-1)
+    flat = values.reshape(len(own), -1)
+    means = own.reshape(len(own), -1) @ occupancy
+    return Evaluation(float(means[0]), means[1:], occupancy, flat[0], flat[1:])

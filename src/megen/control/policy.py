@@ -16,7 +16,7 @@ from megen.types import ChannelState, Decision, Observation
 
 Array = NDArray[np.float64]
 FORMAT = "megen-policy-1"
-SHIPPED = Path(__file__).parents[1] / "assets" / "policy.npz"
+SHIPPED = Path(__file__).parents[1] / "assets" / "policies"
 
 
 class PolicyError(ValueError):
@@ -93,9 +93,13 @@ def save(policy: Policy, path: Path) -> None:
         )
 
 
-def load(path: Path | None = None) -> Policy:
-    """Read a policy, the shipped one where no path is given. Errors: PolicyError where the file is missing, broken or not one of these."""
-    path = path or SHIPPED
+def shipped(env: str = "main") -> dict[str, Path]:
+    """The files of the learned policies that ship for an environment, by algorithm."""
+    return {p.stem: p for p in sorted((SHIPPED / env).glob("*.npz"))}
+
+
+def load(path: Path) -> Policy:
+    """Read a policy. Errors: PolicyError where the file is missing, broken or not one of these."""
     if not path.is_file():
         raise PolicyError(f"no policy at {path}: train one with megen control train")
     try:

@@ -22,11 +22,12 @@ from megen.control.policy import Policy
 from megen.files import write_text
 
 Array = NDArray[np.float64]
-ALGORITHMS = ("cvpo", "ppo-lagrangian", "sac-lagrangian", "fixed-penalty")
+ALGORITHMS = ("cvpo", "cvpo-value", "ppo-lag", "sac-lag", "fixed-penalty")  # cvpo-value: the published form of the constraint
 ITERATIONS = cvpo.Recipe().iterations
 SAMPLES_AN_ITERATION = cvpo.Recipe().links * cvpo.Recipe().horizon
 CALIBRATION = 500  # held-out requests of the shield, of every SNR class and decision
 FILE = "policy.npz"
+QUANTILES = np.linspace(0, 1, 41)
 Row = dict[str, float]
 
 
@@ -58,7 +59,7 @@ def train(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the networks are small: threads would wait for each other
     try:
-        learn = _train_cvpo if algorithm == "cvpo" else _train_lagrangian
+        learn = _train_cvpo if algorithm.startswith("cvpo") else _train_lagrangian
         table, rows = learn(kernel, algorithm, seed, iterations, folder, on_row)
     finally:
         torch.set_num_threads(threads)
@@ -70,7 +71,8 @@ def train(
 def _train_cvpo(
     kernel: Kernel, algorithm: str, seed: int, iterations: int, folder: Path, on_row: Callable[[Row], None]
 ) -> tuple[Array, list[Row]]:
-    recipe, checkpoint = cvpo.Recipe(seed=seed, iterations=iterations), folder / "cvpo.safetensors"
+    form = "value" if algorithm == "cvpo-value" else "advantage"
+    recipe, checkpoint = cvpo.Recipe(seed=seed, iterations=iterations, form=form), folder / "cvpo.safetensors"
     kept = cvpo.load(kernel, recipe, checkpoint).iteration if checkpoint.is_file() else 0
     unit = kernel.reward_unit / kernel.limits  # the learner's prices are of relative costs, its rewards in units
     with contextlib.closing(_Log(kernel, folder / "progress.csv", kept, on_row)) as log:
@@ -89,7 +91,7 @@ def _train_lagrangian(
     penalty = tuple((lp.solve(kernel).prices / unit).tolist()) if algorithm == "fixed-penalty" else None
     samples = iterations * SAMPLES_AN_ITERATION
     recipe = lagrangian.LagrangianRecipe(samples, whole.links, whole.horizon, whole.width, penalty=penalty, seed=seed)
-    learn = lagrangian.sac if algorithm == "sac-lagrangian" else lagrangian.ppo
+    learn = lagrangian.sac if algorithm == "sac-lag" else lagrangian.ppo
     with contextlib.closing(_Log(kernel, folder / "progress.csv", 0, on_row)) as log:
         table = learn(kernel, recipe, lambda c: log(c.samples, c.reward, c.costs, c.prices * unit))
         return table, log.rows
@@ -147,11 +149,23 @@ def _tensorboard(folder: Path) -> Any | None:
     return None
 
 
+RULES: dict[str, Callable[[Kernel], Array]] = {
+    "lp": lambda kernel: lp.solve(kernel).policy,
+    "unconstrained": lambda kernel: lp.solve(kernel, constrained=False).policy,
+    "myopic": baselines.myopic,
+    **{name: partial(baselines.blind, sees=sees) for name, sees in baselines.BLIND.items()},
+    "fixed": lambda kernel: baselines.best_fixed(kernel)[0],
+    "greedy": baselines.greedy,
+    "random": baselines.random,
+}
+
+
 def figures(kernel: Kernel, policy: Array, count: int, horizon: int, seed: int, best: float) -> dict[str, Any]:
     """Exact means of a policy, its gap to the optimum's reward, and what its single episodes do."""
     exact = evaluate(kernel, policy)
     found = evaluation.episodes(kernel, policy, count, horizon, np.random.default_rng([seed, 1]))
     names = kernel.cost_names
+    spread = np.quantile(found.costs, QUANTILES, axis=1).T
     return {
         "reward": exact.reward,
         "gap": (best - exact.reward) / abs(best),
@@ -159,7 +173,20 @@ def figures(kernel: Kernel, policy: Array, count: int, horizon: int, seed: int, 
         "over_limit": dict(zip(names, (exact.costs / kernel.limits - 1).tolist(), strict=True)),
         "episode_reward": float(found.reward.mean()),
         "episode_reward_error": float(found.reward.std() / np.sqrt(count)),
-        "violation_share": dict(zip(names, evaluation.violation_share(found, kernel.limits).tolist(), strict=True)),
+        "violation_rate": dict(zip(names, evaluation.violation_rate(found, kernel.limits).tolist(), strict=True)),
+        "episode_cost_quantiles": dict(zip(names, spread.tolist(), strict=True)),
+    }
+
+
+def evaluate_one(kernel: Kernel, policy: Array, count: int, horizon: int, seed: int, alpha: float) -> dict[str, Any]:
+    """Figures of one policy beside the optimum's reward, alone and under the shield. Errors: lp.InfeasibleError."""
+    best = lp.solve(kernel).reward
+    guard = shield.calibrate(kernel, CALIBRATION, alpha, np.random.default_rng([seed, 2]))
+    return {
+        "limits": dict(zip(kernel.cost_names, kernel.limits.tolist(), strict=True)),
+        "lp_reward": best,
+        **figures(kernel, policy, count, horizon, seed, best),
+        "shielded": _shielded(kernel, policy, guard, count, horizon, seed, best),
     }
 
 
@@ -176,30 +203,31 @@ def evaluate_all(
 
     Errors: lp.InfeasibleError on limits that no policy keeps.
     """
-    say("the optimum")
-    best, free = lp.solve(kernel), lp.solve(kernel, constrained=False)
-    tables = {"LP optimum": best.policy, "unconstrained optimum": free.policy}
-    rules: dict[str, Callable[[Kernel], Array]] = {
-        "myopic": baselines.myopic,
-        **{name: partial(baselines.blind, sees=sees) for name, sees in baselines.BLIND.items()},
-        "best fixed decision": lambda kernel: baselines.best_fixed(kernel)[0],
-        "greedy per slot": baselines.greedy,
-        "random": baselines.random,
-    }
-    for name, make in rules.items():
-        say(name)
-        tables[name] = make(kernel)
+    say("lp")
+    best = lp.solve(kernel)
+    tables = {"lp": best.policy}
+    for name, make in RULES.items():
+        if name not in tables:
+            say(name)
+            tables[name] = make(kernel)
     tables |= learned
-    guard = shield.calibrate(kernel, CALIBRATION, alpha, np.random.default_rng([seed, 2]))
-    tables |= {f"{name}, shielded": shield.shielded(kernel, tables[name], guard) for name in ("LP optimum", *learned)}
     say("episodes")
     policies = {name: figures(kernel, table, count, horizon, seed, best.reward) for name, table in tables.items()}
+    guard = shield.calibrate(kernel, CALIBRATION, alpha, np.random.default_rng([seed, 2]))
+    for name in ("lp", *learned):
+        policies[f"{name}, shielded"] = _shielded(kernel, tables[name], guard, count, horizon, seed, best.reward)
     return {
         "limits": dict(zip(kernel.cost_names, kernel.limits.tolist(), strict=True)),
         "prices": dict(zip(kernel.cost_names, best.prices.tolist(), strict=True)),
         "decisions": [[d.steps, d.merge_ratio] for d in kernel.decisions],
         "states": kernel.states,
         "process": kernel.digest,
-        "shield_alpha": alpha,
         "policies": policies,
     }
+
+
+def _shielded(kernel: Kernel, policy: Array, guard: shield.Shield, count: int, horizon: int, seed: int, best: float) -> dict[str, Any]:
+    table = shield.shielded(kernel, policy, guard)
+    on_time, reached = shield.coverage(kernel, table, guard)
+    told = {"alpha": guard.alpha, "coverage": on_time, "requests_with_a_choice": reached}
+    return {**told, **figures(kernel, table, count, horizon, seed, best)}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from megen.control.kernel import Kernel
+from megen.control.kernel import Kernel, evaluate
 
 Array = NDArray[np.float64]
 
@@ -65,3 +65,11 @@ def shielded(kernel: Kernel, policy: Array, shield: Shield) -> Array:
     kept = np.where(passed, policy, 0.0)
     out: Array = kept + (1 - kept.sum(1, keepdims=True)) * np.eye(kernel.actions)[instead]
     return out
+
+
+def coverage(kernel: Kernel, policy: Array, shield: Shield) -> tuple[float, float]:
+    """Share of requests on time under a shielded policy [S, A], of those whose backlog leaves a decision; and their share of all. Exact."""
+    choice = allowed(kernel, shield).any(1)
+    weight = evaluate(kernel, policy).occupancy * choice
+    on_time = 1 - (policy * kernel.late).sum(1)
+    return float(weight @ on_time / weight.sum()), float(weight.sum())

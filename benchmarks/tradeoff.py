@@ -1,0 +1,59 @@
+"""What looser limits buy: the best mean PSNR to the reference image against the deadline and against the energy limit.
+
+`python benchmarks/tradeoff.py`: the linear program's optimum, MEG-CVPO (one seed a point), the best policy found that does
+not see the backlog, and the best fixed mixture, all evaluated exactly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import common
+from megen.control import lp, session, shipped
+from megen.control.kernel import Kernel, Setting, evaluate
+
+RULES = ("backlog-blind", "fixed-mixture")
+
+
+def figures(kernel: Kernel, table: session.Array) -> dict:
+    """PSNR of the mean logarithm of the error in dB, and the costs."""
+    got = evaluate(kernel, table)
+    return {"psnr_db": 10 / math.log(10) * got.reward, "costs": dict(zip(kernel.cost_names, got.costs.tolist(), strict=True))}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--deadlines-s", default="0.5,0.6,0.7,0.85,1.0,1.3")
+    parser.add_argument("--energies-j", default="4.5,5.5,6.4,7.5,9")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--work", type=Path, default=Path("out/tradeoff"))
+    args = parser.parse_args()
+    usual = Setting()
+    points = [("deadline_s", float(v)) for v in args.deadlines_s.split(",")]
+    points += [("energy_limit_j", float(v)) for v in args.energies_j.split(",")]
+    settings = [replace(usual, **{name: value}) for name, value in points]
+    kernels = [shipped.main_kernel(setting) for setting in settings]
+    rows: list[dict] = []
+    for (name, value), kernel in zip(points, kernels, strict=True):
+        print(name, value, file=sys.stderr)
+        try:
+            tables = {"lp": lp.solve(kernel).policy}
+        except lp.InfeasibleError as error:
+            rows.append({name: value, "infeasible": str(error)})
+            continue
+        tables |= {rule: session.RULES[rule](kernel) for rule in RULES}
+        rows.append({name: value, **{rule: figures(kernel, table) for rule, table in tables.items()}})
+    able = [i for i, row in enumerate(rows) if "infeasible" not in row]
+    tasks = [(kernels[i], "cvpo", 0, session.ITERATIONS, args.work / f"{points[i][0]}-{points[i][1]:g}") for i in able]
+    for i, run in zip(able, common.train_all(tasks, args.jobs, "main"), strict=True):
+        rows[i]["cvpo"] = figures(kernels[i], run.table)
+    told = {"deadline_s": usual.deadline_s, "late_limit": usual.late_limit, "energy_limit_j": usual.energy_limit_j}
+    common.write("tradeoff", {"usual": told, "points": rows})
+
+
+if __name__ == "__main__":
+    main()
