@@ -1,4 +1,4 @@
-"""Figures of `benchmarks/control.py` and `benchmarks/tradeoff.py`: `python figures/control.py` reads their JSON, writes docs/control-*.png."""
+"""Figures of the controller, `python figures/control.py`: benchmarks/results/control.json and tradeoff.json to docs/control-*.png."""
 
 from __future__ import annotations
 

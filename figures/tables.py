@@ -1,4 +1,4 @@
-"""The tables of docs/link.md and docs/backbone.md as Markdown: `python figures/tables.py` reads benchmarks/results/*.json, prints."""
+"""The tables of docs/link.md, docs/backbone.md and docs/control.md as Markdown: `python figures/tables.py` reads benchmarks/results/*.json, prints."""
 
 from __future__ import annotations
 
@@ -54,7 +54,39 @@ def backbone() -> None:
             print("| " + " | ".join(cells) + " |")
 
 
+def _interval(of: dict, unit: float, digits: int) -> str:
+    """IQM and its interval."""
+    if of["low"] is None:
+        return f"{unit * of['iqm']:.{digits}f}"
+    return f"{unit * of['iqm']:.{digits}f} ({unit * of['low']:.{digits}f} to {unit * of['high']:.{digits}f})"
+
+
+def control(file: str) -> None:
+    told = json.loads((RESULTS / f"{file}.json").read_text())
+    names = list(told["limits"])
+    print(f"\n{file}: {told['states']} states, limits {told['limits']}, prices {told['prices']}\n")
+    print("| policy | reward | below the optimum | " + " | ".join(f"{n}, by its limit" for n in names) + " | episodes above a limit |")
+    print("|" + "---|" * (4 + len(names)))
+    for name, r in told["policies"].items():
+        over = [f"{1 + r['over_limit'][n]:.2f}" for n in names]
+        broken = ", ".join(f"{100 * r['violation_rate'][n]:.0f} %" for n in names)
+        covered = f", {100 * r['coverage']:.1f} % on time" if "coverage" in r else ""
+        print(f"| {name}{covered} | {r['reward']:.3f} | {100 * r['gap']:.1f} % | " + " | ".join(over) + f" | {broken} |")
+    print("\n| learned | below the optimum, % | " + " | ".join(f"{n} over its limit, %" for n in names), end="")
+    print(" | regret | first feasible after, M requests | s a seed | episodes above a limit |\n|" + "---|" * (6 + len(names)))
+    for name, r in told["learned"].items():
+        over = [_interval(r["over_limit"][n], 100, 1) for n in names]
+        until = sorted(float("inf") if u is None else u / 1e6 for u in r["samples_until_feasible"])
+        broken = ", ".join(f"{100 * r['violation_rate'][n]['iqm']:.0f} %" for n in names)
+        cells = [name, _interval(r["gap"], 100, 2), *over, _interval(r["regret"]["sum"], 1, 2), f"{until[len(until) // 2]:.1f}"]
+        print("| " + " | ".join([*cells, f"{r['seconds']['iqm']:.0f}", broken]) + " |")
+        shielded = r["first_seed_shielded"]
+        print(f"<!-- {name}, shielded: {100 * shielded['coverage']:.1f} % on time, gap {100 * shielded['gap']:.1f} % -->")
+
+
 if __name__ == "__main__":
     for table, file in ((link, "link.json"), (backbone, "backbone.json")):
         if (RESULTS / file).is_file():
             table()
+    for file in sorted(RESULTS.glob("control*.json")):
+        control(file.stem)

@@ -52,7 +52,7 @@ class DistillRecipe:
     at_noise_share: float = 0.15  # of the rows begin at s = 0, as every sampling does
     decay_share: float = 0.5
     ema: float = 0.995
-    paths: int = 2048  # of the teacher, for the trajectory loss
+    paths: int = 2048  # of the teacher at most, for the trajectory loss: one for every four examples
     elastic: bool = False  # also train nets of reduced depth, towards the full one
     held: int = 48  # prompts of the raw error
     seed: int = 0
@@ -102,7 +102,8 @@ def train(
     held = _Held.of(teacher, field_of(teacher, teacher.denoiser, recipe.guidance, device), validation, recipe, device, bf16)
     if recipe.loss == "trajectory":
         kept_in = folder / "paths"
-        paths = compute(teacher, recipe.guidance, data(0), recipe.paths, CAPTION_DROPOUT, recipe.seed, kept_in, device, bf16)
+        count = min(recipe.paths, max(1, recipe.steps * recipe.batch // 4))
+        paths = compute(teacher, recipe.guidance, data(0), count, CAPTION_DROPOUT, recipe.seed, kept_in, device, bf16)
         source = _along(paths, teacher, recipe, range(done, recipe.steps), device)
     else:
         source = _noised(data, teacher, recipe, range(done, recipe.steps), device)
