@@ -1,4 +1,4 @@
-"""The tables of docs/link.md, docs/backbone.md and docs/control.md as Markdown: `python figures/tables.py` reads benchmarks/results/*.json, prints."""
+"""The tables of docs/ as Markdown: `python figures/tables.py` reads benchmarks/results/*.json, prints."""
 
 from __future__ import annotations
 
