@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--iterations", type=int, default=session.ITERATIONS)
     parser.add_argument("--algorithms", default=",".join(session.ALGORITHMS))
-    parser.add_argument("--budgets", default="5,10,20,40", help="also train MEG-CVPO for so many iterations, by three seeds")
+    parser.add_argument("--budgets", default="5,10,20", help="also train MEG-CVPO for so many iterations, by three seeds")
     parser.add_argument("--env", choices=("main", "as-released"), default="main")
     parser.add_argument("--deadline-s", type=float, default=released.LATENCY_LIMIT_S, help="as-released: limit of the mean latency")
     parser.add_argument("--energy-limit-j", type=float, default=released.ENERGY_LIMIT_J, help="as-released: limit of the mean energy")

@@ -182,7 +182,7 @@ def _add_control(commands: argparse._SubParsersAction[_Parser]) -> None:
     t.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="policy.npz, progress.csv and the checkpoint")
     algorithms = ("cvpo", "cvpo-value", "ppo-lag", "sac-lag", "fixed-penalty")
     t.add_argument("--algorithm", choices=algorithms, default="cvpo", help="(default: %(default)s)")
-    t.add_argument("--iterations", type=int, metavar="N", help="of 102,400 requests each (default: 60)")
+    t.add_argument("--iterations", type=int, metavar="N", help="of 102,400 requests each (default: 40)")
     v = doing.add_parser("evaluate", help="measure policies", description="Measure one policy, or all of them, beside the exact optimum.")
     named = "lp, unconstrained, myopic, backlog-blind, channel-blind, fixed-mixture, fixed, greedy, random"
     v.add_argument(

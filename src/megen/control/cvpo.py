@@ -32,7 +32,8 @@ from megen.files import replacing
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
-FORMAT = "megen-cvpo-1"
+FORMAT = "megen-cvpo-2"
+MOST_ERROR = 0.2  # of a limit: what the drift learns of a rollout, whose first ones are far from all that was foreseen
 
 
 class CheckpointError(ValueError):
@@ -43,7 +44,7 @@ class CheckpointError(ValueError):
 class Recipe:
     """How long and how carefully MEG-CVPO learns."""
 
-    iterations: int = 60
+    iterations: int = 40
     links: int = 512
     horizon: int = 200
     width: int = 128
@@ -57,7 +58,8 @@ class Recipe:
     epsilon: float = 0.1  # KL of the E-step
     m_epsilon: float = 0.05  # KL of the M-step
     cost_deviations: float = 0.0  # standard deviations of the cost critics that are added to their mean
-    mean_rate: float = 0.3  # weight of a new rollout in the running mean costs
+    mean_rate: float = 0.8  # weight of a new rollout in what is known of the mean costs; falls linearly, down to `least_mean_rate`
+    least_mean_rate: float = 0.15
     last_share: float = 0.05  # what KL bounds and learning rates fall to, linearly, by the last iteration
     seed: int = 0
 
@@ -139,7 +141,7 @@ class Learner:
         self.duals, self.alpha = Duals(1.0, np.zeros(COSTS)), 1.0
         self.rng, self.samples, self.iteration = np.random.default_rng(recipe.seed), 0, 0
         self.reward_level, self.reward_unit = 0.0, kernel.reward_unit
-        self.mean_costs: Array | None = None
+        self.mean_costs, self.drift = np.zeros(COSTS), np.zeros(COSTS)
 
     def nets(self) -> dict[str, Networks]:
         """All networks by name."""
@@ -171,8 +173,7 @@ class Learner:
         discount = kernel.gamma ** np.arange(recipe.horizon)
         share = discount / discount.sum()
         reward, costs = float(share @ got.rewards.mean(1)), np.einsum("t,kt->k", share, got.costs.mean(2))
-        fresh = recipe.mean_rate if self.mean_costs is not None else 1.0
-        self.mean_costs = costs if self.mean_costs is None else (1 - fresh) * self.mean_costs + fresh * costs
+        self._track(costs)
         self._recentre(reward)
         loss = self._learn_critics(got, table)
         self._improve(got, table, share)
@@ -201,7 +202,7 @@ class Learner:
             with torch.no_grad():
                 goal = signal[:, chosen] + kernel.gamma * (policy[there] * self.slow(self.features[there])).sum(-1)
             own = self.critics(self.features[here]).gather(-1, action[chosen].expand(len(goal), -1)[..., None])[..., 0]
-            loss = F.smooth_l1_loss(own, goal, beta=5.0)
+            loss = F.mse_loss(own, goal)
             self.critic_optimiser.zero_grad()
             torch.autograd.backward(loss)
             self.critic_optimiser.step()
@@ -210,12 +211,26 @@ class Learner:
             total += float(loss.detach())
         return total / recipe.critic_steps
 
+    def _track(self, costs: Array) -> None:
+        """Correct the mean costs that were foreseen by a rollout's, which are noisy: a critically damped alpha-beta filter.
+
+        Its second part, the drift, learns by how much the critics were wrong about a change of policy: the E-step picks the
+        decisions about which they are too hopeful.
+        """
+        if not self.iteration:
+            self.mean_costs = costs
+            return
+        alpha = max(self.recipe.mean_rate * self.share_left, self.recipe.least_mean_rate)
+        error = costs - self.mean_costs
+        most = MOST_ERROR * self.kernel.limits
+        self.mean_costs = self.mean_costs + alpha * error
+        self.drift = self.drift + alpha**2 / (2 - alpha) * np.clip(error, -most, most)
+
     def _bounds(self, weight: Array, old: Array, cost_q: Array) -> Array:
         """What E_s E_q Q_ck may be at most, Q_ck of c / d - 1: per step E_dpi E_q A_ck <= 1 - J_ck / d_k, or the limit of an episode."""
         if self.recipe.form == "value":
             return np.full(COSTS, -(self.kernel.gamma**self.recipe.horizon) / (1 - self.kernel.gamma))
-        assert self.mean_costs is not None
-        out: Array = 1 - self.mean_costs / self.kernel.limits + np.einsum("n,na,kna->k", weight, old, cost_q)
+        out: Array = 1 - (self.mean_costs + self.drift) / self.kernel.limits + np.einsum("n,na,kna->k", weight, old, cost_q)
         return out
 
     def _improve(self, got: Rollout, table: Array, share: Array) -> None:
@@ -243,6 +258,14 @@ class Learner:
             self.policy_optimiser.step()
             excess = float(divergence.detach()) / (recipe.m_epsilon * self.share_left) - 1
             self.alpha = float(np.clip(self.alpha * math.exp(2 * min(excess, 3.0) / recipe.policy_steps), 1e-3, 1e3))
+        self._foresee(states, weight, old, cost_q)
+
+    @torch.no_grad()
+    def _foresee(self, states: Ints, weight: Array, old: Array, cost_q: Array) -> None:
+        """Move the mean costs by what the change of policy does to them, E_dpi sum_a (pi' - pi) Q_ck to first order, and by the drift."""
+        new = torch.softmax(self.policy(self.features[states])[0].double(), -1).numpy()
+        shift = self.kernel.limits * np.einsum("n,na,kna->k", weight, new - old, cost_q)
+        self.mean_costs = self.mean_costs + shift + self.drift
 
 
 def save(learner: Learner, path: Path) -> None:
@@ -260,7 +283,8 @@ def save(learner: Learner, path: Path) -> None:
         "prices": learner.duals.prices.tolist(),
         "alpha": learner.alpha,
         "reward_level": learner.reward_level,
-        "mean_costs": None if learner.mean_costs is None else learner.mean_costs.tolist(),
+        "mean_costs": learner.mean_costs.tolist(),
+        "drift": learner.drift.tolist(),
         "generator": learner.rng.bit_generator.state,
     }
     with replacing(path) as temporary:
@@ -294,7 +318,7 @@ def load(kernel: Kernel, recipe: Recipe, path: Path) -> Learner:
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
     learner.duals, learner.alpha = Duals(told["eta"], np.array(told["prices"])), told["alpha"]
     learner.iteration, learner.samples, learner.reward_level = told["iteration"], told["samples"], told["reward_level"]
-    learner.mean_costs = None if told["mean_costs"] is None else np.array(told["mean_costs"])
+    learner.mean_costs, learner.drift = np.array(told["mean_costs"]), np.array(told["drift"])
     learner.rng.bit_generator.state = told["generator"]
     return learner
 

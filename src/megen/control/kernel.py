@@ -27,6 +27,7 @@ from megen.types import Decision
 
 Array = NDArray[np.float64]
 COSTS = 2
+HATS = 8  # places of the backlog up to the deadline
 
 
 @dataclass(frozen=True)
@@ -98,11 +99,14 @@ class Kernel:
 
     @cached_property
     def features(self) -> Array:
-        """What a policy sees of every state [S, 4 + P]: SNR over 10 dB, backlog over the deadline, its square root, phase, prompt class."""
+        """What a policy sees of every state [S, d]: SNR over 10 dB, backlog over the deadline, phase, then places: SNR class and prompt
+        class one-hot, and the backlog's share in hat functions an eighth of the deadline apart, as misses begin at a sharp edge."""
         c, p, f, w = self.shape
         ci, pi, fi, wi = np.unravel_index(np.arange(self.states), (c, p, f, w))
         waiting = self.backlog_s[wi] / self.deadline_s
-        return np.stack([self.snr_db[ci] / 10, waiting, np.sqrt(waiting), fi.astype(float), *np.eye(p)[pi].T], 1)
+        hats = np.maximum(0.0, 1 - np.abs(HATS * np.minimum(waiting, 1)[:, None] - np.arange(HATS + 1)))
+        numbers = np.stack([self.snr_db[ci] / 10, waiting, fi.astype(float)], 1)
+        return np.hstack([numbers, np.eye(c)[ci], np.eye(p)[pi], hats])
 
     @cached_property
     def costs(self) -> Array:

@@ -30,7 +30,7 @@ Array = NDArray[np.float64]
 class LagrangianRecipe:
     """What both learners share; `penalty` fixes lambda instead of learning it."""
 
-    samples: int = 6_000_000
+    samples: int = 4_096_000
     links: int = 512
     horizon: int = 200
     width: int = 128
