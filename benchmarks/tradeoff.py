@@ -27,8 +27,9 @@ def figures(kernel: Kernel, table: session.Array) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--deadlines-s", default="0.5,0.6,0.7,0.85,1.0,1.3")
-    parser.add_argument("--energies-j", default="4.5,5.5,6.4,7.5,9")
+    parser.add_argument("--deadlines-s", default="0.5,0.6,0.7,0.85,1.1")
+    parser.add_argument("--energies-j", default="4.5,5.5,7.5,9")
+    parser.add_argument("--iterations", type=int, default=20, help="of MEG-CVPO at each point")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--work", type=Path, default=Path("out/tradeoff"))
     args = parser.parse_args()
@@ -48,7 +49,7 @@ def main() -> None:
         tables |= {rule: session.RULES[rule](kernel) for rule in RULES}
         rows.append({name: value, **{rule: figures(kernel, table) for rule, table in tables.items()}})
     able = [i for i, row in enumerate(rows) if "infeasible" not in row]
-    tasks = [(kernels[i], "cvpo", 0, session.ITERATIONS, args.work / f"{points[i][0]}-{points[i][1]:g}") for i in able]
+    tasks = [(kernels[i], "cvpo", 0, args.iterations, args.work / f"{points[i][0]}-{points[i][1]:g}") for i in able]
     for i, run in zip(able, common.train_all(tasks, args.jobs, "main"), strict=True):
         rows[i]["cvpo"] = figures(kernels[i], run.table)
     told = {"deadline_s": usual.deadline_s, "late_limit": usual.late_limit, "energy_limit_j": usual.energy_limit_j}
