@@ -20,6 +20,7 @@ from megen.control.kernel import Kernel
 
 BURST = 0  # the phase of the policy map
 BUDGET_SEEDS = 3
+WITHIN = 0.1  # of a limit: a rollout's mean cost has a standard error of some 4 %
 
 
 def of_seeds(kernel: Kernel, runs: list[common.Run], episodes: int, horizon: int, best: float) -> dict:
@@ -34,18 +35,26 @@ def of_seeds(kernel: Kernel, runs: list[common.Run], episodes: int, horizon: int
         found[key] = told([f[key] for f in figures])
     for key in ("costs", "over_limit", "violation_rate"):
         found[key] = {n: told([f[key][n] for f in figures]) for n in names}
-    costs = [np.array([[r[n] for n in names] for r in run.rows]) for run in runs]
-    samples = [np.array([r["samples"] for r in run.rows]) for run in runs]
+    curves = [binned(run.rows, ("samples", "reward", *names)) for run in runs]
+    costs = [np.array([c[n] for n in names]).T for c in curves]
+    samples = [np.array(c["samples"]) for c in curves]
     regrets = [evaluation.regret(c, kernel.limits, s) for c, s in zip(costs, samples, strict=True)]
     found["regret"] = {n: told([float(r[k]) for r in regrets]) for k, n in enumerate(names)}
     found["regret"]["sum"] = told([float(r.sum()) for r in regrets])
-    until = [evaluation.samples_until_feasible(c, kernel.limits, s) for c, s in zip(costs, samples, strict=True)]
+    until = [evaluation.samples_until_feasible(c, kernel.limits, s, WITHIN) for c, s in zip(costs, samples, strict=True)]
     found["samples_until_feasible"] = [u if np.isfinite(u) else None for u in until]
     found["seconds"] = told([run.rows[-1]["seconds"] for run in runs])
     found["every_seed"] = [{"gap": f["gap"], "over_limit": f["over_limit"]} for f in figures]
     found["episode_cost_quantiles"] = {n: np.mean([f["episode_cost_quantiles"][n] for f in figures], 0).tolist() for n in names}
-    found["curves"] = [{k: [r[k] for r in run.rows] for k in ("samples", "reward", *names)} for run in runs]
+    found["curves"] = curves
     return found
+
+
+def binned(rows: list[session.Row], names: tuple[str, ...]) -> dict[str, list[float]]:
+    """Rows as means over equal numbers of requests, some 500 episodes each: short ones would count more noise as excess."""
+    bins = np.ceil(np.array([r["samples"] for r in rows]) / session.SAMPLES_AN_ITERATION - 1e-9).astype(int)
+    kept = {k: [float(np.mean([r[k] for r, b in zip(rows, bins, strict=True) if b == i])) for i in np.unique(bins)] for k in names}
+    return {**kept, "samples": [float(i * session.SAMPLES_AN_ITERATION) for i in np.unique(bins)]}
 
 
 def policy_map(kernel: Kernel, table: np.ndarray) -> dict:
@@ -59,7 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--iterations", type=int, default=session.ITERATIONS)
-    parser.add_argument("--algorithms", default=",".join(session.ALGORITHMS))
+    parser.add_argument("--algorithms", default=",".join(session.ALGORITHMS), help="a number of seeds after a colon, as in sac-lag:5")
     parser.add_argument("--budgets", default="5,10,20", help="also train MEG-CVPO for so many iterations, by three seeds")
     parser.add_argument("--env", choices=("main", "as-released"), default="main")
     parser.add_argument("--deadline-s", type=float, default=released.LATENCY_LIMIT_S, help="as-released: limit of the mean latency")
@@ -75,15 +84,17 @@ def main() -> None:
     kernel = shipped.main_kernel() if main_env else released.released_kernel(None, args.deadline_s, args.energy_limit_j)
     work = args.work / (args.name or args.env)
     budgets = [int(b) for b in args.budgets.split(",")] if main_env and args.budgets else []
-    tasks = [(name, seed, args.iterations) for name in args.algorithms.split(",") for seed in range(args.seeds)]
-    tasks += [("cvpo", seed, budget) for budget in budgets for seed in range(min(BUDGET_SEEDS, args.seeds))]
+    named = [part.partition(":") for part in args.algorithms.split(",")]
+    seeds = {name: int(count or args.seeds) for name, _, count in named}
+    tasks = [(name, seed, args.iterations) for name in seeds for seed in range(seeds[name])]
+    tasks += [("cvpo", seed, budget) for budget in budgets for seed in range(min(BUDGET_SEEDS, seeds.get("cvpo", 0)))]
     found = session.evaluate_all(kernel, {}, args.episodes, args.horizon, 0, 0.05, lambda text: print(text, file=sys.stderr))
     best = found["policies"]["lp"]["reward"]
     runs = common.train_all([(kernel, *task, work / "-".join(map(str, task))) for task in tasks], args.jobs, args.env)
     by_task = dict(zip(tasks, runs, strict=True))
     found["learned"], found["maps"] = {}, {"lp": policy_map(kernel, session.RULES["lp"](kernel))} if main_env else {}
-    for name in args.algorithms.split(","):
-        own = [by_task[name, seed, args.iterations] for seed in range(args.seeds)]
+    for name in seeds:
+        own = [by_task[name, seed, args.iterations] for seed in range(seeds[name])]
         found["learned"][name] = of_seeds(kernel, own, args.episodes, args.horizon, best)
         first = session.evaluate_one(kernel, own[0].table, args.episodes, args.horizon, 0, 0.05)
         found["learned"][name]["first_seed_shielded"] = first["shielded"]
@@ -97,7 +108,8 @@ def main() -> None:
     found["budgets"] = {}
     for budget in [*budgets, args.iterations] if budgets else []:
         figures = [
-            session.figures(kernel, by_task["cvpo", seed, budget].table, 2, 2, 0, best) for seed in range(min(BUDGET_SEEDS, args.seeds))
+            session.figures(kernel, by_task["cvpo", seed, budget].table, 2, 2, 0, best)
+            for seed in range(min(BUDGET_SEEDS, seeds.get("cvpo", 0)))
         ]
         kept = [{"gap": f["gap"], "over_limit": f["over_limit"]} for f in figures]
         found["budgets"][str(budget * session.SAMPLES_AN_ITERATION)] = kept

@@ -18,6 +18,7 @@ def test_links_price_their_costs_and_bootstrap_where_they_are_cut(small: Kernel)
     links = lagrangian.Links(small, 400, 30, seed=0)
     links.prices = np.array([0.7, 0.2])
     links.reset()
+    assert links.scale == 1 - small.gamma  # not the continuous one's
     total = np.zeros(400)
     for t in range(30):
         links.step_async(np.full(400, 1))
@@ -28,8 +29,8 @@ def test_links_price_their_costs_and_bootstrap_where_they_are_cut(small: Kernel)
     assert not np.array_equal(infos[0]["terminal_observation"], seen[0]) or not np.array_equal(infos[1]["terminal_observation"], seen[1])
     means = links.take_means()
     share = (1 - small.gamma) / (1 - small.gamma**30)
-    priced = (means[0] - links.level) / links.unit - links.prices @ (means[1:] / small.limits - 1)
-    assert total.mean() * share == pytest.approx(priced, abs=1e-4)
+    priced = (means[0] - links.level) / links.unit - links.prices @ ((means[1:] - small.limits) / small.cost_units)
+    assert total.mean() * share == pytest.approx((1 - small.gamma) / (1 + 0.9) * priced, abs=1e-5)
     assert links.take_means() is None
 
 
@@ -51,12 +52,16 @@ def test_learners_earn_more_than_chance_at_no_price(learn: str, small: Kernel) -
 
 def test_prices_rise_where_a_limit_is_broken_and_fall_where_it_is_kept(small: Kernel) -> None:
     seen = []
-    lagrangian.ppo(small, lagrangian.LagrangianRecipe(samples=9600, links=64, horizon=50, width=8, lr=1e-5), seen.append)
-    assert len(seen) == 3
+    slow = lagrangian.LagrangianRecipe(samples=640 * 64, links=64, horizon=50, collect=40, width=8, lr=1e-6, price_gain=0.0)
+    lagrangian.ppo(small, slow, seen.append)
+    assert len(seen) == 15  # no whole episode has ended after the first collection
     assert seen[-1].costs[0] > small.limits[0]  # chance is late
     assert seen[-1].prices[0] > seen[0].prices[0] > 0
+    quick = []
+    lagrangian.ppo(small, replace(slow, price_gain=2.0, samples=6400), quick.append)
+    assert quick[0].prices[0] > 10 * seen[0].prices[0]
     loose = replace(small, limits=np.array([1.0, 1e3]))
-    lagrangian.ppo(loose, lagrangian.LagrangianRecipe(samples=6400, links=64, horizon=50, width=8), seen.append)
+    lagrangian.ppo(loose, replace(slow, samples=6400), seen.append)
     assert (seen[-1].prices == 0).all()
 
 

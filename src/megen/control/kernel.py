@@ -98,6 +98,12 @@ class Kernel:
         return max(float(self.reward.std()), 1e-9)
 
     @cached_property
+    def cost_units(self) -> Array:
+        """The spread of each cost [2]."""
+        out: Array = np.maximum(self.costs.std((1, 2)), 1e-9)
+        return out
+
+    @cached_property
     def features(self) -> Array:
         """What a policy sees of every state [S, d]: SNR over 10 dB, backlog over the deadline, phase, then places: SNR class and prompt
         class one-hot, and the backlog's share in hat functions an eighth of the deadline apart, as misses begin at a sharp edge."""

@@ -1,7 +1,9 @@
 """PPO-Lagrangian, SAC-Lagrangian and a fixed penalty: Stable-Baselines3's learners on the simulator's links.
 
-The learner's reward is (r - mean) / unit - sum_k lambda_k (c_k / d_k - 1); after each collection lambda follows the
-discounted mean costs of the episodes that ended, by projected ascent. With a fixed penalty lambda stays. Needs the extra `baselines`.
+With reward and costs in units of their spreads the learner's reward is (r - sum_k lambda_k (c_k - d_k)) / (1 + sum_k lambda_k), for PPO
+times 1 - gamma, so that returns stay near one whatever the prices are: it clips gradients by their size. After each
+collection lambda follows the discounted mean costs of the episodes that ended: proportional and integral in the violation
+(Stooke et al. 2020), which counts for at most one spread. With a fixed penalty lambda stays. Needs the extra `baselines`.
 """
 
 from __future__ import annotations
@@ -35,14 +37,16 @@ class LagrangianRecipe:
     horizon: int = 200
     width: int = 128
     lr: float = 1e-3
-    price_lr: float = 0.1
+    collect: int = 40  # requests of each link between two updates of PPO
+    price_lr: float = 0.02  # of the sum of violations, after every `links` x `collect` requests
+    price_gain: float = 2.0  # of the violation itself, beside its sum: the prices would else rise far above what is needed
     penalty: tuple[float, ...] | None = None
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Collected:
-    """Discounted means of the episodes that ended in one collection, and the prices after it."""
+    """Discounted means of the episodes that ended in one collection, and the prices after it, in spreads of reward by those of costs."""
 
     samples: int
     reward: float
@@ -60,13 +64,21 @@ class Links(VecEnv):
         actions = spaces.Box(0.0, 1.0, (2,), np.float32) if continuous else spaces.Discrete(kernel.actions)
         super().__init__(links, feature_box(kernel.features), actions)
         self.unit, self.level = kernel.reward_unit, float(kernel.reward.mean())
+        self.scale = 1.0 if continuous else 1 - kernel.gamma
         self.state = self.simulator.start(links, self.rng)
         self.age, self.sums = np.zeros(links, np.int64), np.zeros((1 + COSTS, links))
+        self.whole = np.ones(links, bool)
         self.ended: list[Array] = []
         self._table = kernel.features.astype(np.float32)
 
+    def scatter(self) -> None:
+        """Let episodes end at different times: their first ones are shorter and do not count."""
+        self.age = np.arange(self.num_envs) * self.horizon // self.num_envs
+        self.whole = self.age == 0
+
     def reset(self) -> NDArray[np.float32]:
-        self.state, self.age[:], self.sums[:] = self.simulator.start(self.num_envs, self.rng), 0, 0.0
+        self.state, self.sums[:], self.whole[:] = self.simulator.start(self.num_envs, self.rng), 0.0, True
+        self.age[:] = 0
         return self._table[self.state]
 
     def step_async(self, actions: NDArray) -> None:
@@ -77,25 +89,27 @@ class Links(VecEnv):
         self.state, outcome = self.simulator.step(self.state, self._chosen.astype(np.int64), self.rng)
         self.sums += gamma**self.age * np.vstack([outcome.reward[None], outcome.costs])
         self.age += 1
-        relative = outcome.costs / self.kernel.limits[:, None] - 1
-        rewards = ((outcome.reward - self.level) / self.unit - self.prices @ relative).astype(np.float32)
+        over = (outcome.costs - self.kernel.limits[:, None]) / self.kernel.cost_units[:, None]
+        priced = (outcome.reward - self.level) / self.unit - self.prices @ over
+        rewards = (self.scale / (1 + self.prices.sum()) * priced).astype(np.float32)
         done = self.age >= self.horizon
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         if done.any():
             last = self._table[self.state]
             for i in np.flatnonzero(done):
                 infos[i] = {"terminal_observation": last[i], "TimeLimit.truncated": True}
-            self.ended.append(self.sums[:, done] * (1 - gamma) / (1 - gamma**self.horizon))
+            self.ended.append(self.sums[:, done & self.whole] * (1 - gamma) / (1 - gamma**self.horizon))
+            self.whole |= done
             self.state = np.where(done, self.simulator.start(self.num_envs, self.rng), self.state)
             self.age[done], self.sums[:, done] = 0, 0.0
         return self._table[self.state], rewards, done, infos
 
     def take_means(self) -> Array | None:
         """Means [1 + K] of the episodes that ended since the last call, or None."""
-        if not self.ended:
+        found, self.ended = np.hstack(self.ended or [np.zeros((1 + COSTS, 0))]), []
+        if not found.shape[1]:
             return None
-        means: Array = np.hstack(self.ended).mean(1)
-        self.ended = []
+        means: Array = found.mean(1)
         return means
 
     def close(self) -> None: ...
@@ -119,17 +133,26 @@ class _Prices(BaseCallback):
     def __init__(self, links: Links, recipe: LagrangianRecipe, on_iteration: Callable[[Collected], None]) -> None:
         super().__init__()
         self.links, self.recipe, self.on_iteration = links, recipe, on_iteration
+        self.sums, self.seen = links.prices.copy(), 0
+
+    def _on_training_start(self) -> None:
+        self.links.scatter()  # after Stable-Baselines3's own reset
 
     def _on_step(self) -> bool:
         return True
 
     def _on_rollout_end(self) -> None:
-        means = self.links.take_means()
+        new = self.num_timesteps - self.seen
+        if new < self.recipe.links * self.recipe.collect:
+            return
+        means, self.seen = self.links.take_means(), self.num_timesteps
         if means is None:
             return
         if self.recipe.penalty is None:
-            step = self.recipe.price_lr * (means[1:] / self.links.kernel.limits - 1)
-            self.links.prices = np.maximum(self.links.prices + step, 0.0)
+            kernel = self.links.kernel
+            over = np.clip((means[1:] - kernel.limits) / kernel.cost_units, -1, 1)
+            self.sums = np.maximum(self.sums + self.recipe.price_lr * over, 0.0)
+            self.links.prices = np.maximum(self.sums + self.recipe.price_gain * over, 0.0)
         self.on_iteration(Collected(self.num_timesteps, float(means[0]), means[1:], self.links.prices.copy()))
 
 
@@ -140,8 +163,8 @@ def ppo(kernel: Kernel, recipe: LagrangianRecipe, on_iteration: Callable[[Collec
         "MlpPolicy",
         links,
         learning_rate=lambda left: recipe.lr * max(left, 0.05),
-        n_steps=recipe.horizon,
-        batch_size=max(64, recipe.links * recipe.horizon // 25),
+        n_steps=recipe.collect,
+        batch_size=max(64, recipe.links * recipe.collect // 5),
         n_epochs=4,
         gamma=kernel.gamma,
         policy_kwargs={"net_arch": [recipe.width, recipe.width], "activation_fn": torch.nn.SiLU},

@@ -87,7 +87,7 @@ def _train_lagrangian(
         from megen.control import lagrangian
     except ImportError as error:
         raise ValueError(f'{algorithm} needs Stable-Baselines3 ({error}): install it with pip install "megen[baselines]"') from error
-    whole, unit = cvpo.Recipe(), kernel.reward_unit / kernel.limits
+    whole, unit = cvpo.Recipe(), kernel.reward_unit / kernel.cost_units
     penalty = tuple((lp.solve(kernel).prices / unit).tolist()) if algorithm == "fixed-penalty" else None
     samples = iterations * SAMPLES_AN_ITERATION
     recipe = lagrangian.LagrangianRecipe(samples, whole.links, whole.horizon, whole.width, penalty=penalty, seed=seed)
