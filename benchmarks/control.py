@@ -15,16 +15,16 @@ from pathlib import Path
 import numpy as np
 
 import common
-from megen.control import evaluation, policy, released, session, shipped
-from megen.control.kernel import Kernel
+from megen.control import cvpo, evaluation, lp, policy, released, session, shield, shipped
+from megen.control.kernel import Kernel, evaluate
 
 BURST = 0  # the phase of the policy map
 BUDGET_SEEDS = 3
 WITHIN = 0.1  # of a limit: a rollout's mean cost has a standard error of some 4 %
 
 
-def of_seeds(kernel: Kernel, runs: list[common.Run], episodes: int, horizon: int, best: float) -> dict:
-    """Aggregates over seeds of one algorithm."""
+def of_seeds(kernel: Kernel, runs: list[common.Run], episodes: int, horizon: int, best: float, early: float) -> dict:
+    """Aggregates over seeds of one algorithm, whose rows tell of `early` requests ago."""
     figures = [session.figures(kernel, run.table, episodes, horizon, seed, best) for seed, run in enumerate(runs)]
     names, found = kernel.cost_names, {"seeds": len(runs)}
 
@@ -35,7 +35,7 @@ def of_seeds(kernel: Kernel, runs: list[common.Run], episodes: int, horizon: int
         found[key] = told([f[key] for f in figures])
     for key in ("costs", "over_limit", "violation_rate"):
         found[key] = {n: told([f[key][n] for f in figures]) for n in names}
-    curves = [binned(run.rows, ("samples", "reward", *names)) for run in runs]
+    curves = [binned(run.rows, ("samples", "reward", *names), early) for run in runs]
     costs = [np.array([c[n] for n in names]).T for c in curves]
     samples = [np.array(c["samples"]) for c in curves]
     regrets = [evaluation.regret(c, kernel.limits, s) for c, s in zip(costs, samples, strict=True)]
@@ -50,9 +50,13 @@ def of_seeds(kernel: Kernel, runs: list[common.Run], episodes: int, horizon: int
     return found
 
 
-def binned(rows: list[session.Row], names: tuple[str, ...]) -> dict[str, list[float]]:
-    """Rows as means over equal numbers of requests, some 500 episodes each: short ones would count more noise as excess."""
-    bins = np.ceil(np.array([r["samples"] for r in rows]) / session.SAMPLES_AN_ITERATION - 1e-9).astype(int)
+def binned(rows: list[session.Row], names: tuple[str, ...], early: float) -> dict[str, list[float]]:
+    """Rows as means over equal numbers of requests, some 500 episodes each: short ones would count more noise as excess.
+
+    The baselines' rows are of episodes that have ended, whose discounted means tell of `early` requests before.
+    """
+    rows = [r for r in rows if r["samples"] > early]
+    bins = np.ceil((np.array([r["samples"] for r in rows]) - early) / session.SAMPLES_AN_ITERATION - 1e-9).astype(int)
     kept = {k: [float(np.mean([r[k] for r, b in zip(rows, bins, strict=True) if b == i])) for i in np.unique(bins)] for k in names}
     return {**kept, "samples": [float(i * session.SAMPLES_AN_ITERATION) for i in np.unique(bins)]}
 
@@ -82,8 +86,10 @@ def main() -> None:
     args = parser.parse_args()
     main_env = args.env == "main"
     kernel = shipped.main_kernel() if main_env else released.released_kernel(None, args.deadline_s, args.energy_limit_j)
+    if args.ship and kernel.digest != (shipped.main_kernel() if main_env else released.released_kernel()).digest:
+        parser.error("--ship takes the limits that the command line has by default: leave --deadline-s and --energy-limit-j out")
     work = args.work / (args.name or args.env)
-    budgets = [int(b) for b in args.budgets.split(",")] if main_env and args.budgets else []
+    budgets = [b for b in map(int, args.budgets.split(",")) if b != args.iterations] if main_env and args.budgets else []
     named = [part.partition(":") for part in args.algorithms.split(",")]
     seeds = {name: int(count or args.seeds) for name, _, count in named}
     tasks = [(name, seed, args.iterations) for name in seeds for seed in range(seeds[name])]
@@ -92,12 +98,14 @@ def main() -> None:
     best = found["policies"]["lp"]["reward"]
     runs = common.train_all([(kernel, *task, work / "-".join(map(str, task))) for task in tasks], args.jobs, args.env)
     by_task = dict(zip(tasks, runs, strict=True))
-    found["learned"], found["maps"] = {}, {"lp": policy_map(kernel, session.RULES["lp"](kernel))} if main_env else {}
+    found |= {"episodes": args.episodes, "horizon": args.horizon, "learned": {}}
+    found["maps"] = {"lp": policy_map(kernel, lp.solve(kernel).policy)} if main_env else {}
+    guard = shield.calibrate(kernel, session.CALIBRATION, 0.05, np.random.default_rng([0, 2]))
     for name in seeds:
         own = [by_task[name, seed, args.iterations] for seed in range(seeds[name])]
-        found["learned"][name] = of_seeds(kernel, own, args.episodes, args.horizon, best)
-        first = session.evaluate_one(kernel, own[0].table, args.episodes, args.horizon, 0, 0.05)
-        found["learned"][name]["first_seed_shielded"] = first["shielded"]
+        early = 0.0 if name.startswith("cvpo") else cvpo.Recipe().links * (cvpo.Recipe().horizon - 1 / (1 - kernel.gamma))
+        found["learned"][name] = of_seeds(kernel, own, args.episodes, args.horizon, best, early)
+        found["learned"][name]["first_seed_shielded"] = session.shielded(kernel, own[0].table, guard, args.episodes, args.horizon, 0, best)
         if main_env:
             found["maps"][name] = policy_map(kernel, own[0].table)
         if args.ship:
@@ -107,11 +115,8 @@ def main() -> None:
     found["snr_db"], found["backlog_s"] = kernel.snr_db.tolist(), kernel.backlog_s.tolist()
     found["budgets"] = {}
     for budget in [*budgets, args.iterations] if budgets else []:
-        figures = [
-            session.figures(kernel, by_task["cvpo", seed, budget].table, 2, 2, 0, best)
-            for seed in range(min(BUDGET_SEEDS, seeds.get("cvpo", 0)))
-        ]
-        kept = [{"gap": f["gap"], "over_limit": f["over_limit"]} for f in figures]
+        exact = [evaluate(kernel, by_task["cvpo", seed, budget].table) for seed in range(min(BUDGET_SEEDS, seeds.get("cvpo", 0)))]
+        kept = [{"gap": 1 - e.reward / best, "over_limit": kernel.named(e.costs / kernel.limits - 1)} for e in exact]
         found["budgets"][str(budget * session.SAMPLES_AN_ITERATION)] = kept
     common.write(args.name or ("control" if main_env else "control-as-released"), found)
 

@@ -22,7 +22,7 @@ RULES = ("backlog-blind", "fixed-mixture")
 def figures(kernel: Kernel, table: session.Array) -> dict:
     """PSNR of the mean logarithm of the error in dB, and the costs."""
     got = evaluate(kernel, table)
-    return {"psnr_db": 10 / math.log(10) * got.reward, "costs": dict(zip(kernel.cost_names, got.costs.tolist(), strict=True))}
+    return {"psnr_db": 10 / math.log(10) * got.reward, "costs": kernel.named(got.costs)}
 
 
 def main() -> None:
@@ -49,7 +49,7 @@ def main() -> None:
         tables |= {rule: session.RULES[rule](kernel) for rule in RULES}
         rows.append({name: value, **{rule: figures(kernel, table) for rule, table in tables.items()}})
     able = [i for i, row in enumerate(rows) if "infeasible" not in row]
-    tasks = [(kernels[i], "cvpo", 0, args.iterations, args.work / f"{points[i][0]}-{points[i][1]:g}") for i in able]
+    tasks = [(kernels[i], "cvpo", 0, args.iterations, args.work / f"{points[i][0]}-{points[i][1]:g}-{args.iterations}") for i in able]
     for i, run in zip(able, common.train_all(tasks, args.jobs, "main"), strict=True):
         rows[i]["cvpo"] = figures(kernels[i], run.table)
     told = {"deadline_s": usual.deadline_s, "late_limit": usual.late_limit, "energy_limit_j": usual.energy_limit_j}

@@ -20,7 +20,7 @@ LEARNED = {
     "fixed-penalty": ("C5", "fixed penalty (the optimum's prices)"),
 }
 RULES = {"lp": ("k", "exact optimum (LP)"), "backlog-blind": ("C3", "backlog-blind"), "fixed-mixture": ("0.6", "best fixed mixture")}
-COSTS = {"late": "requests after the deadline", "energy_j": "energy of a request (J), modelled", "latency_s": "latency (s), modelled"}
+COSTS = {"late": "requests after the deadline", "energy_j": "energy of a request (J), modelled"}
 
 
 def read(name: str) -> dict:
@@ -39,7 +39,7 @@ def learning(told: dict) -> None:
         samples = np.array(curves[0]["samples"]) / 1e6
         for ax, key in zip(axes, ("reward", *names), strict=True):
             values = np.array([c[key][: len(samples)] for c in curves])
-            ax.plot(samples, np.median(values, 0), colour, label=label)
+            ax.plot(samples, np.median(values, 0), colour, label=f"{label} ({len(curves)} seeds)")
             ax.fill_between(samples, values.min(0), values.max(0), color=colour, alpha=0.15)
     axes[0].axhline(told["policies"]["lp"]["reward"], color="k", linestyle=":", label="exact optimum (LP)")
     for ax, key in zip(axes[1:], names, strict=True):
@@ -51,8 +51,7 @@ def learning(told: dict) -> None:
     best = told["policies"]["lp"]["reward"]
     axes[0].set_ylim(0.8 * best, 1.05 * best)
     axes[1].set_ylim(0, min(4 * told["limits"][names[0]], axes[1].get_ylim()[1]))
-    seeds = next(iter(told["learned"].values()))["seeds"]
-    save(figure, axes, "learning", f"median of {seeds} seeds, all of them in the band")
+    save(figure, axes, "learning", "median over seeds, all of them in the band")
 
 
 def violations(told: dict) -> None:
@@ -67,7 +66,8 @@ def violations(told: dict) -> None:
         ax.axvline(told["limits"][key], color="k", linestyle="--")
         ax.set(xlabel=f"{COSTS[key]}, mean of an episode", ylabel="share of episodes below")
     axes[1].legend(fontsize=7)
-    save(figure, axes, "violations", "200 episodes of 200 requests (learned ones: mean over seeds); limits dashed")
+    told_of = f"{told['episodes']} episodes of {told['horizon']} requests (learned ones: mean over seeds); limits dashed"
+    save(figure, axes, "violations", told_of)
 
 
 def maps(told: dict) -> None:
@@ -102,12 +102,21 @@ def tradeoff(told: dict, points: dict) -> None:
         rows = [p for p in points["points"] if key in p and "infeasible" not in p]
         for name, (colour, text) in {**RULES, "cvpo": LEARNED["cvpo"]}.items():
             if name in rows[0]:
-                mark = "x" if name == "cvpo" else ".-"
-                ax.plot([r[key] for r in rows], [r[name]["psnr_db"] for r in rows], mark, color=colour, label=text)
+                kept = [{**points["usual"], key: r[key]} for r in rows]
+                broken = [i for i, (r, k) in enumerate(zip(rows, kept, strict=True)) if breaks(r[name]["costs"], k)]
+                values = [r[name]["psnr_db"] for r in rows]
+                ax.plot([r[key] for r in rows], values, "x" if name == "cvpo" else ".-", color=colour, label=text)
+                ax.plot([rows[i][key] for i in broken], [values[i] for i in broken], "o", markersize=9, mfc="none", color=colour)
         ax.axvline(points["usual"][key], color="0.7", linewidth=0.8)
         ax.set(xlabel=label, ylabel="PSNR of the mean ln MSE (dB)")
         ax.legend(fontsize=7)
-    save(figure, axes, "tradeoff", "left: length of training; middle and right: what looser limits buy (the usual setting in grey)")
+    title = "left: length of training; middle and right: what looser limits buy (usual setting grey; ringed: a cost is 2 % above its limit)"
+    save(figure, axes, "tradeoff", title)
+
+
+def breaks(costs: dict[str, float], setting: dict[str, float]) -> bool:
+    """Whether a cost is more than 2 % above its limit."""
+    return costs["late"] > 1.02 * setting["late_limit"] or costs["energy_j"] > 1.02 * setting["energy_limit_j"]
 
 
 def save(figure: plt.Figure, axes: object, name: str, title: str) -> None:

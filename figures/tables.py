@@ -73,7 +73,7 @@ def control(file: str) -> None:
         covered = f", {100 * r['coverage']:.1f} % on time" if "coverage" in r else ""
         print(f"| {name}{covered} | {r['reward']:.3f} | {100 * r['gap']:.1f} % | " + " | ".join(over) + f" | {broken} |")
     print("\n| learned | below the optimum, % | " + " | ".join(f"{n} over its limit, %" for n in names), end="")
-    print(" | regret | first feasible after, M requests | s a seed | episodes above a limit |\n|" + "---|" * (6 + len(names)))
+    print(" | regret | within 10 % of the limits from, M requests | s a seed | episodes above a limit |\n|" + "---|" * (6 + len(names)))
     for name, r in told["learned"].items():
         over = [_interval(r["over_limit"][n], 100, 1) for n in names]
         until = sorted(float("inf") if u is None else u / 1e6 for u in r["samples_until_feasible"])

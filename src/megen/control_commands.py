@@ -67,10 +67,14 @@ def _train(args: argparse.Namespace, kernel: Kernel) -> None:
         raise ValueError(f"{args.out} is a file: name a folder")
     total = args.iterations or session.ITERATIONS
     with console.bar(args.algorithm, total, every=10) as update:
+        done = 0
 
         def told(row: session.Row) -> None:
-            shown = "  ".join(f"{k} {v:.3g}" for k, v in row.items() if k not in ("samples", "seconds"))
-            update(min(total, round(row["samples"] / session.SAMPLES_AN_ITERATION)), shown)
+            nonlocal done
+            now = min(total, int(row["samples"]) // session.SAMPLES_AN_ITERATION)
+            if now > done:  # the baselines tell of their prices several times an iteration
+                update(now, "  ".join(f"{k} {v:.3g}" for k, v in row.items() if k not in ("samples", "seconds")))
+            done = now
 
         session.train(kernel, args.algorithm, args.seed, total, args.out, {"env": args.env, **provenance()}, told)
     print(args.out / session.FILE)
@@ -82,8 +86,8 @@ def _evaluate(args: argparse.Namespace, kernel: Kernel) -> None:
     made = {"made_by": provenance()}
     with console.status("policies") as say:
         if args.policy is not None:
-            table = _table_of(args.policy, args.env, kernel)
             say(args.policy)
+            table = _table_of(args.policy, args.env, kernel)
             found = session.evaluate_one(kernel, table, args.episodes, args.horizon, args.seed, args.alpha)
             emit({"policy": args.policy, "env": args.env, **found, **made}, args.json)
             return
@@ -117,10 +121,12 @@ def decide(
     """What the shipped policy chooses for a lone request (no backlog, between bursts); a number that is given stays.
 
     The policy's channel has 1 MHz: another bandwidth counts as the SNR at which 1 MHz has its rate. With a budget only
-    decisions count that keep it, the deadline with the shield's certainty; where none does, the soonest.
+    decisions count that keep it, the deadline with the shield's certainty; where none does, the soonest. What the policy would
+    have chosen of the others goes to the best that is left.
     Errors: ValueError on a number or a backbone that the policy never learned.
     """
-    policy, grid, kernel = policies.load(policies.shipped()["cvpo"]), quality.load(), shipped.main_kernel()
+    policy, grid = policies.load(policies.SHIPPED / "main" / "cvpo.npz"), quality.load()
+    kernel = shipped.main_kernel(grid=grid)
     policies.table_of(policy, kernel)  # refuses a policy of another process
     known = str(grid.about.get("backbone", ""))
     if backbone != known:
@@ -141,4 +147,5 @@ def decide(
     keeps = fits & (latest_s <= (budget.deadline_s or np.inf)) & (kernel.energy_j[c, p].mean(-1) <= (budget.energy_j or np.inf))
     if not keeps.any():
         keeps = fits & (latest_s == latest_s[fits].min())
-    return policy.decide(seen, np.random.default_rng([seed, 3]), keeps)
+    shares = shield.within(policy.shares(seen), keeps, kernel.reward[c, p])
+    return offered[int(np.random.default_rng([seed, 3]).choice(len(offered), p=shares / shares.sum()))]

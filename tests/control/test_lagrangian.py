@@ -34,6 +34,26 @@ def test_links_price_their_costs_and_bootstrap_where_they_are_cut(small: Kernel)
     assert links.take_means() is None
 
 
+def test_scattered_episodes_count_once_they_are_whole(small: Kernel) -> None:
+    links = lagrangian.Links(small, 40, 20, seed=0)
+    links.reset()
+    links.scatter()
+    ages = links.age.copy()
+    assert sorted(set(ages)) == list(range(20))
+    totals, ended = [], 0
+    for t in range(39):
+        links.step_async(np.zeros(40, np.int64))
+        _, _, done, _ = links.step_wait()
+        np.testing.assert_array_equal(done, (ages + t + 1) % 20 == 0)
+        ended += int((done & (t + 1 >= 20)).sum())  # an earlier end is that of a part
+        totals += [*links.ended]
+        means = links.take_means()
+        assert (means is None) == (t < 19)
+    assert sum(part.shape[1] for part in totals) == ended == 2 + 38
+    energy = np.concatenate([part[2] for part in totals])
+    assert energy.mean() == pytest.approx(small.energy_j[:, :, 0].mean(), rel=0.1)  # a part's weights would not add to one
+
+
 def test_a_point_is_rounded_to_the_nearest_decision(small: Kernel) -> None:
     places = decision_places(small.decisions)
     assert lagrangian.nearest(places, np.array([[0.1, 0.2], [0.9, 0.6], [-3.0, 4.0]])).tolist() == [0, 3, 1]
@@ -60,9 +80,17 @@ def test_prices_rise_where_a_limit_is_broken_and_fall_where_it_is_kept(small: Ke
     quick = []
     lagrangian.ppo(small, replace(slow, price_gain=2.0, samples=6400), quick.append)
     assert quick[0].prices[0] > 10 * seen[0].prices[0]
-    loose = replace(small, limits=np.array([1.0, 1e3]))
-    lagrangian.ppo(loose, replace(slow, samples=6400), seen.append)
-    assert (seen[-1].prices == 0).all()
+    loose, falling = replace(small, limits=np.array([1.0, 1e3])), []
+    links = lagrangian.Links(loose, 64, 50, 0)
+    links.prices = np.array([0.5, 0.5])
+    prices = lagrangian._Prices(links, slow, falling.append)
+    for _ in range(200):
+        links.step_async(np.zeros(64, np.int64))
+        links.step_wait()
+        prices.num_timesteps += 64
+        prices._on_rollout_end()
+    assert 0 < len(falling) <= 5
+    assert (np.diff([c.prices for c in falling], axis=0) < 0).all()
 
 
 def test_a_penalty_that_cannot_be_is_refused(small: Kernel) -> None:

@@ -96,9 +96,31 @@ def test_under_the_shield_hardly_a_request_is_late_that_need_not_be(small: Kerne
         after, outcome = simulator.step(state, sample(safe, state, rng), rng)
         late, seen, state = late + float(outcome.costs[0][possible].sum()), seen + int(possible.sum()), after
     assert late / seen <= 0.05 + 0.01
+
+
+def test_the_coverage_is_what_a_simulation_finds(small: Kernel) -> None:
+    """With alpha above a half, as the tests' airtimes have two values: half of the requests that pass are late somewhere."""
+    slow = np.tile(np.eye(small.actions)[2], (small.states, 1))
+    guard = shield.calibrate(small, 400, 0.7, np.random.default_rng(0))
+    safe, passed = shield.shielded(small, slow, guard), shield.allowed(small, guard).any(1)
     on_time, reached = shield.coverage(small, safe, guard)
+    assert on_time is not None
+    assert on_time < 0.95
+    simulator, rng = Simulator(small), np.random.default_rng(1)
+    weight, late, seen = 1.0, 0.0, 0.0
+    state = simulator.start(4000, rng)
+    for _ in range(80):
+        possible = passed[state]
+        state, outcome = simulator.step(state, sample(safe, state, rng), rng)
+        late, seen, weight = (
+            late + weight * float(outcome.costs[0][possible].sum()),
+            seen + weight * float(possible.sum()),
+            weight * small.gamma,
+        )
     assert on_time == pytest.approx(1 - late / seen, abs=0.01)
-    assert 0 < reached < 1
+    assert reached == pytest.approx((1 - small.gamma) * seen / 4000, abs=0.01)
+    hopeless = replace(small, deadline_s=0.01)
+    assert shield.coverage(hopeless, safe, shield.calibrate(hopeless, 40, 0.5, np.random.default_rng(0))) == (None, 0.0)
     assert kernels.evaluate(small, safe).costs[0] < kernels.evaluate(small, slow).costs[0]
 
 

@@ -143,10 +143,31 @@ def test_auto_keeps_what_is_given_and_the_budget(shipped_policy: Kernel) -> None
     assert {decide(None, None, 0.4, seed).steps for seed in range(20)} == {1}
     assert {decide(None, None, 1e-3, seed) for seed in range(20)} == {Decision(1, 0.5)}  # none keeps it: the soonest
     assert {decide(None, None, 0.4, seed, 2e5) for seed in range(20)} == {Decision(1, 0.5)}  # a fifth of the band: a poorer channel
+    favourite = shipped_policy.decisions.index(Decision(12, 0.0))
+    table = np.tile(np.eye(shipped_policy.actions)[favourite], (shipped_policy.states, 1))
+    policy.save(policy.policy_of(shipped_policy, table, {}), policy.SHIPPED / "main" / "cvpo.npz")
+    assert {decide(None, None, None, seed) for seed in range(9)} == {Decision(12, 0.0)}
+    assert {decide(4, None, None, seed) for seed in range(9)} == {Decision(4, 0.0)}  # its favourite is out: the best of the rest
+    assert {decide(None, None, 0.6, seed) for seed in range(9)} == {Decision(1, 0.0)}
     with pytest.raises(ValueError, match=r"never learned that choice: steps are 1, 4, 12"):
         decide(3, None, None, 0)
     with pytest.raises(ValueError, match="learned for the backbone 'tiny', not 'other'"):
         control_commands.decide("a lighthouse", None, None, ChannelState(6.0, 1e6, 0.0), Budget(), 0, "other")
+
+
+def test_auto_without_a_policy_says_so(shipped_policy: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policy, "SHIPPED", tmp_path / "none")
+    with pytest.raises(policy.PolicyError, match=r"no policy at .*cvpo.npz: train one"):
+        control_commands.decide("a lighthouse", None, None, ChannelState(6.0, 1e6, 0.0), Budget(), 0, "tiny")
+
+
+def test_the_help_names_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    for what, names in (("train", session.ALGORITHMS), ("evaluate", (*session.RULES, *session.ALGORITHMS))):
+        assert main(["control", what, "--help"]) == 0
+        told = " ".join(capsys.readouterr().out.split()).replace("- ", "-")  # lines break at hyphens
+        assert all(name in told for name in names)
+        if what == "train":
+            assert f"of {session.SAMPLES_AN_ITERATION:,} requests each (default: {session.ITERATIONS})" in told
 
 
 def test_a_shipped_policy_is_known_by_its_name_on_its_own_process_alone(

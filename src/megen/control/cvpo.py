@@ -212,7 +212,7 @@ class Learner:
         return total / recipe.critic_steps
 
     def _track(self, costs: Array) -> None:
-        """Correct the mean costs that were foreseen by a rollout's, which are noisy: a critically damped alpha-beta filter.
+        """Correct the mean costs that were foreseen by a rollout's, which are noisy: an alpha-beta filter, beta by Benedict and Bordner.
 
         Its second part, the drift, learns by how much the critics were wrong about a change of policy: the E-step picks the
         decisions about which they are too hopeful.

@@ -73,6 +73,10 @@ class Kernel:
     def cost_names(self) -> tuple[str, str]:
         return ("latency_s" if self.mean_latency else "late"), "energy_j"
 
+    def named(self, costs: Array) -> dict[str, float]:
+        """One number for each cost, by its name."""
+        return dict(zip(self.cost_names, costs.tolist(), strict=True))
+
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """Sizes of the state's axes: C, P, F, W."""

@@ -43,12 +43,9 @@ class Policy:
         out: Array = mixed / mixed.sum()
         return out
 
-    def decide(self, seen: Observation, rng: np.random.Generator, allowed: NDArray[np.bool_] | None = None) -> Decision:
-        """Draw a decision, of those `allowed` [A] where given: the mixture keeps the limits, its most probable one alone may not."""
-        shares = self.shares(seen)
-        if allowed is not None:
-            shares = np.where(allowed, shares + 1e-9, 0.0)
-        return self.decisions[int(rng.choice(len(shares), p=shares / shares.sum()))]
+    def decide(self, seen: Observation, rng: np.random.Generator) -> Decision:
+        """Draw a decision: the mixture keeps the limits, its most probable one alone may not."""
+        return self.decisions[int(rng.choice(len(self.decisions), p=self.shares(seen)))]
 
 
 def snr_db_of(channel: ChannelState) -> float:
@@ -67,7 +64,7 @@ def policy_of(kernel: Kernel, table: Array, about: dict[str, Any]) -> Policy:
         kernel.snr_db,
         kernel.backlog_s,
         table.reshape(*kernel.shape, kernel.actions),
-        {**about, "process": kernel.digest, "limits": dict(zip(kernel.cost_names, kernel.limits.tolist(), strict=True))},
+        {**about, "process": kernel.digest, "limits": kernel.named(kernel.limits)},
     )
 
 

@@ -25,7 +25,7 @@ Array = NDArray[np.float64]
 ALGORITHMS = ("cvpo", "cvpo-value", "ppo-lag", "sac-lag", "fixed-penalty")  # cvpo-value: the published form of the constraint
 ITERATIONS = cvpo.Recipe().iterations
 SAMPLES_AN_ITERATION = cvpo.Recipe().links * cvpo.Recipe().horizon
-CALIBRATION = 500  # held-out requests of the shield, of every SNR class and decision
+CALIBRATION = 500  # held-out requests of the shield, of every SNR class, prompt class and decision
 FILE = "policy.npz"
 QUANTILES = np.linspace(0, 1, 41)
 Row = dict[str, float]
@@ -169,11 +169,11 @@ def figures(kernel: Kernel, policy: Array, count: int, horizon: int, seed: int, 
     return {
         "reward": exact.reward,
         "gap": (best - exact.reward) / abs(best),
-        "costs": dict(zip(names, exact.costs.tolist(), strict=True)),
-        "over_limit": dict(zip(names, (exact.costs / kernel.limits - 1).tolist(), strict=True)),
+        "costs": kernel.named(exact.costs),
+        "over_limit": kernel.named(exact.costs / kernel.limits - 1),
         "episode_reward": float(found.reward.mean()),
         "episode_reward_error": float(found.reward.std() / np.sqrt(count)),
-        "violation_rate": dict(zip(names, evaluation.violation_rate(found, kernel.limits).tolist(), strict=True)),
+        "violation_rate": kernel.named(evaluation.violation_rate(found, kernel.limits)),
         "episode_cost_quantiles": dict(zip(names, spread.tolist(), strict=True)),
     }
 
@@ -183,10 +183,10 @@ def evaluate_one(kernel: Kernel, policy: Array, count: int, horizon: int, seed: 
     best = lp.solve(kernel).reward
     guard = shield.calibrate(kernel, CALIBRATION, alpha, np.random.default_rng([seed, 2]))
     return {
-        "limits": dict(zip(kernel.cost_names, kernel.limits.tolist(), strict=True)),
+        "limits": kernel.named(kernel.limits),
         "lp_reward": best,
         **figures(kernel, policy, count, horizon, seed, best),
-        "shielded": _shielded(kernel, policy, guard, count, horizon, seed, best),
+        "shielded": shielded(kernel, policy, guard, count, horizon, seed, best),
     }
 
 
@@ -215,10 +215,10 @@ def evaluate_all(
     policies = {name: figures(kernel, table, count, horizon, seed, best.reward) for name, table in tables.items()}
     guard = shield.calibrate(kernel, CALIBRATION, alpha, np.random.default_rng([seed, 2]))
     for name in ("lp", *learned):
-        policies[f"{name}, shielded"] = _shielded(kernel, tables[name], guard, count, horizon, seed, best.reward)
+        policies[f"{name}, shielded"] = shielded(kernel, tables[name], guard, count, horizon, seed, best.reward)
     return {
-        "limits": dict(zip(kernel.cost_names, kernel.limits.tolist(), strict=True)),
-        "prices": dict(zip(kernel.cost_names, best.prices.tolist(), strict=True)),
+        "limits": kernel.named(kernel.limits),
+        "prices": kernel.named(best.prices),
         "decisions": [[d.steps, d.merge_ratio] for d in kernel.decisions],
         "states": kernel.states,
         "process": kernel.digest,
@@ -226,7 +226,7 @@ def evaluate_all(
     }
 
 
-def _shielded(kernel: Kernel, policy: Array, guard: shield.Shield, count: int, horizon: int, seed: int, best: float) -> dict[str, Any]:
+def shielded(kernel: Kernel, policy: Array, guard: shield.Shield, count: int, horizon: int, seed: int, best: float) -> dict[str, Any]:
     table = shield.shielded(kernel, policy, guard)
     on_time, reached = shield.coverage(kernel, table, guard)
     told = {"alpha": guard.alpha, "coverage": on_time, "requests_with_a_choice": reached}

@@ -58,18 +58,25 @@ def allowed(kernel: Kernel, shield: Shield) -> NDArray[np.bool_]:
 def shielded(kernel: Kernel, policy: Array, shield: Shield) -> Array:
     """The policy [S, A] with what is not let through moved to the best decision that is, or to the soonest where none is."""
     passed = allowed(kernel, shield)
-    best = np.where(passed, kernel.rewards, -np.inf).argmax(1)
     c, p, f, w = kernel.shape
     soonest = np.broadcast_to(shield.predicted_s.argmin(-1)[:, :, None, None], (c, p, f, w)).reshape(-1)
-    instead = np.where(passed.any(1), best, soonest)
-    kept = np.where(passed, policy, 0.0)
-    out: Array = kept + (1 - kept.sum(1, keepdims=True)) * np.eye(kernel.actions)[instead]
+    chosen = passed.any(1, keepdims=True)
+    return within(policy, np.where(chosen, passed, np.eye(kernel.actions, dtype=bool)[soonest]), kernel.rewards)
+
+
+def within(shares: Array, allowed: NDArray[np.bool_], rewards: Array) -> Array:
+    """Shares [..., A] with what is not allowed moved to the allowed decision of most reward; one at least is allowed."""
+    kept = np.where(allowed, shares, 0.0)
+    best = np.where(allowed, rewards, -np.inf).argmax(-1)
+    out: Array = kept + (1 - kept.sum(-1, keepdims=True)) * np.eye(shares.shape[-1])[best]
     return out
 
 
-def coverage(kernel: Kernel, policy: Array, shield: Shield) -> tuple[float, float]:
-    """Share of requests on time under a shielded policy [S, A], of those whose backlog leaves a decision; and their share of all. Exact."""
+def coverage(kernel: Kernel, policy: Array, shield: Shield) -> tuple[float | None, float]:
+    """Share of requests on time under a shielded policy [S, A], of those whose backlog leaves a decision (None where there
+    are none); and their share of all. Exact."""
     choice = allowed(kernel, shield).any(1)
     weight = evaluate(kernel, policy).occupancy * choice
     on_time = 1 - (policy * kernel.late).sum(1)
-    return float(weight @ on_time / weight.sum()), float(weight.sum())
+    reached = float(weight.sum())
+    return (float(weight @ on_time) / reached if reached > 0 else None), reached
