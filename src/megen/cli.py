@@ -51,8 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     g.add_argument(
         "--bits-budget", type=int, metavar="N", help="the finest quantiser whose payload takes at most N bits (default: 5 bits a value)"
     )
-    g.add_argument("--deadline-s", type=float, help="latency limit; a miss is said on stderr")
-    g.add_argument("--energy-budget-j", type=float, help="energy limit; a miss is said on stderr")
+    g.add_argument("--deadline-s", type=float, help="latency limit; a miss is said on stderr; auto chooses by it")
+    g.add_argument("--energy-budget-j", type=float, help="energy limit; a miss is said on stderr; auto chooses by it")
     g.add_argument(
         "--backbone", default="scenes", metavar="NAME|PATH", help="a shipped backbone or a folder of weights (default: %(default)s)"
     )
