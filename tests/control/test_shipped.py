@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from megen import control_commands
 from megen.control import policy, released, shipped
+from megen.control.env import Battery
 from megen.control.kernel import Kernel, evaluate
 from megen.cost import profile, quality
 from megen.types import Budget, ChannelState, Decision
@@ -65,3 +67,17 @@ def test_auto_decides_by_deadline_and_channel(kernel: Kernel) -> None:
     assert max(d.steps for d in soon) < 8
     poor = decide(-6.0, 0.7)
     assert max(d.steps for d in poor) < 12 or min(d.merge_ratio for d in poor) > 0  # the airtime leaves less
+
+
+def test_merging_much_keeps_the_batterys_limit_and_merging_nothing_does_not(kernel: Kernel) -> None:
+    def empty(decision: Decision) -> float:
+        battery, total = Battery(kernel), 0.0
+        share = (1 - kernel.gamma) * kernel.gamma ** np.arange(battery.horizon) / (1 - kernel.gamma**battery.horizon)
+        for seed in range(8):
+            battery.reset(seed=seed)
+            action = np.int64(kernel.decisions.index(decision))
+            total += share @ [battery.step(action)[4]["cost"][2] for _ in range(battery.horizon)] / 8
+        return float(total)
+
+    limit = Battery(kernel).limits[2]
+    assert empty(Decision(12, 0.75)) < limit < empty(Decision(12, 0.0))

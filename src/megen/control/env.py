@@ -99,11 +99,12 @@ class Battery(Main):
     """The main process with a battery of `capacity_j` for the phone's share, charged with `charge_w`; its charge is seen last.
 
     Costs: a miss, the energy, and 1 where the charge did not last for the request, which then shows a grey picture and
-    takes what charge there is. The third limit is assumed.
+    takes what charge there is. Battery and third limit are assumed, so that on the main process merging much keeps the limit
+    and merging nothing does not.
     """
 
     def __init__(
-        self, kernel: Kernel | None = None, horizon: int = 200, capacity_j: float = 40.0, charge_w: float = 0.5, empty_limit: float = 0.05
+        self, kernel: Kernel | None = None, horizon: int = 200, capacity_j: float = 20.0, charge_w: float = 1.7, empty_limit: float = 0.05
     ) -> None:
         super().__init__(kernel, horizon)
         if self.kernel.ue_j is None:
