@@ -80,7 +80,7 @@ def maps(told: dict) -> None:
             image = axes[row, column].pcolormesh(snr, backlog, np.array(found[key]).T, vmin=0, vmax=top, shading="nearest")
             axes[row, column].set(xlabel="SNR (dB)", ylabel="backlog (s)", ylim=(0, 1.5), title=f"{(RULES | LEARNED)[name][1]}: {key}")
             figure.colorbar(image, ax=axes[row, column])
-    save(figure, (), "map", "decisions in a burst, mean over prompt classes; rows that the policy never reaches are arbitrary in the LP")
+    save(figure, (), "map", "decisions in a burst, mean over prompt classes")
 
 
 def tradeoff(told: dict, points: dict) -> None:
