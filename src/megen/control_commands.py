@@ -91,15 +91,12 @@ def _evaluate(args: argparse.Namespace, kernel: Kernel) -> None:
             found = session.evaluate_one(kernel, table, args.episodes, args.horizon, args.seed, args.alpha)
             emit({"policy": args.policy, "env": args.env, **found, **made}, args.json)
             return
-        learned: dict[str, session.Array] = {}
-        for name, path in policies.shipped(args.env).items():
-            policy = policies.load(path)
-            if policy.about.get("process") == kernel.digest:
-                learned[name] = policies.table_of(policy, kernel)
-            else:
-                print(f"megen: the shipped {name} was learned on another process and is left out", file=sys.stderr)
+        known = {name: policies.load(path) for name, path in policies.shipped(args.env).items()}
+        learned = {name: policies.table_of(p, kernel) for name, p in known.items() if p.about.get("process") == kernel.digest}
         found = session.evaluate_all(kernel, learned, args.episodes, args.horizon, args.seed, args.alpha, say)
         emit({"env": args.env, **found, **made}, args.json)
+    if strangers := sorted(known.keys() - learned.keys()):
+        print(f"megen: left out, as learned on another process: the shipped {', '.join(strangers)}", file=sys.stderr)
 
 
 def _table_of(name: str, env: str, kernel: Kernel) -> session.Array:

@@ -179,5 +179,5 @@ def test_a_shipped_policy_is_known_by_its_name_on_its_own_process_alone(
     assert "learned on another process" in capsys.readouterr().err
     assert main(["control", "evaluate", *few, *process]) == 0
     told = capsys.readouterr()
-    assert "the shipped cvpo was learned on another process and is left out" in told.err
+    assert "left out, as learned on another process: the shipped cvpo\n" in told.err
     assert "cvpo" not in json.loads(told.out)["policies"]
