@@ -91,7 +91,7 @@ def tradeoff(told: dict, points: dict) -> None:
         ("gap to the exact optimum in reward", "o-", lambda r: r["gap"]),
         ("most that a cost is above its limit", "s--", lambda r: max(r["over_limit"].values())),
     ):
-        axes[0].plot(budgets, [100 * np.median([of(r) for r in rows]) for rows in budgets.values()], mark, label=label)
+        axes[0].plot(list(budgets), [100 * np.median([of(r) for r in rows]) for rows in budgets.values()], mark, label=label)
         for x, rows in budgets.items():
             axes[0].plot([x] * len(rows), [100 * of(r) for r in rows], ".", color="0.6", markersize=4)
     axes[0].axhline(0, color="k", linewidth=0.6)
