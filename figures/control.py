@@ -96,6 +96,8 @@ def tradeoff(told: dict, points: dict) -> None:
             axes[0].plot([x] * len(rows), [100 * of(r) for r in rows], ".", color="0.6", markersize=4)
     axes[0].axhline(0, color="k", linewidth=0.6)
     axes[0].set(xscale="log", xlabel="requests learned from (millions)", ylabel="% (MEG-CVPO, three seeds)")
+    axes[0].set_xticks(list(budgets), [f"{x:.1f}" for x in budgets])
+    axes[0].minorticks_off()
     axes[0].legend(fontsize=7)
     labels = {"deadline_s": "deadline (s)", "energy_limit_j": "limit of the mean energy (J), modelled"}
     for ax, (key, label) in zip(axes[1:], labels.items(), strict=True):
