@@ -40,8 +40,9 @@ class Run:
 
 def train_all(tasks: Sequence[tuple[Any, str, int, int, Path]], jobs: int, env: str) -> list[Run]:
     """Train (kernel, algorithm, seed, iterations, folder), `jobs` at a time; a folder with a finished training is read."""
+    about = {"env": env, **provenance()}
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        futures = [pool.submit(_train, *task, {"env": env, **provenance()}) for task in tasks]
+        futures = [pool.submit(_train, *task, about) for task in tasks]
         for done, future in enumerate(as_completed(futures), 1):
             _, algorithm, seed, iterations, _ = tasks[futures.index(future)]
             print(f"{done}/{len(tasks)}: {algorithm}, seed {seed}, {iterations} iterations", file=sys.stderr)

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from megen import console
+from megen.control import lp, released, session, shield, shipped
 from megen.control import policy as policies
-from megen.control import released, session, shield, shipped
 from megen.control.kernel import Kernel, Setting
 from megen.cost import quality
 from megen.files import check_writable, emit
@@ -85,15 +85,19 @@ def _evaluate(args: argparse.Namespace, kernel: Kernel) -> None:
         check_writable(Path(args.json))
     made = {"made_by": provenance()}
     with console.status("policies") as say:
+        say(args.policy or "lp")
+        table = None if args.policy in (None, "lp") else _table_of(args.policy, args.env, kernel)  # a wrong name is told at once
+        say("lp")
+        best = lp.solve(kernel)
         if args.policy is not None:
-            say(args.policy)
-            table = _table_of(args.policy, args.env, kernel)
-            found = session.evaluate_one(kernel, table, args.episodes, args.horizon, args.seed, args.alpha)
+            found = session.evaluate_one(
+                kernel, best.reward, best.policy if table is None else table, args.episodes, args.horizon, args.seed, args.alpha
+            )
             emit({"policy": args.policy, "env": args.env, **found, **made}, args.json)
             return
         known = {name: policies.load(path) for name, path in policies.shipped(args.env).items()}
         learned = {name: policies.table_of(p, kernel) for name, p in known.items() if p.about.get("process") == kernel.digest}
-        found = session.evaluate_all(kernel, learned, args.episodes, args.horizon, args.seed, args.alpha, say)
+        found = session.evaluate_all(kernel, best, learned, args.episodes, args.horizon, args.seed, args.alpha, say)
         emit({"env": args.env, **found, **made}, args.json)
     if strangers := sorted(known.keys() - learned.keys()):
         print(f"megen: left out, as learned on another process: the shipped {', '.join(strangers)}", file=sys.stderr)
@@ -107,7 +111,7 @@ def _table_of(name: str, env: str, kernel: Kernel) -> session.Array:
     path = known.get(name, Path(name))
     if name not in known and not path.exists():
         raise policies.PolicyError(
-            f"no policy {name!r}: give {', '.join((*session.RULES, *known))}, or a path that megen control train wrote"
+            f"no policy {name!r}: give {', '.join(('lp', *session.RULES, *known))}, or a path that megen control train wrote"
         )
     return policies.table_of(policies.load(path / session.FILE if path.is_dir() else path), kernel)
 

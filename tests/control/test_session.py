@@ -57,7 +57,7 @@ def test_train_then_evaluate(process: list[str], tmp_path: Path, capsys: pytest.
     assert set(best["costs"]) == set(best["violation_rate"]) == {"late", "energy_j"}
     assert main(["control", "evaluate", *asked]) == 0
     figures = json.loads(capsys.readouterr().out)["policies"]
-    assert set(session.RULES) < set(figures)
+    assert {"lp", *session.RULES} < set(figures)
     assert figures["lp"] == {k: v for k, v in best.items() if k in figures["lp"]}
     assert figures["unconstrained"]["gap"] <= 1e-6
     assert main(["control", "train", "--out", str(out), "--iterations", "2", *process]) == 0  # nothing is left to do
@@ -162,7 +162,7 @@ def test_auto_without_a_policy_says_so(shipped_policy: Kernel, tmp_path: Path, m
 
 
 def test_the_help_names_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
-    for what, names in (("train", session.ALGORITHMS), ("evaluate", (*session.RULES, *session.ALGORITHMS))):
+    for what, names in (("train", session.ALGORITHMS), ("evaluate", ("lp", *session.RULES, *session.ALGORITHMS))):
         assert main(["control", what, "--help"]) == 0
         told = " ".join(capsys.readouterr().out.split()).replace("- ", "-")  # lines break at hyphens
         assert all(name in told for name in names)

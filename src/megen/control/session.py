@@ -150,7 +150,6 @@ def _tensorboard(folder: Path) -> Any | None:
 
 
 RULES: dict[str, Callable[[Kernel], Array]] = {
-    "lp": lambda kernel: lp.solve(kernel).policy,
     "unconstrained": lambda kernel: lp.solve(kernel, constrained=False).policy,
     "myopic": baselines.myopic,
     **{name: partial(baselines.blind, sees=sees) for name, sees in baselines.BLIND.items()},
@@ -178,9 +177,8 @@ def figures(kernel: Kernel, policy: Array, count: int, horizon: int, seed: int, 
     }
 
 
-def evaluate_one(kernel: Kernel, policy: Array, count: int, horizon: int, seed: int, alpha: float) -> dict[str, Any]:
-    """Figures of one policy beside the optimum's reward, alone and under the shield. Errors: lp.InfeasibleError."""
-    best = lp.solve(kernel).reward
+def evaluate_one(kernel: Kernel, best: float, policy: Array, count: int, horizon: int, seed: int, alpha: float) -> dict[str, Any]:
+    """Figures of one policy beside the optimum's reward, alone and under the shield."""
     guard = shield.calibrate(kernel, CALIBRATION, alpha, np.random.default_rng([seed, 2]))
     return {
         "limits": kernel.named(kernel.limits),
@@ -192,6 +190,7 @@ def evaluate_one(kernel: Kernel, policy: Array, count: int, horizon: int, seed: 
 
 def evaluate_all(
     kernel: Kernel,
+    best: lp.Optimum,
     learned: dict[str, Array],
     count: int,
     horizon: int,
@@ -199,17 +198,11 @@ def evaluate_all(
     alpha: float,
     say: Callable[[str], object] = lambda text: None,
 ) -> dict[str, Any]:
-    """The optimum, every rule, every policy that sees a part, the learned ones, and those under the shield.
-
-    Errors: lp.InfeasibleError on limits that no policy keeps.
-    """
-    say("lp")
-    best = lp.solve(kernel)
+    """The optimum, every rule, every policy that sees a part, the learned ones, and those under the shield."""
     tables = {"lp": best.policy}
     for name, make in RULES.items():
-        if name not in tables:
-            say(name)
-            tables[name] = make(kernel)
+        say(name)
+        tables[name] = make(kernel)
     tables |= learned
     say("episodes")
     policies = {name: figures(kernel, table, count, horizon, seed, best.reward) for name, table in tables.items()}
@@ -227,6 +220,7 @@ def evaluate_all(
 
 
 def shielded(kernel: Kernel, policy: Array, guard: shield.Shield, count: int, horizon: int, seed: int, best: float) -> dict[str, Any]:
+    """Figures of a policy under the shield, and how many of the requests that it has a choice for are on time."""
     table = shield.shielded(kernel, policy, guard)
     on_time, reached = shield.coverage(kernel, table, guard)
     told = {"alpha": guard.alpha, "coverage": on_time, "requests_with_a_choice": reached}
