@@ -31,7 +31,7 @@ def of_seeds(kernel: Kernel, runs: list[common.Run], episodes: int, horizon: int
     def told(values: list[float]) -> dict:
         return asdict(evaluation.aggregate(values))
 
-    for key in ("reward", "gap"):
+    for key in ("reward", "gap", "latency_s"):
         found[key] = told([f[key] for f in figures])
     for key in ("costs", "over_limit", "violation_rate"):
         found[key] = {n: told([f[key][n] for f in figures]) for n in names}

@@ -29,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--deadlines-s", default="0.5,0.6,0.7,0.85,1.1")
     parser.add_argument("--energies-j", default="4.5,5.5,7.5,9")
-    parser.add_argument("--iterations", type=int, default=20, help="of MEG-CVPO at each point")
+    parser.add_argument("--iterations", type=int, default=session.ITERATIONS, help="of MEG-CVPO at each point")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--work", type=Path, default=Path("out/tradeoff"))
     args = parser.parse_args()

@@ -65,27 +65,42 @@ def control(file: str) -> None:
     told = json.loads((RESULTS / f"{file}.json").read_text())
     names = list(told["limits"])
     print(f"\n{file}: {told['states']} states, limits {told['limits']}, prices {told['prices']}\n")
-    print("| policy | reward | below the optimum | " + " | ".join(f"{n}, by its limit" for n in names) + " | episodes above a limit |")
-    print("|" + "---|" * (4 + len(names)))
+    titles = ["policy", "reward", "below the optimum", "latency, s", *(f"{n}, by its limit" for n in names), "episodes above a limit"]
+    print("| " + " | ".join(titles) + " |\n|" + "---|" * len(titles))
     for name, r in told["policies"].items():
         over = [f"{1 + r['over_limit'][n]:.2f}" for n in names]
         broken = ", ".join(f"{100 * r['violation_rate'][n]:.0f} %" for n in names)
         covered = f", {100 * r['coverage']:.1f} % on time" if "coverage" in r else ""
-        print(f"| {name}{covered} | {r['reward']:.3f} | {100 * r['gap']:.1f} % | " + " | ".join(over) + f" | {broken} |")
-    print("\n| learned | below the optimum, % | " + " | ".join(f"{n} over its limit, %" for n in names), end="")
-    print(" | regret | within 10 % of the limits from, M requests | s a seed | episodes above a limit |\n|" + "---|" * (6 + len(names)))
+        cells = [name + covered, f"{r['reward']:.3f}", f"{100 * r['gap']:.1f} %", f"{r['latency_s']:.2f}", *over, broken]
+        print("| " + " | ".join(cells) + " |")
+    titles = ["learned", "below the optimum, %", *(f"{n} over its limit, %" for n in names), "latency, s", "regret"]
+    titles += ["within 10 % of the limits from, M requests", "s a seed", "episodes above a limit"]
+    print("\n| " + " | ".join(titles) + " |\n|" + "---|" * len(titles))
     for name, r in told["learned"].items():
         over = [_interval(r["over_limit"][n], 100, 1) for n in names]
         until = sorted(float("inf") if u is None else u / 1e6 for u in r["samples_until_feasible"])
         broken = ", ".join(f"{100 * r['violation_rate'][n]['iqm']:.0f} %" for n in names)
-        cells = [name, _interval(r["gap"], 100, 2), *over, _interval(r["regret"]["sum"], 1, 2), f"{until[len(until) // 2]:.1f}"]
-        print("| " + " | ".join([*cells, f"{r['seconds']['iqm']:.0f}", broken]) + " |")
+        cells = [name, _interval(r["gap"], 100, 2), *over, f"{r['latency_s']['iqm']:.2f}", _interval(r["regret"]["sum"], 1, 2)]
+        print("| " + " | ".join([*cells, f"{until[len(until) // 2]:.1f}", f"{r['seconds']['iqm']:.0f}", broken]) + " |")
         shielded = r["first_seed_shielded"]
         print(f"<!-- {name}, shielded: {100 * shielded['coverage']:.1f} % on time, gap {100 * shielded['gap']:.1f} % -->")
 
 
+def prices() -> None:
+    told = json.loads((RESULTS / "prices.json").read_text())
+    names = [k for k in told if k != "made_by"]
+    print("\n| rate of the sum | gain | " + " | ".join(f"{n}: below the optimum; late, energy over the limits, %" for n in names) + " |")
+    print("|" + "---|" * (2 + len(names)))
+    for rows in zip(*(told[n]["pairs"] for n in names), strict=True):
+        cells = []
+        for name, row in zip(names, rows, strict=True):
+            cell = "; ".join([f"{100 * row['gap']:.1f}", ", ".join(f"{100 * v:.1f}" for v in row["over_limit"].values())])
+            cells.append(f"**{cell}**" if all(row[k] == v for k, v in told[name]["taken"].items()) else cell)
+        print("| " + " | ".join([f"{rows[0]['price_lr']:g}", f"{rows[0]['price_gain']:g}", *cells]) + " |")
+
+
 if __name__ == "__main__":
-    for table, file in ((link, "link.json"), (backbone, "backbone.json")):
+    for table, file in ((link, "link.json"), (backbone, "backbone.json"), (prices, "prices.json")):
         if (RESULTS / file).is_file():
             table()
     for file in sorted(RESULTS.glob("control*.json")):

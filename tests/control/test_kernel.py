@@ -40,6 +40,7 @@ def test_costs_by_hand(small: Kernel) -> None:
     assert small.costs[0, state, 2] == (latency > small.deadline_s).mean()
     latencies = replace(small, mean_latency=True)
     assert latencies.costs[0, state, 2] == pytest.approx(latency.mean())
+    assert small.latency_s[state, 2] == latencies.costs[0, state, 2]
     assert latencies.late[state, 2] == small.late[state, 2] == small.costs[0, state, 2]
     assert small.costs[1, state, 2] == small.energy_j[1, 1, 2].mean()
     assert small.rewards[state, 2] == small.reward[1, 1, 2]

@@ -62,7 +62,7 @@ def test_a_point_is_rounded_to_the_nearest_decision(small: Kernel) -> None:
 @pytest.mark.parametrize("learn", ["ppo", "sac"])
 def test_learners_earn_more_than_chance_at_no_price(learn: str, small: Kernel) -> None:
     recipe = lagrangian.LagrangianRecipe(
-        samples=48_000 if learn == "ppo" else 4_000, links=64, horizon=50, width=16, lr=3e-3, penalty=(0.0, 0.0)
+        samples=48_000 if learn == "ppo" else 10_000, links=64, horizon=50, width=16, lr=3e-3, penalty=(0.0, 0.0)
     )
     policy = getattr(lagrangian, learn)(small, recipe)
     np.testing.assert_allclose(policy.sum(1), 1, atol=1e-6)

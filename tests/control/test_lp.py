@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -61,5 +62,10 @@ def test_limits_that_cannot_be_met_are_refused_with_the_nearest(impossible: Kern
 def test_limits_that_contradict_each_other_are_refused(small: Kernel) -> None:
     torn = replace(small, energy_j=small.energy_j[:, :, ::-1])  # what is fast now costs most
     torn = replace(torn, limits=np.array([lp.least_cost(torn, k) + 1e-4 for k in range(2)]))
-    with pytest.raises(lp.InfeasibleError, match=r"with late at .*, energy_j can be no less than"):
-        lp.solve(torn)
+    with pytest.raises(lp.InfeasibleError, match=r"with late at .*, energy_j can be no less than") as refusal:
+        lp.check(torn)
+    least = float(re.findall(r"no less than ([\d.]+)", str(refusal.value))[0])
+    near = replace(torn, limits=np.array([torn.limits[0], least * 1.001]))
+    assert lp.solve(near).costs[1] <= least * 1.001 + 1e-6
+    with pytest.raises(lp.InfeasibleError):
+        lp.solve(replace(torn, limits=np.array([torn.limits[0], least * 0.999])))

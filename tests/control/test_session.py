@@ -89,6 +89,12 @@ def test_a_killed_training_keeps_its_log_and_ends_alike(small: Kernel, tmp_path:
     assert more[0] == first  # its seconds too
     with pytest.raises(ValueError, match="holds another training"):
         session.train(small, "cvpo", 1, 3, tmp_path / "cut", {})
+    mark = tmp_path / "cut" / "training.json"
+    told = mark.read_text()
+    mark.write_text(told.replace('"critic_steps": 60', '"critic_steps": 61'))
+    with pytest.raises(ValueError, match="holds another training"):  # another version's recipe: its result is not this one's
+        session.train(small, "cvpo", 0, 3, tmp_path / "cut", {})
+    mark.write_text(told)
     (tmp_path / "cut" / "progress.csv").write_text("samples,seconds\n1,")
     with pytest.raises(ValueError, match=r"progress.csv is not a log of this version"):
         session.train(small, "cvpo", 0, 3, tmp_path / "cut", {})
@@ -98,6 +104,7 @@ def test_what_cannot_be_is_said_in_one_line(small: Kernel, process: list[str], t
     cases = [
         (["train", "--out", str(tmp_path / "a"), "--iterations", "0"], "--iterations must lie in"),
         (["train", "--out", str(tmp_path / "a"), "--gap-s", "1"], "--gap-s takes two mean gaps"),
+        (["train", "--out", str(tmp_path / "a"), "--energy-limit-j", "0.5"], "energy_j can be no less than"),
         (["evaluate", "--alpha", "0.0001"], "--alpha must lie in (0.002, 1)"),
         (["evaluate", "--json", str(tmp_path / "no" / "x.json")], "there is no folder"),
         (["evaluate", "--gap-s", "2,nan"], "mean_gap_s must be a number"),
@@ -181,3 +188,11 @@ def test_a_shipped_policy_is_known_by_its_name_on_its_own_process_alone(
     told = capsys.readouterr()
     assert "left out, as learned on another process: the shipped cvpo\n" in told.err
     assert "cvpo" not in json.loads(told.out)["policies"]
+
+
+def test_the_mean_latency_is_that_of_a_process_whose_cost_it_is(small: Kernel) -> None:
+    table = np.random.default_rng(0).dirichlet(np.ones(small.actions), small.states)
+    found = session.figures(small, table, 10, 20, 0, 1.0)
+    as_cost = session.figures(replace(small, mean_latency=True), table, 10, 20, 0, 1.0)
+    assert found["latency_s"] == pytest.approx(as_cost["costs"]["latency_s"])
+    assert set(found["costs"]) == {"late", "energy_j"}

@@ -121,16 +121,21 @@ class Kernel:
     @cached_property
     def costs(self) -> Array:
         """Expected costs [2, S, A]: probability of a miss (or latency), and energy."""
-        first = self._of_states(self._latency_s.mean(-1)) if self.mean_latency else self.late
+        first = self.latency_s if self.mean_latency else self.late
         return np.stack([first, self._of_states(self.energy_j.mean(-1)[:, :, None])])
 
     @cached_property
     def late(self) -> Array:
         """Probability of a miss [S, A]."""
-        return self._of_states((self._latency_s > self.deadline_s).mean(-1))
+        return self._of_states((self._latencies_s > self.deadline_s).mean(-1))
+
+    @cached_property
+    def latency_s(self) -> Array:
+        """Expected latency [S, A]: waiting, service and decoding."""
+        return self._of_states(self._latencies_s.mean(-1))
 
     @property
-    def _latency_s(self) -> Array:
+    def _latencies_s(self) -> Array:
         out: Array = self.backlog_s[:, None, None] + self.service_s[:, :, None] + self.decode_s  # [C, P, W, A, K]
         return out
 

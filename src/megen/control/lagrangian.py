@@ -18,6 +18,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvStepReturn
 
@@ -26,6 +27,7 @@ from megen.control.kernel import COSTS, Kernel
 from megen.control.simulator import Simulator
 
 Array = NDArray[np.float64]
+LAST_SHARE = 0.05  # what learning rates and the rate of the prices fall to, linearly
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,26 @@ class Links(VecEnv):
         self.whole = np.ones(links, bool)
         self.ended: list[Array] = []
         self._table = kernel.features.astype(np.float32)
+        self.steps = 0
+        self.replay: ReplayBuffer | None = None
+        self.recent = np.zeros((1 + COSTS, 0, links))
+
+    def follow(self, replay: ReplayBuffer) -> None:
+        """Keep what the steps in an empty `replay` earned and cost: its rewards are then of today's prices, not of old ones."""
+        self.replay, self.recent = replay, np.zeros((1 + COSTS, replay.buffer_size, self.num_envs))
+
+    def set_prices(self, prices: Array) -> None:
+        """New prices, also for what the followed replay buffer holds."""
+        self.prices = prices
+        if self.replay is not None:
+            self.replay.rewards[:] = self.priced(self.recent[0], self.recent[1:])
+
+    def priced(self, reward: Array, costs: Array) -> NDArray[np.float32]:
+        """The learner's rewards [...] at today's prices; costs [K, ...]."""
+        weights = self.prices / self.kernel.cost_units
+        priced = (reward - self.level) / self.unit - np.tensordot(weights, costs, 1) + weights @ self.kernel.limits
+        found: NDArray[np.float32] = (self.scale / (1 + self.prices.sum()) * priced).astype(np.float32)
+        return found
 
     def scatter(self) -> None:
         """Let episodes end at different times: their first ones are shorter and do not count."""
@@ -89,9 +111,10 @@ class Links(VecEnv):
         self.state, outcome = self.simulator.step(self.state, self._chosen.astype(np.int64), self.rng)
         self.sums += gamma**self.age * np.vstack([outcome.reward[None], outcome.costs])
         self.age += 1
-        over = (outcome.costs - self.kernel.limits[:, None]) / self.kernel.cost_units[:, None]
-        priced = (outcome.reward - self.level) / self.unit - self.prices @ over
-        rewards = (self.scale / (1 + self.prices.sum()) * priced).astype(np.float32)
+        rewards = self.priced(outcome.reward, outcome.costs)
+        if self.replay is not None:
+            self.recent[:, self.steps % self.replay.buffer_size] = outcome.reward, *outcome.costs
+        self.steps += 1
         done = self.age >= self.horizon
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         if done.any():
@@ -151,8 +174,10 @@ class _Prices(BaseCallback):
         if self.recipe.penalty is None:
             kernel = self.links.kernel
             over = np.clip((means[1:] - kernel.limits) / kernel.cost_units, -1, 1)
-            self.sums = np.maximum(self.sums + self.recipe.price_lr * over, 0.0)
-            self.links.prices = np.maximum(self.sums + self.recipe.price_gain * over, 0.0)
+            most = kernel.limits / kernel.cost_units  # a sum of larger ones would take long to fall: no cost is further below its limit
+            rate = self.recipe.price_lr * max(1 - self.num_timesteps / self.recipe.samples, LAST_SHARE)
+            self.sums = np.maximum(self.sums + rate * np.minimum(over, most), 0.0)
+            self.links.set_prices(np.maximum(self.sums + self.recipe.price_gain * over, 0.0))
         self.on_iteration(Collected(self.num_timesteps, float(means[0]), means[1:], self.links.prices.copy()))
 
 
@@ -162,7 +187,7 @@ def ppo(kernel: Kernel, recipe: LagrangianRecipe, on_iteration: Callable[[Collec
     model = PPO(
         "MlpPolicy",
         links,
-        learning_rate=lambda left: recipe.lr * max(left, 0.05),
+        learning_rate=lambda left: recipe.lr * max(left, LAST_SHARE),
         n_steps=recipe.collect,
         batch_size=max(64, recipe.links * recipe.collect // 5),
         n_epochs=4,
@@ -183,8 +208,8 @@ def sac(kernel: Kernel, recipe: LagrangianRecipe, on_iteration: Callable[[Collec
     model = SAC(
         "MlpPolicy",
         links,
-        learning_rate=recipe.lr,
-        buffer_size=max(recipe.links * recipe.horizon, 10_000),  # a reward is priced when it is collected: older ones have old prices
+        learning_rate=lambda left: recipe.lr * max(left, LAST_SHARE),
+        buffer_size=recipe.links * recipe.horizon,
         learning_starts=recipe.links * 4,
         batch_size=1024,
         train_freq=8,
@@ -195,8 +220,10 @@ def sac(kernel: Kernel, recipe: LagrangianRecipe, on_iteration: Callable[[Collec
         seed=recipe.seed,
         device="cpu",
     )
-    _learn(model, links, recipe, on_iteration)
+    assert model.replay_buffer is not None
     assert links.places is not None
+    links.follow(model.replay_buffer)
+    _learn(model, links, recipe, on_iteration)
     counts, rows = np.zeros((kernel.states, kernel.actions)), np.arange(kernel.states)
     seen = kernel.features.astype(np.float32)
     for _ in range(draws):

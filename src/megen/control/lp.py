@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.optimize import linprog
+from scipy.optimize import linprog, minimize_scalar
 
-from megen.control.kernel import COSTS, Kernel
+from megen.control.kernel import COSTS, Kernel, evaluate
 
 Array = NDArray[np.float64]
 
@@ -39,8 +39,10 @@ class Optimum:
 def solve(kernel: Kernel, constrained: bool = True) -> Optimum:
     """The optimum; without limits where `constrained` is False.
 
-    Errors: InfeasibleError, naming the least of each cost that is too high, or of the energy while the late limit is kept.
+    Errors: InfeasibleError as `check`.
     """
+    if constrained:
+        check(kernel)
     flow, start = _flow(kernel)
     n, y = kernel.states * kernel.actions, flow.shape[1] - kernel.states * kernel.actions
     bounded = np.hstack([kernel.costs.reshape(COSTS, n), np.zeros((COSTS, y))])
@@ -65,11 +67,37 @@ def solve(kernel: Kernel, constrained: bool = True) -> Optimum:
     return Optimum(policy, float((x * kernel.rewards).sum()), np.array([(x * c).sum() for c in kernel.costs]), prices, x)
 
 
+def check(kernel: Kernel) -> None:
+    """Refuse limits that no policy keeps, in seconds and without the linear program.
+
+    By duality they can be kept unless for some share w the least of w c_1 / d_1 + (1 - w) c_2 / d_2 over all policies is above one.
+    Errors: InfeasibleError, naming the least of each cost that is too high, or of the second while the first limit is kept.
+    """
+
+    def least(w: float) -> float:
+        return _least(kernel, np.array([w, 1 - w]) / kernel.limits)
+
+    if -minimize_scalar(lambda w: -least(w), bounds=(0, 1), method="bounded").fun > 1 + 1e-6 or max(least(0.0), least(1.0)) > 1 + 1e-6:
+        raise InfeasibleError(f"no policy keeps the limits: {_nearest(kernel)}")
+
+
 def least_cost(kernel: Kernel, which: int) -> float:
     """The least that one cost can be, the other one free."""
-    flow, start = _flow(kernel)
-    objective = np.append(kernel.costs[which].ravel(), np.zeros(flow.shape[1] - kernel.states * kernel.actions))
-    return float(linprog(objective, A_eq=flow, b_eq=start, method="highs").fun)
+    return _least(kernel, np.eye(COSTS)[which])
+
+
+def _least(kernel: Kernel, weights: Array) -> float:
+    """The least of a weighted sum of the discounted mean costs, by policy iteration."""
+    table = np.tensordot(weights, kernel.costs, 1)
+    chosen = table.argmin(1)
+    while True:
+        got = evaluate(kernel, np.eye(kernel.actions)[chosen])
+        ahead = table + kernel.gamma * kernel.onward(weights @ got.cost_values)
+        own = np.take_along_axis(ahead, chosen[:, None], 1)[:, 0]
+        better = np.where(ahead.min(1) < own - 1e-9 * np.abs(own).max(), ahead.argmin(1), chosen)
+        if (better == chosen).all():
+            return float(weights @ got.costs)
+        chosen = better
 
 
 def _nearest(kernel: Kernel) -> str:
@@ -81,19 +109,14 @@ def _nearest(kernel: Kernel) -> str:
             told.append(f"{name} can be no less than {least:.4g}, the limit is {kernel.limits[k]:.4g}")
     if told:
         return "; ".join(told)
-    flow, start = _flow(kernel)
-    n = kernel.states * kernel.actions
-    rest = np.zeros(flow.shape[1] - n)
-    bound = linprog(
-        np.append(kernel.costs[1].ravel(), rest),
-        A_ub=sparse.csr_matrix(np.append(kernel.costs[0].ravel(), rest)[None]),
-        b_ub=kernel.limits[:1],
-        A_eq=flow,
-        b_eq=start,
-        method="highs",
-    )
+
+    def bound(w: float) -> float:
+        """A lower bound of the second cost while the first keeps its limit: the Lagrangian's least, at the price w / (1 - w)."""
+        return (_least(kernel, np.array([w, 1 - w]) / kernel.limits) - w) * kernel.limits[1] / (1 - w)
+
+    most = -float(minimize_scalar(lambda w: -bound(w), bounds=(0, 1 - 1e-6), method="bounded", options={"xatol": 1e-7}).fun)
     first, second = kernel.cost_names
-    return f"with {first} at {kernel.limits[0]:.4g}, {second} can be no less than {bound.fun:.4g}, the limit is {kernel.limits[1]:.4g}"
+    return f"with {first} at {kernel.limits[0]:.4g}, {second} can be no less than {most:.4g}, the limit is {kernel.limits[1]:.4g}"
 
 
 def _flow(kernel: Kernel) -> tuple[sparse.csr_matrix, Array]:

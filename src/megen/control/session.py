@@ -7,9 +7,10 @@ import csv
 import json
 import time
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +21,9 @@ from megen.control import policy as policies
 from megen.control.kernel import Kernel, evaluate
 from megen.control.policy import Policy
 from megen.files import write_text
+
+if TYPE_CHECKING:
+    from megen.control.lagrangian import LagrangianRecipe
 
 Array = NDArray[np.float64]
 ALGORITHMS = ("cvpo", "cvpo-value", "ppo-lag", "sac-lag", "fixed-penalty")  # cvpo-value: the published form of the constraint
@@ -44,35 +48,42 @@ def train(
 
     `folder` gets progress.csv as it goes and at last policy.npz with `about`. MEG-CVPO goes on after an interruption, the
     baselines begin anew. Also logs to TensorBoard where that is installed.
-    Errors: ValueError on an algorithm that is none or needs the extra `baselines`, and where the folder holds another training.
+    Errors: ValueError on an algorithm that is none or needs the extra `baselines`, on limits that no policy keeps, and where the
+    folder holds another training.
     """
     if algorithm not in ALGORITHMS:
         raise ValueError(f"the algorithm must be one of {', '.join(ALGORITHMS)}, got {algorithm!r}")
-    mark = {"algorithm": algorithm, "seed": seed, "iterations": iterations, "process": kernel.digest}
+    if algorithm.startswith("cvpo"):
+        form = "value" if algorithm == "cvpo-value" else "advantage"
+        recipe: cvpo.Recipe | LagrangianRecipe = cvpo.Recipe(seed=seed, iterations=iterations, form=form)
+    else:
+        recipe = _lagrangian_recipe(algorithm, seed, iterations)
+    made = {"algorithm": algorithm, "seed": seed, "iterations": iterations}
+    mark = json.dumps({**made, "process": kernel.digest, "recipe": asdict(recipe)})
     told, log = folder / "training.json", folder / "progress.csv"
-    if told.is_file() and told.read_text() != json.dumps(mark):
+    if told.is_file() and told.read_text() != mark:
         raise ValueError(f"{folder} holds another training (see {told.name}): name another folder with --out, or remove it")
     if told.is_file() and (folder / FILE).is_file():
         return policies.load(folder / FILE), read_rows(log, kernel)
+    lp.check(kernel)
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(told, json.dumps(mark))
+    write_text(told, mark)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the networks are small: threads would wait for each other
     try:
-        learn = _train_cvpo if algorithm.startswith("cvpo") else _train_lagrangian
-        table, rows = learn(kernel, algorithm, seed, iterations, folder, on_row)
+        if isinstance(recipe, cvpo.Recipe):
+            table, rows = _train_cvpo(kernel, recipe, folder, on_row)
+        else:
+            table, rows = _train_lagrangian(kernel, algorithm, recipe, folder, on_row)
     finally:
         torch.set_num_threads(threads)
-    policy = policies.policy_of(kernel, table, {**about, **mark, "samples": iterations * SAMPLES_AN_ITERATION})
+    policy = policies.policy_of(kernel, table, {**about, **made, "samples": iterations * SAMPLES_AN_ITERATION})
     policies.save(policy, folder / FILE)
     return policy, rows
 
 
-def _train_cvpo(
-    kernel: Kernel, algorithm: str, seed: int, iterations: int, folder: Path, on_row: Callable[[Row], None]
-) -> tuple[Array, list[Row]]:
-    form = "value" if algorithm == "cvpo-value" else "advantage"
-    recipe, checkpoint = cvpo.Recipe(seed=seed, iterations=iterations, form=form), folder / "cvpo.safetensors"
+def _train_cvpo(kernel: Kernel, recipe: cvpo.Recipe, folder: Path, on_row: Callable[[Row], None]) -> tuple[Array, list[Row]]:
+    checkpoint = folder / "cvpo.safetensors"
     kept = cvpo.load(kernel, recipe, checkpoint).iteration if checkpoint.is_file() else 0
     unit = kernel.reward_unit / kernel.limits  # the learner's prices are of relative costs, its rewards in units
     with contextlib.closing(_Log(kernel, folder / "progress.csv", kept, on_row)) as log:
@@ -80,17 +91,23 @@ def _train_cvpo(
         return learner.table(), log.rows
 
 
-def _train_lagrangian(
-    kernel: Kernel, algorithm: str, seed: int, iterations: int, folder: Path, on_row: Callable[[Row], None]
-) -> tuple[Array, list[Row]]:
+def _lagrangian_recipe(algorithm: str, seed: int, iterations: int) -> LagrangianRecipe:
     try:
-        from megen.control import lagrangian
+        from megen.control.lagrangian import LagrangianRecipe
     except ImportError as error:
         raise ValueError(f'{algorithm} needs Stable-Baselines3 ({error}): install it with pip install "megen[baselines]"') from error
-    whole, unit = cvpo.Recipe(), kernel.reward_unit / kernel.cost_units
-    penalty = tuple((lp.solve(kernel).prices / unit).tolist()) if algorithm == "fixed-penalty" else None
-    samples = iterations * SAMPLES_AN_ITERATION
-    recipe = lagrangian.LagrangianRecipe(samples, whole.links, whole.horizon, whole.width, penalty=penalty, seed=seed)
+    like = cvpo.Recipe()
+    return LagrangianRecipe(iterations * SAMPLES_AN_ITERATION, like.links, like.horizon, like.width, seed=seed)
+
+
+def _train_lagrangian(
+    kernel: Kernel, algorithm: str, recipe: LagrangianRecipe, folder: Path, on_row: Callable[[Row], None]
+) -> tuple[Array, list[Row]]:
+    from megen.control import lagrangian
+
+    unit = kernel.reward_unit / kernel.cost_units
+    if algorithm == "fixed-penalty":
+        recipe = replace(recipe, penalty=tuple((lp.solve(kernel).prices / unit).tolist()))
     learn = lagrangian.sac if algorithm == "sac-lag" else lagrangian.ppo
     with contextlib.closing(_Log(kernel, folder / "progress.csv", 0, on_row)) as log:
         table = learn(kernel, recipe, lambda c: log(c.samples, c.reward, c.costs, c.prices * unit))
@@ -170,6 +187,7 @@ def figures(kernel: Kernel, policy: Array, count: int, horizon: int, seed: int, 
         "gap": (best - exact.reward) / abs(best),
         "costs": kernel.named(exact.costs),
         "over_limit": kernel.named(exact.costs / kernel.limits - 1),
+        "latency_s": float(exact.occupancy @ (policy * kernel.latency_s).sum(1)),
         "episode_reward": float(found.reward.mean()),
         "episode_reward_error": float(found.reward.std() / np.sqrt(count)),
         "violation_rate": kernel.named(evaluation.violation_rate(found, kernel.limits)),
