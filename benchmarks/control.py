@@ -96,12 +96,12 @@ def main() -> None:
     tasks += [("cvpo", seed, budget) for budget in budgets for seed in range(min(BUDGET_SEEDS, seeds.get("cvpo", 0)))]
     optimum = lp.solve(kernel)
     best = optimum.reward
-    found = session.evaluate_all(kernel, optimum, {}, args.episodes, args.horizon, 0, 0.05, lambda text: print(text, file=sys.stderr))
+    guard = shield.calibrate(kernel, 0.05)
+    found = session.evaluate_all(kernel, optimum, {}, args.episodes, args.horizon, 0, guard, lambda text: print(text, file=sys.stderr))
     runs = common.train_all([(kernel, *task, work / "-".join(map(str, task))) for task in tasks], args.jobs, args.env)
     by_task = dict(zip(tasks, runs, strict=True))
     found |= {"episodes": args.episodes, "horizon": args.horizon, "learned": {}}
     found["maps"] = {"lp": policy_map(kernel, optimum.policy)} if main_env else {}
-    guard = shield.calibrate(kernel, session.CALIBRATION, 0.05, np.random.default_rng([0, 2]))
     for name in seeds:
         own = [by_task[name, seed, args.iterations] for seed in range(seeds[name])]
         early = 0.0 if name.startswith("cvpo") else cvpo.Recipe().links * (cvpo.Recipe().horizon - 1 / (1 - kernel.gamma))

@@ -29,8 +29,6 @@ def control(args: argparse.Namespace) -> None:
         value = getattr(args, option, None)
         if value is not None and not bounds[0] <= value <= bounds[1]:
             raise ValueError(f"--{option} must lie in [{bounds[0]}, {bounds[1]}], got {value}")
-    if args.what == "evaluate" and not 1 / session.CALIBRATION < args.alpha < 1:
-        raise ValueError(f"--alpha must lie in ({1 / session.CALIBRATION:g}, 1), got {args.alpha}")
     (_train if args.what == "train" else _evaluate)(args, kernel_of(args))
 
 
@@ -83,6 +81,7 @@ def _train(args: argparse.Namespace, kernel: Kernel) -> None:
 def _evaluate(args: argparse.Namespace, kernel: Kernel) -> None:
     if args.json != "-":
         check_writable(Path(args.json))
+    guard = shield.calibrate(kernel, args.alpha)
     made = {"made_by": provenance()}
     with console.status("policies") as say:
         say(args.policy or "lp")
@@ -91,13 +90,13 @@ def _evaluate(args: argparse.Namespace, kernel: Kernel) -> None:
         best = lp.solve(kernel)
         if args.policy is not None:
             found = session.evaluate_one(
-                kernel, best.reward, best.policy if table is None else table, args.episodes, args.horizon, args.seed, args.alpha
+                kernel, best.reward, best.policy if table is None else table, args.episodes, args.horizon, args.seed, guard
             )
             emit({"policy": args.policy, "env": args.env, **found, **made}, args.json)
             return
         known = {name: policies.load(path) for name, path in policies.shipped(args.env).items()}
         learned = {name: policies.table_of(p, kernel) for name, p in known.items() if p.about.get("process") == kernel.digest}
-        found = session.evaluate_all(kernel, best, learned, args.episodes, args.horizon, args.seed, args.alpha, say)
+        found = session.evaluate_all(kernel, best, learned, args.episodes, args.horizon, args.seed, guard, say)
         emit({"env": args.env, **found, **made}, args.json)
     if strangers := sorted(known.keys() - learned.keys()):
         print(f"megen: left out, as learned on another process: the shipped {', '.join(strangers)}", file=sys.stderr)
@@ -143,7 +142,7 @@ def decide(
         told = [", ".join(f"{x:g}" for x in values) for values in learned]
         raise ValueError(f"the policy never learned that choice: steps are {told[0]}, merge ratios {told[1]}")
     c, p = int(np.abs(kernel.snr_db - snr_db).argmin()), seen.prompt_class
-    guard = shield.calibrate(kernel, session.CALIBRATION, GUARD_ALPHA, np.random.default_rng([seed, 4]))
+    guard = shield.calibrate(kernel, GUARD_ALPHA)
     latest_s = guard.predicted_s[c, p] + guard.margin_s[c, p]
     keeps = fits & (latest_s <= (budget.deadline_s or np.inf)) & (kernel.energy_j[c, p].mean(-1) <= (budget.energy_j or np.inf))
     if not keeps.any():

@@ -56,6 +56,7 @@ def make_grid() -> QualityGrid:
         fidelity_error=0.01 * flat,
         payload_bits=5e4 * flat,
         airtime_s=np.broadcast_to(air, (2, 2, 3, 2)).copy(),
+        airtime_draws_s=np.broadcast_to(np.tile(air, 20), (2, 2, 2, 3, 40)).copy(),
         delivered=np.ones((2, 3)),
         counts=np.array([5, 3]),
         word_weights=np.array([1.0]),

@@ -67,6 +67,7 @@ class Kernel:
     limits: Array  # [2]
     gamma: float
     ue_j: Array | None = None  # [C, P, A, K]: the phone's share of the energy, radio and decoding
+    drawn_s: Array | None = None  # [2, C, P, A, H]: single services that `service_s` sums up, to calibrate a shield on and to test it with
     mean_latency: bool = False  # the first cost is the latency in s, not the probability of a miss
 
     @property
@@ -92,8 +93,12 @@ class Kernel:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of all tables to nine digits (other processors round otherwise): what was learned on one kernel is not for another."""
-        told = {k: [f"{x:.9g}" for x in v.ravel()] if isinstance(v, np.ndarray) else v for k, v in asdict(self).items()}
+        """SHA-256 of all tables to nine digits (other processors round otherwise): what was learned on one kernel is not for another.
+
+        Single services are left out: no policy is learned from them.
+        """
+        known = {k: v for k, v in asdict(self).items() if k != "drawn_s"}
+        told = {k: [f"{x:.9g}" for x in v.ravel()] if isinstance(v, np.ndarray) else v for k, v in known.items()}
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     @cached_property
@@ -255,6 +260,7 @@ def build(grid: QualityGrid, es: DeviceProfile, ue: DeviceProfile, setting: Sett
     air = grid.airtime_s.transpose(2, 0, 1, 3)[:, :, None]  # [C, P, 1, R, K]
     air = np.broadcast_to(air, (*air.shape[:2], n, *air.shape[3:])).reshape(*air.shape[:2], n * r, -1)
     bits = grid.payload_bits.reshape(grid.classes, n * r)[None, :, :, None]
+    draws = np.repeat(grid.airtime_draws_s.transpose(0, 3, 1, 2, 4)[:, :, :, None], n, 3)  # [2, C, P, N, R, H]
     radio_j = radio_w * air + radio_w_per_mbps * bits / 1e6
     ue_j = radio_j + ue.power_w * ue.ue_s()
     share = grid.counts / grid.counts.sum()
@@ -268,6 +274,7 @@ def build(grid: QualityGrid, es: DeviceProfile, ue: DeviceProfile, setting: Sett
         phases=np.array([[stay[0], 1 - stay[0]], [1 - stay[1], stay[1]]]),
         reward=-grid.log_mse.transpose(3, 0, 1, 2).reshape(len(grid.snr_db), grid.classes, n * r),
         service_s=worked[:, None] + air,
+        drawn_s=worked[:, None] + draws.reshape(*draws.shape[:3], n * r, -1),
         energy_j=es.power_w * worked[:, None] + ue_j,
         decode_s=ue.ue_s(),
         gap_s=np.stack([exponential_quantiles(m, setting.gaps) for m in setting.mean_gap_s]),

@@ -112,7 +112,7 @@ def _nearest(kernel: Kernel) -> str:
 
     def bound(w: float) -> float:
         """A lower bound of the second cost while the first keeps its limit: the Lagrangian's least, at the price w / (1 - w)."""
-        return (_least(kernel, np.array([w, 1 - w]) / kernel.limits) - w) * kernel.limits[1] / (1 - w)
+        return float((_least(kernel, np.array([w, 1 - w]) / kernel.limits) - w) * kernel.limits[1] / (1 - w))
 
     most = -float(minimize_scalar(lambda w: -bound(w), bounds=(0, 1 - 1e-6), method="bounded", options={"xatol": 1e-7}).fun)
     first, second = kernel.cost_names

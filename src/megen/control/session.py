@@ -29,7 +29,6 @@ Array = NDArray[np.float64]
 ALGORITHMS = ("cvpo", "cvpo-value", "ppo-lag", "sac-lag", "fixed-penalty")  # cvpo-value: the published form of the constraint
 ITERATIONS = cvpo.Recipe().iterations
 SAMPLES_AN_ITERATION = cvpo.Recipe().links * cvpo.Recipe().horizon
-CALIBRATION = 500  # held-out requests of the shield, of every SNR class, prompt class and decision
 FILE = "policy.npz"
 QUANTILES = np.linspace(0, 1, 41)
 Row = dict[str, float]
@@ -195,9 +194,8 @@ def figures(kernel: Kernel, policy: Array, count: int, horizon: int, seed: int, 
     }
 
 
-def evaluate_one(kernel: Kernel, best: float, policy: Array, count: int, horizon: int, seed: int, alpha: float) -> dict[str, Any]:
+def evaluate_one(kernel: Kernel, best: float, policy: Array, count: int, horizon: int, seed: int, guard: shield.Shield) -> dict[str, Any]:
     """Figures of one policy beside the optimum's reward, alone and under the shield."""
-    guard = shield.calibrate(kernel, CALIBRATION, alpha, np.random.default_rng([seed, 2]))
     return {
         "limits": kernel.named(kernel.limits),
         "lp_reward": best,
@@ -213,7 +211,7 @@ def evaluate_all(
     count: int,
     horizon: int,
     seed: int,
-    alpha: float,
+    guard: shield.Shield,
     say: Callable[[str], object] = lambda text: None,
 ) -> dict[str, Any]:
     """The optimum, every rule, every policy that sees a part, the learned ones, and those under the shield."""
@@ -224,7 +222,6 @@ def evaluate_all(
     tables |= learned
     say("episodes")
     policies = {name: figures(kernel, table, count, horizon, seed, best.reward) for name, table in tables.items()}
-    guard = shield.calibrate(kernel, CALIBRATION, alpha, np.random.default_rng([seed, 2]))
     for name in ("lp", *learned):
         policies[f"{name}, shielded"] = shielded(kernel, tables[name], guard, count, horizon, seed, best.reward)
     return {

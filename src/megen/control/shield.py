@@ -3,7 +3,8 @@
 Split conformal prediction (Vovk et al. 2005): on held-out requests the score is what a request's service took beyond its
 prediction; the margin is its ceil((n + 1)(1 - alpha))-th smallest of n. A decision is let through where backlog, predicted service and
 margin end before the deadline. Scores are kept apart by SNR class, prompt class and decision, as a policy chooses by them: the
-promise holds within each, for requests of the same process that find a backlog that leaves them a decision.
+promise holds in the mean within each, for requests like the held-out ones that find a backlog that leaves them a decision.
+Held out are single transmissions of half of the quality grid's prompts; the other half tests the promise.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from megen.control.kernel import Kernel, evaluate
 
 Array = NDArray[np.float64]
+REQUESTS = 256  # where there are no measured ones
 
 
 @dataclass(frozen=True)
@@ -28,23 +30,27 @@ class Shield:
     alpha: float
 
 
-def margin(scores: Array, alpha: float) -> float:
-    """The split-conformal quantile of scores [n]. Errors: ValueError where alpha is out of range or n too small for it."""
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha must lie in (0, 1), got {alpha}")
-    rank = math.ceil((len(scores) + 1) * (1 - alpha))
-    if rank > len(scores):
-        raise ValueError(f"{len(scores)} requests are too few for alpha {alpha:g}: take at least {math.ceil(1 / alpha) - 1}")
-    return float(np.sort(scores)[rank - 1])
+def margin(scores: Array, alpha: float) -> Array:
+    """The split-conformal quantile of the last axis of scores [..., n]. Errors: ValueError where alpha is not in [1 / (n + 1), 1)."""
+    count = scores.shape[-1]
+    if not 1 / (count + 1) <= alpha < 1:
+        raise ValueError(f"alpha must lie in [{1 / (count + 1):.4g}, 1) with {count} held-out requests, got {alpha:g}")
+    rank = math.ceil((count + 1) * (1 - alpha) - 1e-9)
+    out: Array = np.sort(scores, -1)[..., rank - 1]
+    return out
 
 
-def calibrate(kernel: Kernel, requests: int, alpha: float, rng: np.random.Generator) -> Shield:
-    """A shield from `requests` held-out requests of every SNR class, prompt class and decision. Errors: ValueError as `margin`."""
+def calibrate(kernel: Kernel, alpha: float) -> Shield:
+    """A shield from the held-out requests of every SNR class, prompt class and decision. Errors: ValueError as `margin`."""
     predicted = kernel.service_s.mean(-1) + kernel.decode_s
-    drawn = rng.integers(kernel.service_s.shape[-1], size=(*predicted.shape, requests))
-    scores = np.take_along_axis(kernel.service_s, drawn, -1) + kernel.decode_s - predicted[..., None]
-    margins = np.array([margin(row, alpha) for row in scores.reshape(-1, requests)])
-    return Shield(predicted, margins.reshape(predicted.shape), alpha)
+    return Shield(predicted, margin(_held_out(kernel, 0) - predicted[..., None], alpha), alpha)
+
+
+def _held_out(kernel: Kernel, half: int) -> Array:
+    """Single services with decoding [C, P, A, n]; of a process of which only its tables are known, as many of its equiprobable values."""
+    known = np.tile(kernel.service_s, math.ceil(REQUESTS / kernel.service_s.shape[-1])) if kernel.drawn_s is None else kernel.drawn_s[half]
+    out: Array = known + kernel.decode_s
+    return out
 
 
 def allowed(kernel: Kernel, shield: Shield) -> NDArray[np.bool_]:
@@ -74,9 +80,13 @@ def within(shares: Array, allowed: NDArray[np.bool_], rewards: Array) -> Array:
 
 def coverage(kernel: Kernel, policy: Array, shield: Shield) -> tuple[float | None, float]:
     """Share of requests on time under a shielded policy [S, A], of those whose backlog leaves a decision (None where there
-    are none); and their share of all. Exact."""
+    are none); and their share of all. Exact, but for the services, which are the held-out ones that the shield was not calibrated on."""
     choice = allowed(kernel, shield).any(1)
     weight = evaluate(kernel, policy).occupancy * choice
-    on_time = 1 - (policy * kernel.late).sum(1)
+    service = np.sort(_held_out(kernel, 1), -1)
+    left_s = kernel.deadline_s - kernel.backlog_s
+    on_time = np.array([np.searchsorted(row, left_s, side="right") for row in service.reshape(-1, service.shape[-1])]) / service.shape[-1]
+    on_time = on_time.reshape(*service.shape[:3], -1).swapaxes(2, 3)[:, :, None]  # [C, P, 1, W, A]
+    kept = (policy * np.broadcast_to(on_time, (*kernel.shape, kernel.actions)).reshape(policy.shape)).sum(1)
     reached = float(weight.sum())
-    return (float(weight @ on_time) / reached if reached > 0 else None), reached
+    return (float(weight @ kept) / reached if reached > 0 else None), reached

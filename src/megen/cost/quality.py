@@ -22,7 +22,7 @@ from megen.files import replacing
 from megen.types import Decision
 
 Array = NDArray[np.float64]
-FORMAT = "megen-quality-1"
+FORMAT = "megen-quality-2"
 SHIPPED = Path(__file__).parents[1] / "assets" / "quality.npz"
 
 
@@ -32,7 +32,7 @@ class QualityError(ValueError):
 
 @dataclass(frozen=True)
 class QualityGrid:
-    """Means over held-out prompts; axes: P prompt classes, N step counts, R merge ratios, G SNRs, K equiprobable values.
+    """Means over held-out prompts; axes: P prompt classes, N step counts, R merge ratios, G SNRs, K equiprobable values, H transmissions.
 
     `log_mse` is the mean of ln MSE to the reference image (pixels in [0, 1]; same seed, most steps, no merging, no
     link), `fidelity` the share of named attributes that the judge finds. Their `_error` are standard errors.
@@ -47,6 +47,7 @@ class QualityGrid:
     fidelity_error: Array
     payload_bits: Array  # [P, N, R]
     airtime_s: Array  # [P, R, G, K], modelled; retransmissions counted
+    airtime_draws_s: Array  # [2, P, R, G, H]: single transmissions of two halves of the prompts, to calibrate on and to test with
     delivered: Array  # [R, G]
     counts: NDArray[np.int64]  # [P] prompts
     word_weights: Array  # [V]: how much harder a word makes a prompt, in ln MSE
@@ -120,3 +121,5 @@ def _check(grid: QualityGrid, path: Path) -> None:
             raise QualityError(f"{path}: {name} holds values that are no numbers")
     if grid.airtime_s.shape[:3] != (p, r, g) or not (np.isfinite(grid.airtime_s) & (grid.airtime_s > 0)).all():
         raise QualityError(f"{path}: airtime_s must be positive, of shape {(p, r, g)} and quantiles")
+    if grid.airtime_draws_s.shape[:4] != (2, p, r, g) or not (np.isfinite(grid.airtime_draws_s) & (grid.airtime_draws_s > 0)).all():
+        raise QualityError(f"{path}: airtime_draws_s must be positive, of shape {(2, p, r, g)} and transmissions")
