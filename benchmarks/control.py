@@ -17,6 +17,7 @@ import numpy as np
 import common
 from megen.control import cvpo, evaluation, lp, policy, released, session, shield, shipped
 from megen.control.kernel import Kernel, evaluate
+from megen.control_commands import HORIZON
 
 BURST = 0  # the phase of the policy map
 BUDGET_SEEDS = 3
@@ -43,11 +44,24 @@ def of_seeds(kernel: Kernel, runs: list[common.Run], episodes: int, horizon: int
     found["regret"]["sum"] = told([float(r.sum()) for r in regrets])
     until = [evaluation.samples_until_feasible(c, kernel.limits, s, WITHIN) for c, s in zip(costs, samples, strict=True)]
     found["samples_until_feasible"] = [u if np.isfinite(u) else None for u in until]
+    found["seconds_until_feasible"] = [_seconds_at(run.rows, u) for run, u in zip(runs, until, strict=True)]
+    found["prices"] = {n: told([_late_mean(run.rows, f"price_{n}") for run in runs]) for n in names}  # in the last quarter
     found["seconds"] = told([run.rows[-1]["seconds"] for run in runs])
     found["every_seed"] = [{"gap": f["gap"], "over_limit": f["over_limit"]} for f in figures]
     found["episode_cost_quantiles"] = {n: np.mean([f["episode_cost_quantiles"][n] for f in figures], 0).tolist() for n in names}
     found["curves"] = curves
     return found
+
+
+def _seconds_at(rows: list[session.Row], samples: float) -> float | None:
+    """When a training had made so many requests; None where it never had."""
+    after = [row["seconds"] for row in rows if row["samples"] >= samples]
+    return after[0] if after else None
+
+
+def _late_mean(rows: list[session.Row], name: str) -> float:
+    """The mean of a column over the last quarter of a training."""
+    return float(np.mean([row[name] for row in rows if row["samples"] > 0.75 * rows[-1]["samples"]]))
 
 
 def binned(rows: list[session.Row], names: tuple[str, ...], early: float) -> dict[str, list[float]]:
@@ -79,12 +93,13 @@ def main() -> None:
     parser.add_argument("--energy-limit-j", type=float, default=released.ENERGY_LIMIT_J, help="as-released: limit of the mean energy")
     parser.add_argument("--name", help="of the result (default: control, control-as-released)")
     parser.add_argument("--episodes", type=int, default=200)
-    parser.add_argument("--horizon", type=int, default=200)
+    parser.add_argument("--horizon", type=int, help="requests an episode (default: 200; as-released: 64)")
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, a thread each")
     parser.add_argument("--work", type=Path, default=Path("out/control"))
     parser.add_argument("--ship", action="store_true")
     args = parser.parse_args()
     main_env = args.env == "main"
+    args.horizon = args.horizon or (HORIZON if main_env else released.SLOTS)
     kernel = shipped.main_kernel() if main_env else released.released_kernel(None, args.deadline_s, args.energy_limit_j)
     if args.ship and kernel.digest != (shipped.main_kernel() if main_env else released.released_kernel()).digest:
         parser.error("--ship takes the limits that the command line has by default: leave --deadline-s and --energy-limit-j out")

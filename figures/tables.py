@@ -74,14 +74,17 @@ def control(file: str) -> None:
         cells = [name + covered, f"{r['reward']:.3f}", f"{100 * r['gap']:.1f} %", f"{r['latency_s']:.2f}", *over, broken]
         print("| " + " | ".join(cells) + " |")
     titles = ["learned", "below the optimum, %", *(f"{n} over its limit, %" for n in names), "latency, s", "regret"]
-    titles += ["within 10 % of the limits from, M requests", "s a seed", "episodes above a limit"]
+    titles += ["within 10 % of the limits from, M requests (s)", "prices", "s a seed", "episodes above a limit"]
     print("\n| " + " | ".join(titles) + " |\n|" + "---|" * len(titles))
     for name, r in told["learned"].items():
         over = [_interval(r["over_limit"][n], 100, 1) for n in names]
-        until = sorted(float("inf") if u is None else u / 1e6 for u in r["samples_until_feasible"])
+        until, since = (sorted(float("inf") if u is None else u for u in r[f"{k}_until_feasible"]) for k in ("samples", "seconds"))
+        middle = len(until) // 2
+        first = "never" if until[middle] == float("inf") else f"{until[middle] / 1e6:.1f} ({since[middle]:.0f})"
+        learned = ", ".join(f"{r['prices'][n]['iqm']:.2f}" for n in names)
         broken = ", ".join(f"{100 * r['violation_rate'][n]['iqm']:.0f} %" for n in names)
         cells = [name, _interval(r["gap"], 100, 2), *over, f"{r['latency_s']['iqm']:.2f}", _interval(r["regret"]["sum"], 1, 2)]
-        print("| " + " | ".join([*cells, f"{until[len(until) // 2]:.1f}", f"{r['seconds']['iqm']:.0f}", broken]) + " |")
+        print("| " + " | ".join([*cells, first, learned, f"{r['seconds']['iqm']:.0f}", broken]) + " |")
         shielded = r["first_seed_shielded"]
         print(f"<!-- {name}, shielded: {100 * shielded['coverage']:.1f} % on time, gap {100 * shielded['gap']:.1f} % -->")
 

@@ -191,20 +191,20 @@ def _add_control(commands: argparse._SubParsersAction[_Parser]) -> None:
         help=f"one policy alone: {named}, a shipped learned one ({', '.join(algorithms)}), or a trained one's path (default: all)",
     )
     v.add_argument("--episodes", type=int, default=200, metavar="N", help="episodes of each policy (default: %(default)s)")
-    v.add_argument("--horizon", type=int, default=200, metavar="N", help="requests an episode (default: %(default)s)")
+    v.add_argument("--horizon", type=int, metavar="N", help="requests an episode (default: 200; as-released: 64)")
     v.add_argument("--alpha", type=float, default=0.05, help="of the shield: the most that a request may be late (default: %(default)s)")
     v.add_argument("--json", default="-", metavar="F.json", help="where the figures go; - is stdout (default: %(default)s)")
     for p in (t, v):
-        p.add_argument("--seed", type=int, default=0)
+        p.add_argument("--seed", type=int, default=0, help="of every random draw (default: %(default)s)")
         p.add_argument("--env", choices=("main", "as-released"), default="main", help="which process (default: %(default)s)")
         p.add_argument("--quality", type=Path, metavar="F.npz", help="quality grid (default: the shipped one)")
         p.add_argument("--server", metavar="NAME|PATH", help="edge server's device profile (default: cpu)")
         p.add_argument("--phone", metavar="NAME|PATH", help="phone's device profile (default: phone)")
-        p.add_argument("--deadline-s", type=float, help="latency that a request should keep; as-released: limit of its mean")
-        p.add_argument("--late-limit", type=float, help="share of requests that may miss it")
-        p.add_argument("--energy-limit-j", type=float, help="mean energy of a request")
-        p.add_argument("--gap-s", metavar="A,B", help="mean gaps between requests in s, in a burst and between bursts")
-        p.add_argument("--snr-mean-db", type=float, help="mean SNR of the link")
+        p.add_argument("--deadline-s", type=float, help="latency that a request should keep (default: 0.7; as-released: 3, of its mean)")
+        p.add_argument("--late-limit", type=float, help="share of requests that may miss it (default: 0.05)")
+        p.add_argument("--energy-limit-j", type=float, help="mean energy of a request (default: 6.4; as-released: 1800)")
+        p.add_argument("--gap-s", metavar="A,B", help="mean gaps between requests in s, in a burst and between bursts (default: 0.2,1)")
+        p.add_argument("--snr-mean-db", type=float, help="mean SNR of the link (default: 6)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -21,6 +21,7 @@ from megen.types import Budget, ChannelState, Decision, Observation
 
 LEARNED_HZ = 1e6  # the quality grid's bandwidth
 GUARD_ALPHA = 0.05
+HORIZON = 200  # requests of an episode of the main process
 
 
 def control(args: argparse.Namespace) -> None:
@@ -38,7 +39,7 @@ def kernel_of(args: argparse.Namespace) -> Kernel:
     if args.env == "as-released":
         for option in ("late_limit", "gap_s", "snr_mean_db", "server", "phone"):
             if getattr(args, option) is not None:
-                raise ValueError(f"--{option.replace('_', '-')} is the main process's: as-released has two limits only")
+                raise ValueError(f"--{option.replace('_', '-')} is the main process's: as-released takes --deadline-s and --energy-limit-j")
         limits = {"latency_limit_s": args.deadline_s, "energy_limit_j": args.energy_limit_j}
         return released.released_kernel(grid, **{k: v for k, v in limits.items() if v is not None})
     given = {
@@ -81,7 +82,7 @@ def _train(args: argparse.Namespace, kernel: Kernel) -> None:
 def _evaluate(args: argparse.Namespace, kernel: Kernel) -> None:
     if args.json != "-":
         check_writable(Path(args.json))
-    guard = shield.calibrate(kernel, args.alpha)
+    guard, horizon = shield.calibrate(kernel, args.alpha), args.horizon or (released.SLOTS if args.env == "as-released" else HORIZON)
     made = {"made_by": provenance()}
     with console.status("policies") as say:
         say(args.policy or "lp")
@@ -90,13 +91,13 @@ def _evaluate(args: argparse.Namespace, kernel: Kernel) -> None:
         best = lp.solve(kernel)
         if args.policy is not None:
             found = session.evaluate_one(
-                kernel, best.reward, best.policy if table is None else table, args.episodes, args.horizon, args.seed, guard
+                kernel, best.reward, best.policy if table is None else table, args.episodes, horizon, args.seed, guard
             )
             emit({"policy": args.policy, "env": args.env, **found, **made}, args.json)
             return
         known = {name: policies.load(path) for name, path in policies.shipped(args.env).items()}
         learned = {name: policies.table_of(p, kernel) for name, p in known.items() if p.about.get("process") == kernel.digest}
-        found = session.evaluate_all(kernel, best, learned, args.episodes, args.horizon, args.seed, guard, say)
+        found = session.evaluate_all(kernel, best, learned, args.episodes, horizon, args.seed, guard, say)
         emit({"env": args.env, **found, **made}, args.json)
     if strangers := sorted(known.keys() - learned.keys()):
         print(f"megen: left out, as learned on another process: the shipped {', '.join(strangers)}", file=sys.stderr)

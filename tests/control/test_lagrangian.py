@@ -11,6 +11,7 @@ from megen.control import kernel as kernels
 from megen.control.env import decision_places
 from megen.control.kernel import Kernel
 
+ReplayBuffer = pytest.importorskip("stable_baselines3.common.buffers", reason="needs the extra `baselines`").ReplayBuffer
 lagrangian = pytest.importorskip("megen.control.lagrangian", reason="needs the extra `baselines`")
 
 
@@ -91,6 +92,56 @@ def test_prices_rise_where_a_limit_is_broken_and_fall_where_it_is_kept(small: Ke
         prices._on_rollout_end()
     assert 0 < len(falling) <= 5
     assert (np.diff([c.prices for c in falling], axis=0) < 0).all()
+
+
+def test_a_replay_buffer_holds_rewards_at_todays_prices(small: Kernel) -> None:
+    """Also where it has gone round: what is in it is what was earned and cost, priced anew."""
+    links = lagrangian.Links(small, 8, 12, seed=0, continuous=True)
+    replay = ReplayBuffer(8 * 20, links.observation_space, links.action_space, "cpu", 8)
+    links.follow(replay)
+    rng, seen = np.random.default_rng(0), links.reset()
+    earned: list[np.ndarray] = []
+    for t in range(33):
+        if t % 10 == 0:
+            links.set_prices(rng.random(2))
+        points = rng.random((8, 2))
+        state = links.state
+        links.step_async(points)
+        after, rewards, done, infos = links.step_wait()
+        replay.add(seen, after, points, rewards, done, infos)
+        taken = lagrangian.nearest(links.places, points)
+        earned.append(small.rewards[state, taken])
+        seen = after
+    for prices in (np.zeros(2), np.array([0.3, 2.0])):
+        links.set_prices(prices)
+        latest = np.roll(replay.rewards, -replay.pos, 0)
+        if not prices.any():
+            np.testing.assert_allclose(latest, (np.array(earned[-20:]) - links.level) / links.unit, atol=1e-5)
+        np.testing.assert_allclose(latest, links.priced(*_recent(links)), atol=1e-6)
+    assert latest.std() > 0
+
+
+def _recent(links: lagrangian.Links) -> tuple[np.ndarray, np.ndarray]:
+    """What the last steps earned and cost, oldest first."""
+    ordered = np.roll(links.recent, -(links.steps % links.recent.shape[1]), 1)
+    return ordered[0], ordered[1:]
+
+
+def test_the_sum_of_violations_takes_at_most_the_limit_and_ever_less(small: Kernel) -> None:
+    """A cost that is far above its limit must not wind its price up, and the prices come to rest as the training ends."""
+    tight = replace(small, limits=np.array([0.01, 1e3]))
+    links, seen = lagrangian.Links(tight, 64, 20, 0), []
+    recipe = lagrangian.LagrangianRecipe(samples=64 * 400, links=64, horizon=20, collect=20, price_lr=1.0, price_gain=0.0)
+    prices = lagrangian._Prices(links, recipe, seen.append)
+    for _ in range(400):
+        links.step_async(np.full(64, 2))  # four steps, no merging: often late
+        links.step_wait()
+        prices.num_timesteps += 64
+        prices._on_rollout_end()
+    late = np.array([c.prices[0] for c in seen])
+    assert min(c.costs[0] for c in seen) > 0.1
+    most = tight.limits[0] / tight.cost_units[0]
+    np.testing.assert_allclose(np.diff(late), most * (1 - 64 * 20 * np.arange(2, len(seen) + 1) / recipe.samples).clip(0.05), rtol=1e-6)
 
 
 def test_a_penalty_that_cannot_be_is_refused(small: Kernel) -> None:

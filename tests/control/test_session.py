@@ -12,8 +12,8 @@ import pytest
 
 from megen import control_commands
 from megen.cli import main
-from megen.control import policy, session, shipped
-from megen.control.kernel import Kernel
+from megen.control import policy, released, session, shipped
+from megen.control.kernel import Kernel, Setting
 from megen.cost import profile, quality
 from megen.cost.profile import DeviceProfile
 from megen.cost.quality import QualityGrid
@@ -105,7 +105,10 @@ def test_what_cannot_be_is_said_in_one_line(small: Kernel, process: list[str], t
         (["train", "--out", str(tmp_path / "a"), "--iterations", "0"], "--iterations must lie in"),
         (["train", "--out", str(tmp_path / "a"), "--gap-s", "1"], "--gap-s takes two mean gaps"),
         (["train", "--out", str(tmp_path / "a"), "--energy-limit-j", "0.5"], "energy_j can be no less than"),
-        (["evaluate", "--alpha", "0.0001"], "--alpha must lie in (0.002, 1)"),
+        (["evaluate", "--alpha", "0.0001"], "alpha must lie in [0.02439, 1) with 40 held-out requests, got 0.0001"),
+        (["train", "--out", "/proc/none"], "/proc/none cannot be made"),
+        (["evaluate", "--late-limit", "5"], "late_limit must lie in (0, 1], got 5"),
+        (["evaluate", "--deadline-s", "-1"], "deadline_s must be positive, got -1"),
         (["evaluate", "--json", str(tmp_path / "no" / "x.json")], "there is no folder"),
         (["evaluate", "--gap-s", "2,nan"], "mean_gap_s must be a number"),
         (["evaluate", "--env", "as-released"], "--late-limit is the main process's"),
@@ -196,3 +199,18 @@ def test_the_mean_latency_is_that_of_a_process_whose_cost_it_is(small: Kernel) -
     as_cost = session.figures(replace(small, mean_latency=True), table, 10, 20, 0, 1.0)
     assert found["latency_s"] == pytest.approx(as_cost["costs"]["latency_s"])
     assert set(found["costs"]) == {"late", "energy_j"}
+
+
+def test_the_help_tells_the_defaults_of_the_process(capsys: pytest.CaptureFixture[str]) -> None:
+    usual = Setting()
+    assert main(["control", "evaluate", "--help"]) == 0
+    told = " ".join(capsys.readouterr().out.split()).replace("as- released", "as-released")
+    for name, value in (
+        ("deadline", f"(default: {usual.deadline_s:g}; as-released: {released.LATENCY_LIMIT_S:g}, of its mean)"),
+        ("late", f"miss it (default: {usual.late_limit:g})"),
+        ("energy", f"(default: {usual.energy_limit_j:g}; as-released: {released.ENERGY_LIMIT_J:g})"),
+        ("gap", "(default: " + ",".join(f"{g:g}" for g in usual.mean_gap_s) + ")"),
+        ("snr", f"mean SNR of the link (default: {usual.snr_mean_db:g})"),
+        ("horizon", f"(default: {control_commands.HORIZON}; as-released: {released.SLOTS})"),
+    ):
+        assert value in told, name

@@ -80,7 +80,7 @@ def profile(backbone: Backbone, receiver: Receiver, name: str, repeats: int, pow
         spent_j = counter() - before if counter else 0.0
         if told := spent_j > 0:  # a counter that wrapped tells nothing
             power_w = spent_j / (time.perf_counter() - began)
-        step_gflop = gflops(step)
+        step_gflop, text_gflop = gflops(step), gflops(lambda: backbone.encode_prompts(prompts))
         decode_gflop = gflops(lambda: backbone.decode_latents(torch.zeros(1, *shape, device=z.device)))
     latent = pipeline.denoise(backbone, [PROMPT], [0], min(backbone.config.steps), Clock())
     tokens, grid = pipeline.as_tokens(latent), shape[1:]
@@ -108,5 +108,6 @@ def profile(backbone: Backbone, receiver: Receiver, name: str, repeats: int, pow
         step_gflop=step_gflop,
         decode_gflop=decode_gflop,
         power_w=power_w,
+        text_gflop=text_gflop,
         assumed=() if told else ("power_w",),
     )

@@ -70,6 +70,14 @@ class Kernel:
     drawn_s: Array | None = None  # [2, C, P, A, H]: single services that `service_s` sums up, to calibrate a shield on and to test it with
     mean_latency: bool = False  # the first cost is the latency in s, not the probability of a miss
 
+    def __post_init__(self) -> None:
+        """Errors: ValueError on a table with a number that is not finite: learners would fail far from it."""
+        for name, value in vars(self).items():
+            if isinstance(value, np.ndarray) and not np.isfinite(value).all():
+                raise ValueError(
+                    f"{name} of the process holds numbers that are not finite, the first at {np.argwhere(~np.isfinite(value))[0].tolist()}"
+                )
+
     @property
     def cost_names(self) -> tuple[str, str]:
         return ("latency_s" if self.mean_latency else "late"), "energy_j"
@@ -138,6 +146,11 @@ class Kernel:
     def latency_s(self) -> Array:
         """Expected latency [S, A]: waiting, service and decoding."""
         return self._of_states(self._latencies_s.mean(-1))
+
+    @cached_property
+    def ue_energy_j(self) -> Array | None:
+        """Expected energy of radio and phone [S, A]; the rest is the edge server's."""
+        return None if self.ue_j is None else self._of_states(self.ue_j.mean(-1)[:, :, None])
 
     @property
     def _latencies_s(self) -> Array:
@@ -246,10 +259,15 @@ def build(grid: QualityGrid, es: DeviceProfile, ue: DeviceProfile, setting: Sett
     for name, value in asdict(setting).items():
         if not np.isfinite(value).all():
             raise ValueError(f"{name} must be a number, got {value}")
-    if not (setting.deadline_s > 0 and setting.backlog_top_s > 0 and setting.backlog_cells > 1 and min(setting.mean_gap_s) > 0):
-        raise ValueError("deadline, gaps and backlog must be positive, and the backlog have at least two cells")
-    if not (0 < setting.gamma < 1 and 0 < setting.late_limit <= 1 and setting.energy_limit_j > 0 and setting.gaps >= 1):
-        raise ValueError("gamma must lie in (0, 1), the late limit in (0, 1], the energy limit be positive, and there be a gap")
+    for name in ("deadline_s", "energy_limit_j", "backlog_top_s", "mean_gap_s"):
+        if not np.min(getattr(setting, name)) > 0:
+            raise ValueError(f"{name} must be positive, got {getattr(setting, name)}")
+    if not 0 < setting.late_limit <= 1:
+        raise ValueError(f"late_limit must lie in (0, 1], got {setting.late_limit:g}")
+    if not 0 < setting.gamma < 1:
+        raise ValueError(f"gamma must lie in (0, 1), got {setting.gamma:g}")
+    if not (setting.gaps >= 1 and setting.backlog_cells > 1):
+        raise ValueError(f"there must be a gap and two cells of backlog, got {setting.gaps} and {setting.backlog_cells}")
     if not (all(0 <= stay < 1 for stay in setting.phase_stay) and radio_w >= 0 and radio_w_per_mbps >= 0):
         raise ValueError("probabilities to stay in a phase must lie in [0, 1), and the radio's powers not be negative")
     names = {es.backbone, ue.backbone, str(grid.about.get("backbone", es.backbone))}

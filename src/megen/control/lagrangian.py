@@ -3,7 +3,9 @@
 With reward and costs in units of their spreads the learner's reward is (r - sum_k lambda_k (c_k - d_k)) / (1 + sum_k lambda_k), for PPO
 times 1 - gamma, so that returns stay near one whatever the prices are: it clips gradients by their size. After each
 collection lambda follows the discounted mean costs of the episodes that ended: proportional and integral in the violation
-(Stooke et al. 2020), which counts for at most one spread. With a fixed penalty lambda stays. Needs the extra `baselines`.
+(Stooke et al. 2020), which counts for at most one spread, and in the integral for at most the limit: a first policy far above it would
+else wind the price up for most of the training. The integral's rate falls linearly with the learning rate. What SAC's replay buffer
+holds is priced anew with every change. With a fixed penalty lambda stays. Needs the extra `baselines`.
 """
 
 from __future__ import annotations
@@ -40,8 +42,8 @@ class LagrangianRecipe:
     width: int = 128
     lr: float = 1e-3
     collect: int = 40  # requests of each link between two updates of PPO
-    price_lr: float = 0.02  # of the sum of violations, after every `links` x `collect` requests
-    price_gain: float = 2.0  # of the violation itself, beside its sum: the prices would else rise far above what is needed
+    price_lr: float = 0.4  # of the sum of violations, after every `links` x `collect` requests, at first
+    price_gain: float = 8.0  # of the violation itself, beside its sum: the prices would else rise far above what is needed
     penalty: tuple[float, ...] | None = None
     seed: int = 0
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 ALGORITHMS = ("cvpo", "cvpo-value", "ppo-lag", "sac-lag", "fixed-penalty")  # cvpo-value: the published form of the constraint
+PRICES = {"ppo-lag": (0.4, 8.0), "sac-lag": (0.2, 8.0), "fixed-penalty": (0.0, 0.0)}  # rate and gain, from `benchmarks/prices.py`
 ITERATIONS = cvpo.Recipe().iterations
 SAMPLES_AN_ITERATION = cvpo.Recipe().links * cvpo.Recipe().horizon
 FILE = "policy.npz"
@@ -65,7 +66,10 @@ def train(
     if told.is_file() and (folder / FILE).is_file():
         return policies.load(folder / FILE), read_rows(log, kernel)
     lp.check(kernel)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be made ({error.strerror}): name another folder with --out") from error
     write_text(told, mark)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the networks are small: threads would wait for each other
@@ -95,8 +99,9 @@ def _lagrangian_recipe(algorithm: str, seed: int, iterations: int) -> Lagrangian
         from megen.control.lagrangian import LagrangianRecipe
     except ImportError as error:
         raise ValueError(f'{algorithm} needs Stable-Baselines3 ({error}): install it with pip install "megen[baselines]"') from error
-    like = cvpo.Recipe()
-    return LagrangianRecipe(iterations * SAMPLES_AN_ITERATION, like.links, like.horizon, like.width, seed=seed)
+    like, (price_lr, price_gain) = cvpo.Recipe(), PRICES[algorithm]
+    samples = iterations * SAMPLES_AN_ITERATION
+    return LagrangianRecipe(samples, like.links, like.horizon, like.width, price_lr=price_lr, price_gain=price_gain, seed=seed)
 
 
 def _train_lagrangian(
@@ -187,6 +192,7 @@ def figures(kernel: Kernel, policy: Array, count: int, horizon: int, seed: int, 
         "costs": kernel.named(exact.costs),
         "over_limit": kernel.named(exact.costs / kernel.limits - 1),
         "latency_s": float(exact.occupancy @ (policy * kernel.latency_s).sum(1)),
+        **({} if kernel.ue_energy_j is None else {"ue_energy_j": float(exact.occupancy @ (policy * kernel.ue_energy_j).sum(1))}),
         "episode_reward": float(found.reward.mean()),
         "episode_reward_error": float(found.reward.std() / np.sqrt(count)),
         "violation_rate": kernel.named(evaluation.violation_rate(found, kernel.limits)),

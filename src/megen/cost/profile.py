@@ -38,6 +38,7 @@ class DeviceProfile:
     step_gflop: float
     decode_gflop: float  # without the restorer
     power_w: float  # while it works
+    text_gflop: float = 0.0  # 0 where nobody counted; merging and coding run in NumPy, whose operations nothing counts
     assumed: tuple[str, ...] = ()
 
     def es_s(self, steps: int) -> float:
@@ -68,7 +69,7 @@ def load(name_or_path: str) -> DeviceProfile:
         profile = DeviceProfile(**values)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ProfileError(f"{path} is not a device profile ({error}): write it with megen profile") from error
-    for name in (*SECONDS, "step_gflop", "decode_gflop", "power_w"):
+    for name in (*SECONDS, "text_gflop", "step_gflop", "decode_gflop", "power_w"):
         value = getattr(profile, name)
         if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
             raise ProfileError(f"{path}: {name} must be a number that is not negative, got {value!r}")
