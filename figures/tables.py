@@ -92,12 +92,17 @@ def control(file: str) -> None:
 def prices() -> None:
     told = json.loads((RESULTS / "prices.json").read_text())
     names = [k for k in told if k != "made_by"]
-    print("\n| rate of the sum | gain | " + " | ".join(f"{n}: below the optimum; late, energy over the limits, %" for n in names) + " |")
+    print(
+        "\n| rate of the sum | gain | "
+        + " | ".join(f"{n}: below the optimum; late, energy over their limits; excess, %" for n in names)
+        + " |"
+    )
     print("|" + "---|" * (2 + len(names)))
     for rows in zip(*(told[n]["pairs"] for n in names), strict=True):
         cells = []
         for name, row in zip(names, rows, strict=True):
-            cell = "; ".join([f"{100 * row['gap']:.1f}", ", ".join(f"{100 * v:.1f}" for v in row["over_limit"].values())])
+            over = ", ".join(f"{100 * v:.1f}" for v in row["over_limit"].values())
+            cell = f"{100 * row['gap']:.1f}; {over}; {100 * row['excess']:.1f}"
             cells.append(f"**{cell}**" if all(row[k] == v for k, v in told[name]["taken"].items()) else cell)
         print("| " + " | ".join([f"{rows[0]['price_lr']:g}", f"{rows[0]['price_gain']:g}", *cells]) + " |")
 

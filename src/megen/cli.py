@@ -192,7 +192,9 @@ def _add_control(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
     v.add_argument("--episodes", type=int, default=200, metavar="N", help="episodes of each policy (default: %(default)s)")
     v.add_argument("--horizon", type=int, metavar="N", help="requests an episode (default: 200; as-released: 64)")
-    v.add_argument("--alpha", type=float, default=0.05, help="of the shield: the most that a request may be late (default: %(default)s)")
+    v.add_argument(
+        "--alpha", type=float, default=0.05, help="highest probability of a miss that the shield lets through (default: %(default)s)"
+    )
     v.add_argument("--json", default="-", metavar="F.json", help="where the figures go; - is stdout (default: %(default)s)")
     for p in (t, v):
         p.add_argument("--seed", type=int, default=0, help="of every random draw (default: %(default)s)")

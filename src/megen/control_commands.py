@@ -83,6 +83,7 @@ def _evaluate(args: argparse.Namespace, kernel: Kernel) -> None:
     if args.json != "-":
         check_writable(Path(args.json))
     guard, horizon = shield.calibrate(kernel, args.alpha), args.horizon or (released.SLOTS if args.env == "as-released" else HORIZON)
+    lp.check(kernel)
     made = {"made_by": provenance()}
     with console.status("policies") as say:
         say(args.policy or "lp")

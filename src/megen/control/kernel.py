@@ -67,13 +67,15 @@ class Kernel:
     limits: Array  # [2]
     gamma: float
     ue_j: Array | None = None  # [C, P, A, K]: the phone's share of the energy, radio and decoding
-    drawn_s: Array | None = None  # [2, C, P, A, H]: single services that `service_s` sums up, to calibrate a shield on and to test it with
+    deviation_s: Array | None = None  # [2, C, P, A, H]: of single services from their mean, to calibrate a shield on and to test it with
     mean_latency: bool = False  # the first cost is the latency in s, not the probability of a miss
 
     def __post_init__(self) -> None:
-        """Errors: ValueError on a table with a number that is not finite: learners would fail far from it."""
+        """Errors: ValueError on a number that is not finite (learners would fail far from it), and on deviations of other decisions."""
+        if self.deviation_s is not None and self.deviation_s.shape[:4] != (2, *self.service_s.shape[:3]):
+            raise ValueError(f"deviation_s has the shape {self.deviation_s.shape}, expected {(2, *self.service_s.shape[:3])} and requests")
         for name, value in vars(self).items():
-            if isinstance(value, np.ndarray) and not np.isfinite(value).all():
+            if isinstance(value, np.ndarray | float) and not np.isfinite(value).all():
                 raise ValueError(
                     f"{name} of the process holds numbers that are not finite, the first at {np.argwhere(~np.isfinite(value))[0].tolist()}"
                 )
@@ -103,9 +105,9 @@ class Kernel:
     def digest(self) -> str:
         """SHA-256 of all tables to nine digits (other processors round otherwise): what was learned on one kernel is not for another.
 
-        Single services are left out: no policy is learned from them.
+        What single services deviate by is left out: no policy is learned from it.
         """
-        known = {k: v for k, v in asdict(self).items() if k != "drawn_s"}
+        known = {k: v for k, v in asdict(self).items() if k != "deviation_s"}
         told = {k: [f"{x:.9g}" for x in v.ravel()] if isinstance(v, np.ndarray) else v for k, v in known.items()}
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
@@ -292,7 +294,7 @@ def build(grid: QualityGrid, es: DeviceProfile, ue: DeviceProfile, setting: Sett
         phases=np.array([[stay[0], 1 - stay[0]], [1 - stay[1], stay[1]]]),
         reward=-grid.log_mse.transpose(3, 0, 1, 2).reshape(len(grid.snr_db), grid.classes, n * r),
         service_s=worked[:, None] + air,
-        drawn_s=worked[:, None] + draws.reshape(*draws.shape[:3], n * r, -1),
+        deviation_s=draws.reshape(*draws.shape[:3], n * r, -1) - air.mean(-1, keepdims=True),
         energy_j=es.power_w * worked[:, None] + ue_j,
         decode_s=ue.ue_s(),
         gap_s=np.stack([exponential_quantiles(m, setting.gaps) for m in setting.mean_gap_s]),

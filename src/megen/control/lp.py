@@ -71,8 +71,11 @@ def check(kernel: Kernel) -> None:
     """Refuse limits that no policy keeps, in seconds and without the linear program.
 
     By duality they can be kept unless for some share w the least of w c_1 / d_1 + (1 - w) c_2 / d_2 over all policies is above one.
-    Errors: InfeasibleError, naming the least of each cost that is too high, or of the second while the first limit is kept.
+    Errors: InfeasibleError, naming the least of each cost that is too high, or of the second while the first limit is kept; ValueError
+    on a limit that is not positive.
     """
+    if not (kernel.limits > 0).all():
+        raise ValueError(f"every limit must be positive, got {', '.join(f'{v:g}' for v in kernel.limits)}")
 
     def least(w: float) -> float:
         return _least(kernel, np.array([w, 1 - w]) / kernel.limits)
@@ -89,15 +92,14 @@ def least_cost(kernel: Kernel, which: int) -> float:
 def _least(kernel: Kernel, weights: Array) -> float:
     """The least of a weighted sum of the discounted mean costs, by policy iteration."""
     table = np.tensordot(weights, kernel.costs, 1)
-    chosen = table.argmin(1)
+    chosen, before = table.argmin(1), np.inf
     while True:
         got = evaluate(kernel, np.eye(kernel.actions)[chosen])
-        ahead = table + kernel.gamma * kernel.onward(weights @ got.cost_values)
-        own = np.take_along_axis(ahead, chosen[:, None], 1)[:, 0]
-        better = np.where(ahead.min(1) < own - 1e-9 * np.abs(own).max(), ahead.argmin(1), chosen)
-        if (better == chosen).all():
+        values = weights @ got.cost_values
+        if values.sum() > before * (1 - 1e-12):  # no state's value falls any more
             return float(weights @ got.costs)
-        chosen = better
+        before = values.sum()
+        chosen = (table + kernel.gamma * kernel.onward(values)).argmin(1)
 
 
 def _nearest(kernel: Kernel) -> str:

@@ -245,4 +245,5 @@ def shielded(kernel: Kernel, policy: Array, guard: shield.Shield, count: int, ho
     table = shield.shielded(kernel, policy, guard)
     on_time, reached = shield.coverage(kernel, table, guard)
     told = {"alpha": guard.alpha, "coverage": on_time, "requests_with_a_choice": reached}
+    told |= {"within_margin_by_class": shield.within_margin(kernel, guard).tolist()}
     return {**told, **figures(kernel, table, count, horizon, seed, best)}

@@ -3,8 +3,8 @@
 Split conformal prediction (Vovk et al. 2005): on held-out requests the score is what a request's service took beyond its
 prediction; the margin is its ceil((n + 1)(1 - alpha))-th smallest of n. A decision is let through where backlog, predicted service and
 margin end before the deadline. Scores are kept apart by SNR class, prompt class and decision, as a policy chooses by them: the
-promise holds in the mean within each, for requests like the held-out ones that find a backlog that leaves them a decision.
-Held out are single transmissions of half of the quality grid's prompts; the other half tests the promise.
+promise holds within each, for requests that find a backlog that leaves them a decision, in the mean over held-out sets of that size.
+Held out is one transmission of each prompt of half of the quality grid (of any number of steps); the other half tests the promise.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def margin(scores: Array, alpha: float) -> Array:
     """The split-conformal quantile of the last axis of scores [..., n]. Errors: ValueError where alpha is not in [1 / (n + 1), 1)."""
     count = scores.shape[-1]
     if not 1 / (count + 1) <= alpha < 1:
-        raise ValueError(f"alpha must lie in [{1 / (count + 1):.4g}, 1) with {count} held-out requests, got {alpha:g}")
+        raise ValueError(f"alpha must lie in [1/{count + 1}, 1) with {count} held-out requests, got {alpha:g}")
     rank = math.ceil((count + 1) * (1 - alpha) - 1e-9)
     out: Array = np.sort(scores, -1)[..., rank - 1]
     return out
@@ -48,7 +48,10 @@ def calibrate(kernel: Kernel, alpha: float) -> Shield:
 
 def _held_out(kernel: Kernel, half: int) -> Array:
     """Single services with decoding [C, P, A, n]; of a process of which only its tables are known, as many of its equiprobable values."""
-    known = np.tile(kernel.service_s, math.ceil(REQUESTS / kernel.service_s.shape[-1])) if kernel.drawn_s is None else kernel.drawn_s[half]
+    if kernel.deviation_s is None:
+        known = np.tile(kernel.service_s, math.ceil(REQUESTS / kernel.service_s.shape[-1]))
+    else:
+        known = kernel.service_s.mean(-1, keepdims=True) + kernel.deviation_s[half]
     out: Array = known + kernel.decode_s
     return out
 
@@ -75,6 +78,12 @@ def within(shares: Array, allowed: NDArray[np.bool_], rewards: Array) -> Array:
     kept = np.where(allowed, shares, 0.0)
     best = np.where(allowed, rewards, -np.inf).argmax(-1)
     out: Array = kept + (1 - kept.sum(-1, keepdims=True)) * np.eye(shares.shape[-1])[best]
+    return out
+
+
+def within_margin(kernel: Kernel, shield: Shield) -> Array:
+    """Share of services that end within their margin, by prompt class [P]: of the held-out ones that the shield was not calibrated on."""
+    out: Array = (_held_out(kernel, 1) <= (shield.predicted_s + shield.margin_s)[..., None] + 1e-12).mean((0, 2, 3))
     return out
 
 

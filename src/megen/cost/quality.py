@@ -32,7 +32,8 @@ class QualityError(ValueError):
 
 @dataclass(frozen=True)
 class QualityGrid:
-    """Means over held-out prompts; axes: P prompt classes, N step counts, R merge ratios, G SNRs, K equiprobable values, H transmissions.
+    """Means over held-out prompts; axes: P prompt classes, N step counts, R merge ratios, G SNRs, K equiprobable values,
+    H prompts of half a class.
 
     `log_mse` is the mean of ln MSE to the reference image (pixels in [0, 1]; same seed, most steps, no merging, no
     link), `fidelity` the share of named attributes that the judge finds. Their `_error` are standard errors.
@@ -47,7 +48,7 @@ class QualityGrid:
     fidelity_error: Array
     payload_bits: Array  # [P, N, R]
     airtime_s: Array  # [P, R, G, K], modelled; retransmissions counted
-    airtime_draws_s: Array  # [2, P, R, G, H]: single transmissions of two halves of the prompts, to calibrate on and to test with
+    airtime_draws_s: Array  # [2, P, R, G, H]: one transmission of each prompt of two halves, to calibrate on and to test with
     delivered: Array  # [R, G]
     counts: NDArray[np.int64]  # [P] prompts
     word_weights: Array  # [V]: how much harder a word makes a prompt, in ln MSE
