@@ -45,7 +45,7 @@ def of_seeds(kernel: Kernel, runs: list[common.Run], episodes: int, horizon: int
     until = [evaluation.samples_until_feasible(c, kernel.limits, s, WITHIN) for c, s in zip(costs, samples, strict=True)]
     found["samples_until_feasible"] = [u if np.isfinite(u) else None for u in until]
     found["seconds_until_feasible"] = [_seconds_at(run.rows, u) for run, u in zip(runs, until, strict=True)]
-    found["prices"] = {n: told([_late_mean(run.rows, f"price_{n}") for run in runs]) for n in names}  # in the last quarter
+    found["prices"] = {n: told([_last_quarter(run.rows, f"price_{n}") for run in runs]) for n in names}  # in the last quarter
     found["seconds"] = told([run.rows[-1]["seconds"] for run in runs])
     found["every_seed"] = [{"gap": f["gap"], "over_limit": f["over_limit"]} for f in figures]
     found["episode_cost_quantiles"] = {n: np.mean([f["episode_cost_quantiles"][n] for f in figures], 0).tolist() for n in names}
@@ -59,7 +59,7 @@ def _seconds_at(rows: list[session.Row], samples: float) -> float | None:
     return after[0] if after else None
 
 
-def _late_mean(rows: list[session.Row], name: str) -> float:
+def _last_quarter(rows: list[session.Row], name: str) -> float:
     """The mean of a column over the last quarter of a training."""
     return float(np.mean([row[name] for row in rows if row["samples"] > 0.75 * rows[-1]["samples"]]))
 

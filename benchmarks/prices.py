@@ -13,7 +13,7 @@ import itertools
 import json
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def run(algorithm: str, rate: float, gain: float, seed: int, iterations: int, wo
     """Exact figures of one training, read where `work` holds them of the same process and recipe."""
     torch.set_num_threads(1)
     kernel = shipped.main_kernel()
-    recipe = lagrangian.LagrangianRecipe(iterations * session.SAMPLES_AN_ITERATION, price_lr=rate, price_gain=gain, seed=seed)
+    recipe = replace(session.lagrangian_recipe(algorithm, seed, iterations), price_lr=rate, price_gain=gain)
     mark = hashlib.sha256(json.dumps([algorithm, kernel.digest, asdict(recipe)]).encode()).hexdigest()[:12]
     kept = work / f"{algorithm}-{rate:g}-{gain:g}-{seed}-{mark}.json"
     if kept.is_file():

@@ -78,9 +78,9 @@ def control(file: str) -> None:
     print("\n| " + " | ".join(titles) + " |\n|" + "---|" * len(titles))
     for name, r in told["learned"].items():
         over = [_interval(r["over_limit"][n], 100, 1) for n in names]
-        until, since = (sorted(float("inf") if u is None else u for u in r[f"{k}_until_feasible"]) for k in ("samples", "seconds"))
-        middle = len(until) // 2
-        first = "never" if until[middle] == float("inf") else f"{until[middle] / 1e6:.1f} ({since[middle]:.0f})"
+        both = zip(r["samples_until_feasible"], r["seconds_until_feasible"], strict=True)
+        middle = sorted(both, key=lambda pair: float("inf") if pair[0] is None else pair[0])[r["seeds"] // 2]
+        first = "never" if middle[0] is None else f"{middle[0] / 1e6:.1f} ({middle[1]:.0f})"
         learned = ", ".join(f"{r['prices'][n]['iqm']:.2f}" for n in names)
         broken = ", ".join(f"{100 * r['violation_rate'][n]['iqm']:.0f} %" for n in names)
         cells = [name, _interval(r["gap"], 100, 2), *over, f"{r['latency_s']['iqm']:.2f}", _interval(r["regret"]["sum"], 1, 2)]

@@ -83,7 +83,7 @@ def test_gap_quantiles_keep_the_mean_and_approach_the_variance() -> None:
 
 
 @pytest.mark.parametrize("table", ["energy_j", "reward", "service_s", "limits"])
-def test_a_number_that_is_none_is_refused_where_it_arises(small: Kernel, table: str) -> None:
+def test_a_number_that_is_not_finite_is_refused_where_it_arises(small: Kernel, table: str) -> None:
     broken = np.array(getattr(small, table))
     broken.flat[1] = np.nan
     with pytest.raises(ValueError, match=rf"{table} of the process holds numbers that are not finite, the first at \[.*1\]"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from megen.control import kernel as kernels
 from megen.control.env import decision_places
 from megen.control.kernel import Kernel
+from megen.control.simulator import Outcome
 
 ReplayBuffer = pytest.importorskip("stable_baselines3.common.buffers", reason="needs the extra `baselines`").ReplayBuffer
 lagrangian = pytest.importorskip("megen.control.lagrangian", reason="needs the extra `baselines`")
@@ -73,7 +75,7 @@ def test_learners_earn_more_than_chance_at_no_price(learn: str, small: Kernel) -
 
 def test_prices_rise_where_a_limit_is_broken_and_fall_where_it_is_kept(small: Kernel) -> None:
     seen = []
-    slow = lagrangian.LagrangianRecipe(samples=640 * 64, links=64, horizon=50, collect=40, width=8, lr=1e-6, price_gain=0.0)
+    slow = lagrangian.LagrangianRecipe(samples=640 * 64, links=64, horizon=50, collect=40, width=8, lr=1e-6, price_lr=0.02, price_gain=0.0)
     lagrangian.ppo(small, slow, seen.append)
     assert len(seen) == 15  # no whole episode has ended after the first collection
     assert seen[-1].costs[0] > small.limits[0]  # chance is late
@@ -99,32 +101,31 @@ def test_a_replay_buffer_holds_rewards_at_todays_prices(small: Kernel) -> None:
     links = lagrangian.Links(small, 8, 12, seed=0, continuous=True)
     replay = ReplayBuffer(8 * 20, links.observation_space, links.action_space, "cpu", 8)
     links.follow(replay)
+    outcomes = []
+    step = links.simulator.step
+
+    def watched(*arguments: Any) -> tuple[np.ndarray, Outcome]:
+        after, outcome = step(*arguments)
+        outcomes.append(outcome)
+        return after, outcome
+
+    links.simulator.step = watched
     rng, seen = np.random.default_rng(0), links.reset()
-    earned: list[np.ndarray] = []
     for t in range(33):
         if t % 10 == 0:
             links.set_prices(rng.random(2))
         points = rng.random((8, 2))
-        state = links.state
         links.step_async(points)
         after, rewards, done, infos = links.step_wait()
         replay.add(seen, after, points, rewards, done, infos)
-        taken = lagrangian.nearest(links.places, points)
-        earned.append(small.rewards[state, taken])
         seen = after
     for prices in (np.zeros(2), np.array([0.3, 2.0])):
         links.set_prices(prices)
-        latest = np.roll(replay.rewards, -replay.pos, 0)
-        if not prices.any():
-            np.testing.assert_allclose(latest, (np.array(earned[-20:]) - links.level) / links.unit, atol=1e-5)
-        np.testing.assert_allclose(latest, links.priced(*_recent(links)), atol=1e-6)
-    assert latest.std() > 0
-
-
-def _recent(links: lagrangian.Links) -> tuple[np.ndarray, np.ndarray]:
-    """What the last steps earned and cost, oldest first."""
-    ordered = np.roll(links.recent, -(links.steps % links.recent.shape[1]), 1)
-    return ordered[0], ordered[1:]
+        over = [(o.costs - small.limits[:, None]) / small.cost_units[:, None] for o in outcomes[-20:]]
+        wanted = [
+            ((o.reward - links.level) / links.unit - prices @ v) / (1 + prices.sum()) for o, v in zip(outcomes[-20:], over, strict=True)
+        ]
+        np.testing.assert_allclose(np.roll(replay.rewards, -replay.pos, 0), wanted, atol=1e-5)
 
 
 def test_the_sum_of_violations_takes_at_most_the_limit_and_ever_less(small: Kernel) -> None:

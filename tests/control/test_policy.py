@@ -76,7 +76,7 @@ def test_the_conformal_margin_covers_what_is_exchangeable() -> None:
         scores = rng.exponential(size=60)
         missed.append((rng.exponential(size=200) > shield.margin(scores, 0.1)).mean())
     assert np.mean(missed) == pytest.approx(0.1, abs=0.01)  # between alpha - 1/61 and alpha
-    with pytest.raises(ValueError, match=r"alpha must lie in \[0.1667, 1\) with 5 held-out requests, got 0.05"):
+    with pytest.raises(ValueError, match=r"alpha must lie in \[1/6, 1\) with 5 held-out requests, got 0.05"):
         shield.margin(np.ones(5), 0.05)
     with pytest.raises(ValueError, match="alpha must lie"):
         shield.margin(np.ones(5), 1.0)
@@ -126,8 +126,7 @@ def test_the_coverage_is_what_a_simulation_finds(small: Kernel) -> None:
 
 def test_the_promise_is_for_single_services_where_the_tables_hold_only_their_means(small: Kernel) -> None:
     """Services with a tail that their two equiprobable values have lost: calibrated on some, kept on others."""
-    drawn = np.random.default_rng(0).exponential(0.25, (2, *small.service_s.shape[:3], 800)) + small.service_s.mean(-1)[..., None] - 0.25
-    raw = replace(small, drawn_s=drawn)
+    raw = replace(small, deviation_s=np.random.default_rng(0).exponential(0.25, (2, *small.service_s.shape[:3], 800)) - 0.25)
     assert raw.digest == small.digest  # a policy of the one is one of the other
     slow = np.tile(np.eye(small.actions)[2], (small.states, 1))
     told = {}
@@ -135,6 +134,16 @@ def test_the_promise_is_for_single_services_where_the_tables_hold_only_their_mea
         guard = shield.calibrate(process, 0.05)
         told[process is raw] = shield.coverage(raw, shield.shielded(process, slow, guard), guard)[0]
     assert told[True] > 0.95 - 0.01 > 0.9 > told[False]
+    kept = shield.within_margin(raw, shield.calibrate(raw, 0.05))
+    np.testing.assert_allclose(kept, 0.95, atol=0.01)
+    other = replace(raw, deviation_s=np.stack([raw.deviation_s[0], raw.deviation_s[1] + 9]))
+    guard = shield.calibrate(other, 0.05)  # is tested on the half that it does not know
+    assert (shield.within_margin(other, guard) == 0).all()
+    assert shield.coverage(other, shield.shielded(other, slow, guard), guard)[0] == 0
+    twice = replace(raw, service_s=2 * small.service_s)
+    np.testing.assert_allclose(shield.calibrate(twice, 0.05).margin_s, shield.calibrate(raw, 0.05).margin_s)
+    with pytest.raises(ValueError, match=r"deviation_s has the shape .*, expected \(2, 3, 2, 4\) and requests"):
+        replace(raw, deviation_s=raw.deviation_s[:, :, :, :1])
 
 
 def test_episodes_have_the_exact_means(small: Kernel, best: lp.Optimum) -> None:

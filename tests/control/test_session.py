@@ -105,8 +105,8 @@ def test_what_cannot_be_is_said_in_one_line(small: Kernel, process: list[str], t
         (["train", "--out", str(tmp_path / "a"), "--iterations", "0"], "--iterations must lie in"),
         (["train", "--out", str(tmp_path / "a"), "--gap-s", "1"], "--gap-s takes two mean gaps"),
         (["train", "--out", str(tmp_path / "a"), "--energy-limit-j", "0.5"], "energy_j can be no less than"),
-        (["evaluate", "--alpha", "0.0001"], "alpha must lie in [0.02439, 1) with 40 held-out requests, got 0.0001"),
-        (["train", "--out", "/proc/none"], "/proc/none cannot be made"),
+        (["evaluate", "--alpha", "0.0001"], "alpha must lie in [1/41, 1) with 40 held-out requests, got 0.0001"),
+        (["train", "--out", str(tmp_path / "file" / "x"), "--iterations", "1"], "x cannot be made"),
         (["evaluate", "--late-limit", "5"], "late_limit must lie in (0, 1], got 5"),
         (["evaluate", "--deadline-s", "-1"], "deadline_s must be positive, got -1"),
         (["evaluate", "--json", str(tmp_path / "no" / "x.json")], "there is no folder"),
@@ -115,6 +115,7 @@ def test_what_cannot_be_is_said_in_one_line(small: Kernel, process: list[str], t
         (["evaluate", "--policy", str(tmp_path / "none.npz")], "none.npz': give lp, unconstrained, myopic"),
         (["evaluate", "--energy-limit-j", "0.5"], "energy_j can be no less than"),
     ]
+    (tmp_path / "file").touch()
     for arguments, wanted in cases:
         assert main(["control", arguments[0], *process, *arguments[1:]]) == 2
         told = capsys.readouterr().err

@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from megen.bench import quality as measuring
 from megen.cli import main
 from megen.control import kernel as kernels
 from megen.control.kernel import Setting
 from megen.cost import profile, quality
 from megen.cost.quality import QualityGrid
+from megen.models import backbone
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +49,17 @@ def test_a_measured_grid_holds_what_it_should(grid: QualityGrid) -> None:
     assert ((grid.fidelity >= 0) & (grid.fidelity <= 1)).all()
     assert grid.about["prompts"] == 12
     assert grid.about["command"].startswith("megen")
+
+
+def test_each_prompt_is_heard_once_and_in_one_half(measured: Path, tiny_folder: Path) -> None:
+    rows = [json.loads(p.read_text()) for p in sorted(measured.with_name("quality.npz.work").glob("*.json"))]
+    for i, row in enumerate(rows):  # an airtime that tells of its prompt
+        row["airtime_s"] = np.full(np.shape(row["airtime_s"]), i + 1.0).tolist()
+    draws = measuring.grid_of(rows, (1, 2), backbone.load(str(tiny_folder)).config, {}).airtime_draws_s
+    assert draws.shape[:4] == (2, 3, 4, 11)
+    of_class = draws[:, :, 0, 0]
+    assert len(set(of_class.ravel())) == of_class.size  # [2, P, H]
+    assert (draws == of_class[:, :, None, None]).all()
 
 
 def test_a_prompts_class_follows_its_words() -> None:

@@ -176,7 +176,7 @@ class _Prices(BaseCallback):
         if self.recipe.penalty is None:
             kernel = self.links.kernel
             over = np.clip((means[1:] - kernel.limits) / kernel.cost_units, -1, 1)
-            most = kernel.limits / kernel.cost_units  # a sum of larger ones would take long to fall: no cost is further below its limit
+            most = kernel.limits / kernel.cost_units  # as far as a cost can be below its limit: a larger step up would take many to undo
             rate = self.recipe.price_lr * max(1 - self.num_timesteps / self.recipe.samples, LAST_SHARE)
             self.sums = np.maximum(self.sums + rate * np.minimum(over, most), 0.0)
             self.links.set_prices(np.maximum(self.sums + self.recipe.price_gain * over, 0.0))

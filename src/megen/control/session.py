@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 ALGORITHMS = ("cvpo", "cvpo-value", "ppo-lag", "sac-lag", "fixed-penalty")  # cvpo-value: the published form of the constraint
-PRICES = {"ppo-lag": (0.4, 8.0), "sac-lag": (0.2, 8.0), "fixed-penalty": (0.0, 0.0)}  # rate and gain, from `benchmarks/prices.py`
+PRICES = {"sac-lag": {"price_lr": 0.2}, "fixed-penalty": {"price_lr": 0.0, "price_gain": 0.0}}  # other than the recipe's, which are PPO's
 ITERATIONS = cvpo.Recipe().iterations
 SAMPLES_AN_ITERATION = cvpo.Recipe().links * cvpo.Recipe().horizon
 FILE = "policy.npz"
@@ -57,7 +57,7 @@ def train(
         form = "value" if algorithm == "cvpo-value" else "advantage"
         recipe: cvpo.Recipe | LagrangianRecipe = cvpo.Recipe(seed=seed, iterations=iterations, form=form)
     else:
-        recipe = _lagrangian_recipe(algorithm, seed, iterations)
+        recipe = lagrangian_recipe(algorithm, seed, iterations)
     made = {"algorithm": algorithm, "seed": seed, "iterations": iterations}
     mark = json.dumps({**made, "process": kernel.digest, "recipe": asdict(recipe)})
     told, log = folder / "training.json", folder / "progress.csv"
@@ -94,14 +94,15 @@ def _train_cvpo(kernel: Kernel, recipe: cvpo.Recipe, folder: Path, on_row: Calla
         return learner.table(), log.rows
 
 
-def _lagrangian_recipe(algorithm: str, seed: int, iterations: int) -> LagrangianRecipe:
+def lagrangian_recipe(algorithm: str, seed: int, iterations: int) -> LagrangianRecipe:
+    """What a baseline learns by: as many requests and as wide networks as MEG-CVPO. Errors: ValueError without the extra `baselines`."""
     try:
         from megen.control.lagrangian import LagrangianRecipe
     except ImportError as error:
         raise ValueError(f'{algorithm} needs Stable-Baselines3 ({error}): install it with pip install "megen[baselines]"') from error
-    like, (price_lr, price_gain) = cvpo.Recipe(), PRICES[algorithm]
-    samples = iterations * SAMPLES_AN_ITERATION
-    return LagrangianRecipe(samples, like.links, like.horizon, like.width, price_lr=price_lr, price_gain=price_gain, seed=seed)
+    like = cvpo.Recipe()
+    recipe = LagrangianRecipe(iterations * SAMPLES_AN_ITERATION, like.links, like.horizon, like.width, seed=seed)
+    return replace(recipe, **PRICES.get(algorithm, {}))
 
 
 def _train_lagrangian(
