@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 ALGORITHMS = ("cvpo", "cvpo-value", "ppo-lag", "sac-lag", "fixed-penalty")  # cvpo-value: the published form of the constraint
-PRICES = {"sac-lag": {"price_lr": 0.2}, "fixed-penalty": {"price_lr": 0.0, "price_gain": 0.0}}  # other than the recipe's, which are PPO's
+PRICES: dict[str, dict[str, Any]] = {
+    "sac-lag": {"price_lr": 0.2},
+    "fixed-penalty": {"price_lr": 0.0, "price_gain": 0.0},
+}  # other than the recipe's, which are PPO's
 ITERATIONS = cvpo.Recipe().iterations
 SAMPLES_AN_ITERATION = cvpo.Recipe().links * cvpo.Recipe().horizon
 FILE = "policy.npz"
