@@ -71,7 +71,7 @@ def control(file: str) -> None:
         over = [f"{1 + r['over_limit'][n]:.2f}" for n in names]
         broken = ", ".join(f"{100 * r['violation_rate'][n]:.0f} %" for n in names)
         covered = f", {100 * r['coverage']:.1f} % on time" if "coverage" in r else ""
-        cells = [name + covered, f"{r['reward']:.3f}", f"{100 * r['gap']:.1f} %", f"{r['latency_s']:.2f}", *over, broken]
+        cells = [name + covered, f"{r['reward']:.3f}", f"{round(100 * r['gap'], 1) + 0.0:.1f} %", f"{r['latency_s']:.2f}", *over, broken]
         print("| " + " | ".join(cells) + " |")
     titles = ["learned", "below the optimum, %", *(f"{n} over its limit, %" for n in names), "latency, s", "regret"]
     titles += ["within 10 % of the limits from, M requests (s)", "prices", "s a seed", "episodes above a limit"]
@@ -81,7 +81,7 @@ def control(file: str) -> None:
         both = zip(r["samples_until_feasible"], r["seconds_until_feasible"], strict=True)
         middle = sorted(both, key=lambda pair: float("inf") if pair[0] is None else pair[0])[r["seeds"] // 2]
         first = "never" if middle[0] is None else f"{middle[0] / 1e6:.1f} ({middle[1]:.0f})"
-        learned = ", ".join(f"{r['prices'][n]['iqm']:.2f}" for n in names)
+        learned = ", ".join(f"{r['prices'][n]['iqm']:.{2 if r['prices'][n]['iqm'] < 100 else 0}f}" for n in names)
         broken = ", ".join(f"{100 * r['violation_rate'][n]['iqm']:.0f} %" for n in names)
         cells = [name, _interval(r["gap"], 100, 2), *over, f"{r['latency_s']['iqm']:.2f}", _interval(r["regret"]["sum"], 1, 2)]
         print("| " + " | ".join([*cells, first, learned, f"{r['seconds']['iqm']:.0f}", broken]) + " |")
