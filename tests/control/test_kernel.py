@@ -86,5 +86,7 @@ def test_gap_quantiles_keep_the_mean_and_approach_the_variance() -> None:
 def test_a_number_that_is_not_finite_is_refused_where_it_arises(small: Kernel, table: str) -> None:
     broken = np.array(getattr(small, table))
     broken.flat[1] = np.nan
-    with pytest.raises(ValueError, match=rf"{table} of the process holds numbers that are not finite, the first at \[.*1\]"):
+    with pytest.raises(ValueError, match=rf"{table} of the process is not finite at \[.*1\]"):
         replace(small, **{table: broken})
+    with pytest.raises(ValueError, match="decode_s of the process is not finite"):
+        replace(small, decode_s=float("nan"))

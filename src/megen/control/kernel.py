@@ -76,9 +76,8 @@ class Kernel:
             raise ValueError(f"deviation_s has the shape {self.deviation_s.shape}, expected {(2, *self.service_s.shape[:3])} and requests")
         for name, value in vars(self).items():
             if isinstance(value, np.ndarray | float) and not np.isfinite(value).all():
-                raise ValueError(
-                    f"{name} of the process holds numbers that are not finite, the first at {np.argwhere(~np.isfinite(value))[0].tolist()}"
-                )
+                first = "" if isinstance(value, float) else f" at {np.argwhere(~np.isfinite(value))[0].tolist()}"
+                raise ValueError(f"{name} of the process is not finite{first}")
 
     @property
     def cost_names(self) -> tuple[str, str]:
