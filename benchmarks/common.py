@@ -20,10 +20,15 @@ from megen.models.weights import provenance
 RESULTS = Path(__file__).parent / "results"
 
 
+def made_by() -> dict[str, Any]:
+    """Provenance of what a benchmark makes; its command is no `megen`."""
+    return {**provenance(), "command": " ".join(["python", *sys.argv])}
+
+
 def write(name: str, result: dict[str, Any]) -> None:
     """Write `results/NAME.json` with provenance, and print the result as one JSON line."""
     RESULTS.mkdir(exist_ok=True)
-    made = {**provenance(), "command": " ".join(["python", *sys.argv]), "date": time.strftime("%Y-%m-%d")}
+    made = {**made_by(), "date": time.strftime("%Y-%m-%d")}
     temporary = RESULTS / f"{name}.json.tmp"
     temporary.write_text(json.dumps({**result, "made_by": made}, indent=2) + "\n")
     os.replace(temporary, RESULTS / f"{name}.json")
@@ -40,7 +45,7 @@ class Run:
 
 def train_all(tasks: Sequence[tuple[Any, str, int, int, Path]], jobs: int, env: str) -> list[Run]:
     """Train (kernel, algorithm, seed, iterations, folder), `jobs` at a time; a folder with a finished training is read."""
-    about = {"env": env, **provenance()}
+    about = {"env": env, **made_by()}
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
         futures = [pool.submit(_train, *task, about) for task in tasks]
         for done, future in enumerate(as_completed(futures), 1):

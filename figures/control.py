@@ -65,7 +65,7 @@ def violations(told: dict) -> None:
                 ax.plot(values, np.linspace(0, 1, len(values)), color=colour, label=label)
         ax.axvline(told["limits"][key], color="k", linestyle="--")
         ax.set(xlabel=f"{COSTS[key]}, mean of an episode", ylabel="share of episodes below")
-    axes[1].legend(fontsize=7)
+    axes[0].legend(fontsize=7, loc="lower right")
     told_of = f"{told['episodes']} episodes of {told['horizon']} requests (learned ones: mean over seeds); limits dashed"
     save(figure, axes, "violations", told_of)
 

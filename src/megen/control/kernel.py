@@ -71,7 +71,7 @@ class Kernel:
     mean_latency: bool = False  # the first cost is the latency in s, not the probability of a miss
 
     def __post_init__(self) -> None:
-        """Errors: ValueError on a number that is not finite (learners would fail far from it), and on deviations of other decisions."""
+        """Errors: ValueError on a number that is not finite (learners would fail much later), and on deviations of other decisions."""
         if self.deviation_s is not None and self.deviation_s.shape[:4] != (2, *self.service_s.shape[:3]):
             raise ValueError(f"deviation_s has the shape {self.deviation_s.shape}, expected {(2, *self.service_s.shape[:3])} and requests")
         for name, value in vars(self).items():

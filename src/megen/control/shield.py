@@ -47,7 +47,7 @@ def calibrate(kernel: Kernel, alpha: float) -> Shield:
 
 
 def _held_out(kernel: Kernel, half: int) -> Array:
-    """Single services with decoding [C, P, A, n]; of a process of which only its tables are known, as many of its equiprobable values."""
+    """Single services with decoding [C, P, A, n]; of a process without measured ones its equiprobable values, repeated."""
     if kernel.deviation_s is None:
         known = np.tile(kernel.service_s, math.ceil(REQUESTS / kernel.service_s.shape[-1]))
     else:
@@ -82,7 +82,7 @@ def within(shares: Array, allowed: NDArray[np.bool_], rewards: Array) -> Array:
 
 
 def within_margin(kernel: Kernel, shield: Shield) -> Array:
-    """Share of services that end within their margin, by prompt class [P]: of the held-out ones that the shield was not calibrated on."""
+    """Share of services that end within their margin, by prompt class [P]: of held-out ones that it does not know, where there are any."""
     out: Array = (_held_out(kernel, 1) <= (shield.predicted_s + shield.margin_s)[..., None] + 1e-12).mean((0, 2, 3))
     return out
 
