@@ -132,9 +132,8 @@ def grid_of(rows: Sequence[dict[str, Any]], steps: Sequence[int], config: Backbo
         return np.stack([v.mean(0) for v in own]), np.stack([v.std(0, ddof=1) / len(v) ** 0.5 for v in own])
 
     times = np.array([row["airtime_s"] for row in rows]).reshape(*shape, len(SNRS_DB), -1)  # [rows, N, R, G, draws]
-    one = np.random.default_rng(
-        0
-    )  # draws one transmission of each prompt: several of one prompt are alike, and would count for more than they are
+    # one transmission of each prompt is kept: several of one prompt are alike, and would count for more than they are
+    one = np.random.default_rng(0)
     kept = int(counts.min()) // 2
     air = np.empty((CLASSES, *times.shape[2:4], QUANTILES))
     draws = np.empty((2, CLASSES, *times.shape[2:4], kept))

@@ -27,10 +27,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 ALGORITHMS = ("cvpo", "cvpo-value", "ppo-lag", "sac-lag", "fixed-penalty")  # cvpo-value: the published form of the constraint
-PRICES: dict[str, dict[str, Any]] = {
-    "sac-lag": {"price_lr": 0.2},
-    "fixed-penalty": {"price_lr": 0.0, "price_gain": 0.0},
-}  # other than the recipe's, which are PPO's
+# where the prices' rates are others than the recipe's, which are PPO's: `benchmarks/prices.py` found them
+PRICES: dict[str, dict[str, Any]] = {"sac-lag": {"price_lr": 0.2}, "fixed-penalty": {"price_lr": 0.0, "price_gain": 0.0}}
 ITERATIONS = cvpo.Recipe().iterations
 SAMPLES_AN_ITERATION = cvpo.Recipe().links * cvpo.Recipe().horizon
 FILE = "policy.npz"

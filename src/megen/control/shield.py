@@ -34,7 +34,8 @@ def margin(scores: Array, alpha: float) -> Array:
     """The split-conformal quantile of the last axis of scores [..., n]. Errors: ValueError where alpha is not in [1 / (n + 1), 1)."""
     count = scores.shape[-1]
     if not 1 / (count + 1) <= alpha < 1:
-        raise ValueError(f"alpha must lie in [1/{count + 1}, 1) with {count} held-out requests, got {alpha:g}")
+        least = f"[1/{count + 1}, 1) with {count} held-out requests"
+        raise ValueError(f"alpha must lie in {least}, got {alpha:g}: for less, measure a quality grid of more prompts")
     rank = math.ceil((count + 1) * (1 - alpha) - 1e-9)
     out: Array = np.sort(scores, -1)[..., rank - 1]
     return out
