@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -43,19 +43,30 @@ class Run:
     rows: list[dict[str, float]]
 
 
-def train_all(tasks: Sequence[tuple[Any, str, int, int, Path]], jobs: int, env: str) -> list[Run]:
-    """Train (kernel, algorithm, seed, iterations, folder), `jobs` at a time; a folder with a finished training is read."""
+class Task(NamedTuple):
+    """One training; `recipe` None: the usual one."""
+
+    kernel: Any
+    algorithm: str
+    seed: int
+    iterations: int
+    folder: Path
+    recipe: Any = None
+
+
+def train_all(tasks: Sequence[Task], jobs: int, env: str) -> list[Run]:
+    """Train, `jobs` at a time; a folder with a finished training is read."""
     about = {"env": env, **made_by()}
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        futures = [pool.submit(_train, *task, about) for task in tasks]
+        futures = [pool.submit(_train, task, about) for task in tasks]
         for done, future in enumerate(as_completed(futures), 1):
-            _, algorithm, seed, iterations, _ = tasks[futures.index(future)]
-            print(f"{done}/{len(tasks)}: {algorithm}, seed {seed}, {iterations} iterations", file=sys.stderr)
+            task = tasks[futures.index(future)]
+            print(f"{done}/{len(tasks)}: {task.algorithm}, seed {task.seed}, {task.iterations} iterations", file=sys.stderr)
         return [future.result() for future in futures]
 
 
-def _train(kernel: Any, algorithm: str, seed: int, iterations: int, folder: Path, about: dict[str, Any]) -> Run:
+def _train(task: Task, about: dict[str, Any]) -> Run:
     from megen.control import policy, session
 
-    made, rows = session.train(kernel, algorithm, seed, iterations, folder, about)
-    return Run(policy.table_of(made, kernel), rows)
+    made, rows = session.train(task.kernel, task.algorithm, task.seed, task.iterations, task.folder, about, recipe=task.recipe)
+    return Run(policy.table_of(made, task.kernel), rows)

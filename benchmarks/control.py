@@ -17,7 +17,7 @@ import numpy as np
 import common
 from megen.control import cvpo, evaluation, lp, policy, released, session, shield, shipped
 from megen.control.kernel import Kernel, evaluate
-from megen.control_commands import HORIZON
+from megen.control_commands import HORIZONS
 
 BURST = 0  # the phase of the policy map
 BUDGET_SEEDS = 3
@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--ship", action="store_true")
     args = parser.parse_args()
     main_env = args.env == "main"
-    args.horizon = args.horizon or (HORIZON if main_env else released.SLOTS)
+    args.horizon = args.horizon or HORIZONS[args.env]
     kernel = shipped.main_kernel() if main_env else released.released_kernel(None, args.deadline_s, args.energy_limit_j)
     if args.ship and kernel.digest != (shipped.main_kernel() if main_env else released.released_kernel()).digest:
         parser.error("--ship takes the limits that the command line has by default: leave --deadline-s and --energy-limit-j out")
@@ -113,7 +113,7 @@ def main() -> None:
     best = optimum.reward
     guard = shield.calibrate(kernel, 0.05)
     found = session.evaluate_all(kernel, optimum, {}, args.episodes, args.horizon, 0, guard, lambda text: print(text, file=sys.stderr))
-    runs = common.train_all([(kernel, *task, work / "-".join(map(str, task))) for task in tasks], args.jobs, args.env)
+    runs = common.train_all([common.Task(kernel, *task, work / "-".join(map(str, task))) for task in tasks], args.jobs, args.env)
     by_task = dict(zip(tasks, runs, strict=True))
     found |= {"episodes": args.episodes, "horizon": args.horizon, "learned": {}}
     found["maps"] = {"lp": policy_map(kernel, optimum.policy)} if main_env else {}

@@ -8,40 +8,18 @@ kept: it does not make up for another seed's excess), or else the one with the l
 from __future__ import annotations
 
 import argparse
-import hashlib
 import itertools
-import json
-import sys
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, replace
-from multiprocessing import get_context
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import common
-from megen.control import lagrangian, lp, session, shipped
+from megen.control import lp, session, shipped
 from megen.control.kernel import evaluate
-from megen.files import write_text
 
 SEEDS = (100, 101)
 MOST = 0.01  # excess over a limit
-
-
-def run(algorithm: str, rate: float, gain: float, seed: int, iterations: int, work: Path) -> dict:
-    """Exact figures of one training, read where `work` holds them of the same process and recipe."""
-    torch.set_num_threads(1)
-    kernel = shipped.main_kernel()
-    recipe = replace(session.lagrangian_recipe(algorithm, seed, iterations), price_lr=rate, price_gain=gain)
-    mark = hashlib.sha256(json.dumps([algorithm, kernel.digest, asdict(recipe)]).encode()).hexdigest()[:12]
-    kept = work / f"{algorithm}-{rate:g}-{gain:g}-{seed}-{mark}.json"
-    if kept.is_file():
-        return json.loads(kept.read_text())
-    exact = evaluate(kernel, (lagrangian.sac if algorithm == "sac-lag" else lagrangian.ppo)(kernel, recipe))
-    found = {"reward": exact.reward, "over_limit": (exact.costs / kernel.limits - 1).tolist()}
-    write_text(kept, json.dumps(found))
-    return found
 
 
 def best(rows: list[dict]) -> dict:
@@ -60,21 +38,23 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--work", type=Path, default=Path("out/prices"))
     args = parser.parse_args()
-    args.work.mkdir(parents=True, exist_ok=True)
-    pairs = list(itertools.product(map(float, args.rates.split(",")), map(float, args.gains.split(","))))
-    tasks = [(name, *pair, seed, args.iterations) for pair in pairs for seed in SEEDS for name in args.algorithms.split(",")]
-    with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
-        futures = {pool.submit(run, *task, args.work): task for task in tasks}
-        for done, future in enumerate(as_completed(futures), 1):
-            print(f"{done}/{len(tasks)}:", *futures[future], future.result(), file=sys.stderr)
-    by_task = {task: future.result() for future, task in futures.items()}
     kernel = shipped.main_kernel()
+    pairs = list(itertools.product(map(float, args.rates.split(",")), map(float, args.gains.split(","))))
+    keys = [(name, rate, gain, seed) for rate, gain in pairs for seed in SEEDS for name in args.algorithms.split(",")]
+    tasks = []
+    for name, rate, gain, seed in keys:
+        recipe = replace(session.lagrangian_recipe(name, seed, args.iterations), price_lr=rate, price_gain=gain)
+        folder = args.work / f"{name}-{rate:g}-{gain:g}-{seed}-{args.iterations}"
+        tasks.append(common.Task(kernel, name, seed, args.iterations, folder, recipe))
+    exact = [evaluate(kernel, run.table) for run in common.train_all(tasks, args.jobs, "main")]
+    figures = [{"reward": e.reward, "over_limit": (e.costs / kernel.limits - 1).tolist()} for e in exact]
+    by_key = dict(zip(keys, figures, strict=True))
     optimum = lp.solve(kernel).reward
     found: dict[str, dict] = {}
     for name in args.algorithms.split(","):
         rows = []
         for rate, gain in pairs:
-            seeds = [by_task[name, rate, gain, seed, args.iterations] for seed in SEEDS]
+            seeds = [by_key[name, rate, gain, seed] for seed in SEEDS]
             reward, over = float(np.mean([s["reward"] for s in seeds])), np.mean([s["over_limit"] for s in seeds], 0)
             excess = float(np.mean([max(0.0, *s["over_limit"]) for s in seeds]))
             told = {"reward": reward, "gap": 1 - reward / optimum, "over_limit": kernel.named(over), "excess": excess}

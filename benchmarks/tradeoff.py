@@ -49,7 +49,8 @@ def main() -> None:
         tables |= {rule: session.RULES[rule](kernel) for rule in RULES}
         rows.append({name: value, **{rule: figures(kernel, table) for rule, table in tables.items()}})
     able = [i for i, row in enumerate(rows) if "infeasible" not in row]
-    tasks = [(kernels[i], "cvpo", 0, args.iterations, args.work / f"{points[i][0]}-{points[i][1]:g}-{args.iterations}") for i in able]
+    folders = [args.work / f"{name}-{value:g}-{args.iterations}" for name, value in points]
+    tasks = [common.Task(kernels[i], "cvpo", 0, args.iterations, folders[i]) for i in able]
     for i, run in zip(able, common.train_all(tasks, args.jobs, "main"), strict=True):
         rows[i]["cvpo"] = figures(kernels[i], run.table)
     told = {"deadline_s": usual.deadline_s, "late_limit": usual.late_limit, "energy_limit_j": usual.energy_limit_j}

@@ -61,12 +61,16 @@ def _interval(of: dict, unit: float, digits: int) -> str:
     return f"{unit * of['iqm']:.{digits}f} ({unit * of['low']:.{digits}f} to {unit * of['high']:.{digits}f})"
 
 
+def _head(titles: list[str]) -> None:
+    print("| " + " | ".join(titles) + " |\n|" + "---|" * len(titles))
+
+
 def control(file: str) -> None:
     told = json.loads((RESULTS / f"{file}.json").read_text())
     names = list(told["limits"])
     print(f"\n{file}: {told['states']} states, limits {told['limits']}, prices {told['prices']}\n")
     titles = ["policy", "reward", "below the optimum", "latency, s", *(f"{n}, by its limit" for n in names), "episodes above a limit"]
-    print("| " + " | ".join(titles) + " |\n|" + "---|" * len(titles))
+    _head(titles)
     for name, r in told["policies"].items():
         over = [f"{1 + r['over_limit'][n]:.2f}" for n in names]
         broken = ", ".join(f"{100 * r['violation_rate'][n]:.0f} %" for n in names)
@@ -75,7 +79,8 @@ def control(file: str) -> None:
         print("| " + " | ".join(cells) + " |")
     titles = ["learned", "below the optimum, %", *(f"{n} over its limit, %" for n in names), "latency, s", "regret"]
     titles += ["within 10 % of the limits from, M requests (s)", "prices", "s a seed", "episodes above a limit"]
-    print("\n| " + " | ".join(titles) + " |\n|" + "---|" * len(titles))
+    print()
+    _head(titles)
     for name, r in told["learned"].items():
         over = [_interval(r["over_limit"][n], 100, 1) for n in names]
         both = zip(r["samples_until_feasible"], r["seconds_until_feasible"], strict=True)
@@ -92,12 +97,8 @@ def control(file: str) -> None:
 def prices() -> None:
     told = json.loads((RESULTS / "prices.json").read_text())
     names = [k for k in told if k != "made_by"]
-    print(
-        "\n| rate of the sum | gain | "
-        + " | ".join(f"{n}: below the optimum; late, energy over their limits; excess, %" for n in names)
-        + " |"
-    )
-    print("|" + "---|" * (2 + len(names)))
+    print()
+    _head(["rate of the sum", "gain", *(f"{n}: below the optimum; late, energy over their limits; excess, %" for n in names)])
     for rows in zip(*(told[n]["pairs"] for n in names), strict=True):
         cells = []
         for name, row in zip(names, rows, strict=True):

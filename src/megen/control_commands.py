@@ -21,7 +21,7 @@ from megen.types import Budget, ChannelState, Decision, Observation
 
 LEARNED_HZ = 1e6  # the quality grid's bandwidth
 GUARD_ALPHA = 0.05
-HORIZON = 200  # requests of an episode of the main process
+HORIZONS = {"main": 200, "as-released": released.SLOTS}  # requests of an episode
 
 
 def control(args: argparse.Namespace) -> None:
@@ -82,7 +82,7 @@ def _train(args: argparse.Namespace, kernel: Kernel) -> None:
 def _evaluate(args: argparse.Namespace, kernel: Kernel) -> None:
     if args.json != "-":
         check_writable(Path(args.json))
-    guard, horizon = shield.calibrate(kernel, args.alpha), args.horizon or (released.SLOTS if args.env == "as-released" else HORIZON)
+    guard, horizon = shield.calibrate(kernel, args.alpha), args.horizon or HORIZONS[args.env]
     lp.check(kernel)
     made = {"made_by": provenance()}
     with console.status("policies") as say:

@@ -212,6 +212,6 @@ def test_the_help_tells_the_defaults_of_the_process(capsys: pytest.CaptureFixtur
         ("energy", f"(default: {usual.energy_limit_j:g}; as-released: {released.ENERGY_LIMIT_J:g})"),
         ("gap", "(default: " + ",".join(f"{g:g}" for g in usual.mean_gap_s) + ")"),
         ("snr", f"mean SNR of the link (default: {usual.snr_mean_db:g})"),
-        ("horizon", f"(default: {control_commands.HORIZON}; as-released: {released.SLOTS})"),
+        ("horizon", f"(default: {control_commands.HORIZONS['main']}; as-released: {control_commands.HORIZONS['as-released']})"),
     ):
         assert value in told, name

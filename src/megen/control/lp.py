@@ -80,7 +80,7 @@ def check(kernel: Kernel) -> None:
     def least(w: float) -> float:
         return _least(kernel, np.array([w, 1 - w]) / kernel.limits)
 
-    if -minimize_scalar(lambda w: -least(w), bounds=(0, 1), method="bounded").fun > 1 + 1e-6 or max(least(0.0), least(1.0)) > 1 + 1e-6:
+    if max(least(0.0), least(1.0), -minimize_scalar(lambda w: -least(w), bounds=(0, 1), method="bounded").fun) > 1 + 1e-6:
         raise InfeasibleError(f"no policy keeps the limits: {_nearest(kernel)}")
 
 

@@ -44,21 +44,18 @@ def train(
     folder: Path,
     about: dict[str, Any],
     on_row: Callable[[Row], None] = lambda row: None,
+    recipe: cvpo.Recipe | LagrangianRecipe | None = None,
 ) -> tuple[Policy, list[Row]]:
     """Learn a policy, or take the one that `folder` holds of the same training; also its figures of every iteration.
 
     `folder` gets progress.csv as it goes and at last policy.npz with `about`. MEG-CVPO goes on after an interruption, the
-    baselines begin anew. Also logs to TensorBoard where that is installed.
+    baselines begin anew. Also logs to TensorBoard where that is installed. `recipe` None: the usual one of algorithm, seed and iterations.
     Errors: ValueError on an algorithm that is none or needs the extra `baselines`, on limits that no policy keeps, and where the
     folder holds another training.
     """
     if algorithm not in ALGORITHMS:
         raise ValueError(f"the algorithm must be one of {', '.join(ALGORITHMS)}, got {algorithm!r}")
-    if algorithm.startswith("cvpo"):
-        form = "value" if algorithm == "cvpo-value" else "advantage"
-        recipe: cvpo.Recipe | LagrangianRecipe = cvpo.Recipe(seed=seed, iterations=iterations, form=form)
-    else:
-        recipe = lagrangian_recipe(algorithm, seed, iterations)
+    recipe = recipe or _usual_recipe(algorithm, seed, iterations)
     made = {"algorithm": algorithm, "seed": seed, "iterations": iterations}
     mark = json.dumps({**made, "process": kernel.digest, "recipe": asdict(recipe)})
     told, log = folder / "training.json", folder / "progress.csv"
@@ -84,6 +81,12 @@ def train(
     policy = policies.policy_of(kernel, table, {**about, **made, "samples": iterations * SAMPLES_AN_ITERATION})
     policies.save(policy, folder / FILE)
     return policy, rows
+
+
+def _usual_recipe(algorithm: str, seed: int, iterations: int) -> cvpo.Recipe | LagrangianRecipe:
+    if algorithm.startswith("cvpo"):
+        return cvpo.Recipe(seed=seed, iterations=iterations, form="value" if algorithm == "cvpo-value" else "advantage")
+    return lagrangian_recipe(algorithm, seed, iterations)
 
 
 def _train_cvpo(kernel: Kernel, recipe: cvpo.Recipe, folder: Path, on_row: Callable[[Row], None]) -> tuple[Array, list[Row]]:

@@ -10,7 +10,7 @@ Held out is one transmission of each prompt of half of the quality grid (of any 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,18 +43,16 @@ def margin(scores: Array, alpha: float) -> Array:
 
 def calibrate(kernel: Kernel, alpha: float) -> Shield:
     """A shield from the held-out requests of every SNR class, prompt class and decision. Errors: ValueError as `margin`."""
-    predicted = kernel.service_s.mean(-1) + kernel.decode_s
-    return Shield(predicted, margin(_held_out(kernel, 0) - predicted[..., None], alpha), alpha)
+    return Shield(kernel.service_s.mean(-1) + kernel.decode_s, margin(_scores(kernel, 0), alpha), alpha)
 
 
-def _held_out(kernel: Kernel, half: int) -> Array:
-    """Single services with decoding [C, P, A, n]; of a process without measured ones its equiprobable values, repeated."""
-    if kernel.deviation_s is None:
-        known = np.tile(kernel.service_s, math.ceil(REQUESTS / kernel.service_s.shape[-1]))
-    else:
-        known = kernel.service_s.mean(-1, keepdims=True) + kernel.deviation_s[half]
-    out: Array = known + kernel.decode_s
-    return out
+def _scores(kernel: Kernel, half: int) -> Array:
+    """What held-out services took beyond the prediction [C, P, A, n]; of a process without them its equiprobable values, repeated."""
+    if kernel.deviation_s is not None:
+        held: Array = kernel.deviation_s[half]
+        return held
+    known = kernel.service_s - kernel.service_s.mean(-1, keepdims=True)
+    return np.tile(known, math.ceil(REQUESTS / known.shape[-1]))
 
 
 def allowed(kernel: Kernel, shield: Shield) -> NDArray[np.bool_]:
@@ -84,7 +82,7 @@ def within(shares: Array, allowed: NDArray[np.bool_], rewards: Array) -> Array:
 
 def within_margin(kernel: Kernel, shield: Shield) -> Array:
     """Share of services that end within their margin, by prompt class [P]: of held-out ones that it does not know, where there are any."""
-    out: Array = (_held_out(kernel, 1) <= (shield.predicted_s + shield.margin_s)[..., None] + 1e-12).mean((0, 2, 3))
+    out: Array = (_scores(kernel, 1) <= shield.margin_s[..., None]).mean((0, 2, 3))
     return out
 
 
@@ -93,10 +91,7 @@ def coverage(kernel: Kernel, policy: Array, shield: Shield) -> tuple[float | Non
     are none); and their share of all. Exact, but for the services, which are the held-out ones that the shield was not calibrated on."""
     choice = allowed(kernel, shield).any(1)
     weight = evaluate(kernel, policy).occupancy * choice
-    service = np.sort(_held_out(kernel, 1), -1)
-    left_s = kernel.deadline_s - kernel.backlog_s
-    on_time = np.array([np.searchsorted(row, left_s, side="right") for row in service.reshape(-1, service.shape[-1])]) / service.shape[-1]
-    on_time = on_time.reshape(*service.shape[:3], -1).swapaxes(2, 3)[:, :, None]  # [C, P, 1, W, A]
-    kept = (policy * np.broadcast_to(on_time, (*kernel.shape, kernel.actions)).reshape(policy.shape)).sum(1)
+    held_out = replace(kernel, service_s=kernel.service_s.mean(-1, keepdims=True) + _scores(kernel, 1), deviation_s=None)
+    on_time = 1 - (policy * held_out.late).sum(1)
     reached = float(weight.sum())
-    return (float(weight @ kept) / reached if reached > 0 else None), reached
+    return (float(weight @ on_time) / reached if reached > 0 else None), reached

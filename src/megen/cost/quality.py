@@ -120,7 +120,7 @@ def _check(grid: QualityGrid, path: Path) -> None:
             raise QualityError(f"{path}: {name} has the shape {value.shape}, expected {shape}")
         if not np.isfinite(value).all():
             raise QualityError(f"{path}: {name} holds values that are no numbers")
-    if grid.airtime_s.shape[:3] != (p, r, g) or not (np.isfinite(grid.airtime_s) & (grid.airtime_s > 0)).all():
-        raise QualityError(f"{path}: airtime_s must be positive, of shape {(p, r, g)} and quantiles")
-    if grid.airtime_draws_s.shape[:4] != (2, p, r, g) or not (np.isfinite(grid.airtime_draws_s) & (grid.airtime_draws_s > 0)).all():
-        raise QualityError(f"{path}: airtime_draws_s must be positive, of shape {(2, p, r, g)} and transmissions")
+    for name, shape, last in (("airtime_s", (p, r, g), "quantiles"), ("airtime_draws_s", (2, p, r, g), "transmissions")):
+        value = getattr(grid, name)
+        if value.shape[:-1] != shape or not (np.isfinite(value) & (value > 0)).all():
+            raise QualityError(f"{path}: {name} must be positive, of shape {shape} and {last}")
