@@ -1,32 +1,8 @@
-"""Features to bits and back: header, merge map, and entropy-coded features, each part with its own checksum."""
+"""Features to bits and back: header, merge map and entropy-coded features, each part with its own checksum; or I/Q symbols."""
 
-from megen.codec.payload import (
-    CodecError,
-    Header,
-    decode_features,
-    decode_header,
-    decode_map,
-    decode_protected,
-    encode,
-    encode_header,
-    encode_map,
-    encode_within,
-    protection,
-)
+from megen.codec.codec import QUANTISER_BITS, FeatureCodec
+from megen.codec.framing import pack, unpack
+from megen.codec.header import CodecError
 from megen.codec.prior import Prior, PriorError
 
-__all__ = [
-    "CodecError",
-    "Header",
-    "Prior",
-    "PriorError",
-    "decode_features",
-    "decode_header",
-    "decode_map",
-    "decode_protected",
-    "encode",
-    "encode_header",
-    "encode_map",
-    "encode_within",
-    "protection",
-]
+__all__ = ["QUANTISER_BITS", "CodecError", "FeatureCodec", "Prior", "PriorError", "pack", "unpack"]

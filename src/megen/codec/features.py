@@ -1,43 +1,120 @@
 """Rows of features to bits and back: predicted from known neighbours, the rest quantised and entropy-coded.
 
 The prediction is added back inside the loop, so that encoder and decoder know the same values. A part that
-was lost on its way is filled with what is predicted of it.
+was lost in transit is filled with what is predicted of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-import constriction
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
 
+from megen.codec import entropy
 from megen.codec import prior as priors
-from megen.codec.prior import CLASSES, PER_OCTAVE, REACH, UNIT, Prior, Whole
-from megen.codec.pyramid import Stage, part_of, segments
-from megen.types import FloatArray, IntArray
+from megen.codec.prior import UNIT, Prior, Whole
+from megen.codec.pyramid import KINDS, Stage, part_of, segments
+from megen.types import FloatArray, InputError, IntArray
 
 ROUNDING = 0.42  # |u| is rounded up from 1 - ROUNDING on: a little towards zero costs fewer bits than it harms
-MIN_DEPTH, MAX_DEPTH = 8, 32  # quarter bits: 2 to 8 bits over a range of 8 standard deviations
+MIN_DEPTH, MAX_DEPTH = 1, 32  # quarter bits: 1/4 to 8 bits over a range of 8 standard deviations
 LARGEST = 128  # of a normalised feature
-ESCAPE_BITS = 16
+BOUND = LARGEST * UNIT - 1  # of a reconstructed value in 1 / UNIT: it fits 16 bits
+MAX_LEVEL = 2**16 - 1
 
-_FAMILY = constriction.stream.model.Categorical(perfect=False)
-_ESCAPE = constriction.stream.model.Uniform(1 << ESCAPE_BITS)
-_UNIFORM = constriction.stream.model.Uniform()
+# levels [n, g] of one stage and group of channels, from (kind of stage, group, tokens [n], mean [n, g], class of each level [n, g])
+Levels = Callable[[int, slice, IntArray, Whole, IntArray], Whole]
 
-# of the small matrix products: on a busy machine, threads that wait for each other took a second instead of 30 ms
-_one_thread = ThreadpoolController().wrap(limits=1, user_api="blas")
 
-# levels of a stage and group: from (class of each level [n, g]) to levels [n, g]
-Levels = Callable[[Whole, IntArray], Whole]
+@dataclass(frozen=True)
+class Coded:
+    """The parts' bytes, and where there are no nets the scale class of each (kind of stage, channel), a byte each."""
+
+    parts: list[bytes]
+    scales: bytes = b""
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """What both sides fill, `values` [h*w, c] in 1 / UNIT, and what they must know to do so."""
+
+    values: NDArray[np.float32]
+    grid: tuple[int, int]
+    source: IntArray  # [h*w] whose value a token has for the prediction
+    stays: NDArray[np.bool_]  # [h*w] which tokens are coded
+    prior: Prior
+    depth: int
+    scales: IntArray  # [KINDS, c] classes, where the prior has no nets
+
+    @classmethod
+    def of(cls, mapping: IntArray, grid: tuple[int, int], prior: Prior, depth: int, order: str, scales: bytes = b"") -> _Picture:
+        classes = np.zeros((KINDS, prior.channels), np.int64)
+        if scales:
+            classes[:] = np.frombuffer(scales, np.uint8).reshape(classes.shape)
+        source, stays = _sources(mapping, grid, order)
+        return cls(np.zeros((grid[0] * grid[1], prior.channels), np.float32), grid, source, stays, prior, depth, classes)
+
+    def fill(self, stages: Sequence[Stage], levels: Levels) -> None:
+        """Go through the stages of one part: a token's value is mean + level * step, within `BOUND`."""
+        step, prior = steps_of(self.prior, self.depth), self.prior
+        for stage in stages:
+            coded = self.stays[stage.tokens]
+            tokens, neighbours = stage.tokens[coded], stage.neighbours[coded]
+            if len(tokens):
+                if prior.nets:
+                    inputs = priors.context(self.values, neighbours, tokens, self.grid, base_step(self.depth))
+                else:
+                    means = priors.mean_of(self.values, neighbours)
+                for number, group in enumerate(prior.groups):
+                    if prior.nets:
+                        earlier = self.values[tokens, : group.start].clip(-priors.LIMIT, priors.LIMIT)
+                        net = prior.nets[stage.kind][number]
+                        mean, log2_scale = priors.predict(net, np.concatenate([inputs, earlier], 1, dtype=np.float64))
+                        classes = priors.scale_class(log2_scale, step[group])
+                    else:
+                        mean, classes = means[:, group], np.tile(self.scales[stage.kind, group], (len(tokens), 1))
+                    change = levels(stage.kind, group, tokens, mean, classes) * step[group]
+                    self.values[tokens, group] = (mean + change).clip(-BOUND, BOUND)
+            merged = stage.tokens[~coded]
+            self.values[merged] = self.values[self.source[merged]]
+
+
+class _Quantiser:
+    """Levels of what `target` [h*w, c] differs from its prediction by; keeps them, block by block, for the range coder."""
+
+    def __init__(self, target: Whole, step: IntArray) -> None:
+        self.target, self.step = target, step
+        self.blocks: list[tuple[int, slice, IntArray, IntArray]] = []  # kind of stage, group, levels [n, g], classes [n, g]
+
+    def __call__(self, kind: int, group: slice, tokens: IntArray, mean: Whole, classes: IntArray) -> Whole:
+        wanted = (self.target[tokens, group] - mean) / self.step[group]
+        levels: Whole = (np.sign(wanted) * np.floor(np.abs(wanted) + ROUNDING)).clip(-MAX_LEVEL, MAX_LEVEL)
+        self.blocks.append((kind, group, levels.astype(np.int64), classes))
+        return levels
+
+
+class _Reader:
+    """Levels that a part's bits say. Errors: InputError on bits that no encoder wrote."""
+
+    def __init__(self, part: bytes, table: NDArray[np.float64]) -> None:
+        self.decoder, self.table = entropy.decoder(part), table
+
+    def __call__(self, kind: int, group: slice, tokens: IntArray, mean: Whole, classes: IntArray) -> Whole:
+        levels = entropy.get(self.decoder, classes.ravel(), self.table)
+        return levels.reshape(classes.shape).clip(-MAX_LEVEL, MAX_LEVEL).astype(np.float64)
+
+
+def _predicted(kind: int, group: slice, tokens: IntArray, mean: Whole, classes: IntArray) -> Whole:
+    """The levels of a lost part."""
+    return np.zeros_like(mean)
 
 
 def base_step(depth: int) -> int:
     """The quantiser's step in 1 / UNIT: 8 / 2^(depth / 4), for whole quarter bits from `MIN_DEPTH` to `MAX_DEPTH`."""
     if not MIN_DEPTH <= depth <= MAX_DEPTH:
-        raise ValueError(f"the depth must lie in [{MIN_DEPTH}, {MAX_DEPTH}] quarter bits, got {depth}")
+        raise InputError(f"the depth must lie in [{MIN_DEPTH}, {MAX_DEPTH}] quarter bits, got {depth}")
     whole, quarter = divmod(depth, 4)
     return (8 * UNIT * (4096, 3444, 2896, 2435)[quarter] >> 12) >> whole  # 2^(-k/4) in 1 / 4096
 
@@ -46,33 +123,6 @@ def steps_of(prior: Prior, depth: int) -> IntArray:
     """Each channel's step in 1 / UNIT."""
     out: IntArray = np.maximum(prior.step * base_step(depth) // UNIT, 1)
     return out
-
-
-@_one_thread  # type: ignore[untyped-decorator]
-def _walk(
-    stages: Sequence[Stage],
-    values: Whole,
-    source: IntArray,
-    stays: NDArray[np.bool_],
-    grid: tuple[int, int],
-    prior: Prior,
-    depth: int,
-    levels: Levels,
-) -> None:
-    """Go through the stages of one part, filling `values` [h*w, c] of its tokens with mean + level * step."""
-    step, base = steps_of(prior, depth), base_step(depth)
-    for stage in stages:
-        coded = stays[stage.tokens]
-        tokens, neighbours = stage.tokens[coded], stage.neighbours[coded]
-        if len(tokens):
-            inputs = priors.context(values, neighbours, tokens, *grid, base)
-            for number, group in enumerate(prior.groups):
-                known = np.concatenate([inputs, values[tokens, : group.start].clip(-priors.LIMIT, priors.LIMIT)], 1)
-                mean, log2_scale = priors.predict(prior.nets[stage.kind][number], known)
-                kinds = priors.scale_class(log2_scale, step[group])
-                values[tokens, group] = mean + levels(mean, kinds) * step[group]
-        merged = stage.tokens[~coded]
-        values[merged] = values[source[merged]]
 
 
 def own_tokens(mapping: IntArray, grid: tuple[int, int]) -> IntArray:
@@ -87,105 +137,86 @@ def own_tokens(mapping: IntArray, grid: tuple[int, int]) -> IntArray:
     return own[mapping]
 
 
-def _sources(mapping: IntArray, grid: tuple[int, int]) -> tuple[IntArray, NDArray[np.bool_]]:
+def _sources(mapping: IntArray, grid: tuple[int, int], order: str) -> tuple[IntArray, NDArray[np.bool_]]:
     """Whose value a token has for the prediction, and which tokens are coded.
 
-    That of a merged token is its destination's where that lies in the base or in the token's own part, else its
-    own cell's destination's, so that no part needs another.
+    That of a merged token is its destination's. By band, where that lies neither in the base nor in the token's own part,
+    it is its own cell's destination's, so that no band needs another.
     """
-    own, part = own_tokens(mapping, grid), part_of(*grid)
-    order = np.arange(len(own))
-    y, x = np.divmod(order, grid[1])
+    own = own_tokens(mapping, grid)
+    number = np.arange(len(own))
+    if order == "stage":
+        return own, own == number
+    part = part_of(*grid)
+    y, x = np.divmod(number, grid[1])
     foreign = (part[own] != part) & (part[own] != 0)
-    return np.where(foreign, (y // 2 * 2) * grid[1] + x // 2 * 2, own), own == order
+    return np.where(foreign, (y // 2 * 2) * grid[1] + x // 2 * 2, own), own == number
 
 
-def encode_parts(rows: FloatArray, mapping: IntArray, grid: tuple[int, int], prior: Prior, depth: int) -> list[bytes]:
+def encode_parts(rows: FloatArray, mapping: IntArray, grid: tuple[int, int], prior: Prior, depth: int, *, order: str = "band") -> Coded:
     """Rows [n, c] as one byte string for each part of the pyramid.
 
-    Errors: ValueError on values that are no numbers or beyond `LARGEST`.
+    Errors: InputError on values that are NaN, infinite or beyond `LARGEST`.
     """
     if not (np.isfinite(rows).all() and np.abs(rows).max(initial=0) <= LARGEST):
-        raise ValueError(f"features hold NaN, infinity or values beyond {LARGEST}: nothing can be coded")
-    source, stays = _sources(mapping, grid)
-    step = steps_of(prior, depth)
-    target = np.rint(rows.astype(np.float64) * UNIT)[mapping]
-    values = np.zeros_like(target)
-    out = []
-    for stages in segments(*grid):
-        encoder = constriction.stream.queue.RangeEncoder()
-        at = iter([(s.tokens[stays[s.tokens]], g) for s in stages if stays[s.tokens].any() for g in prior.groups])
-
-        def levels(mean: Whole, kinds: IntArray) -> Whole:
-            tokens, group = next(at)  # noqa: B023
-            wanted = (target[tokens, group] - mean) / step[group]
-            limit = REACH + (1 << ESCAPE_BITS) - 1
-            got: Whole = (np.sign(wanted) * np.floor(np.abs(wanted) + ROUNDING)).clip(-limit, limit)
-            _put(encoder, got.astype(np.int64).ravel(), kinds.ravel())  # noqa: B023
-            return got
-
-        _walk(stages, values, source, stays, grid, prior, depth, levels)
-        out.append(encoder.get_compressed().astype("<u4").tobytes())
-    return out
+        raise InputError(f"features hold NaN, infinity or values beyond {LARGEST}: nothing can be coded")
+    picture = _Picture.of(mapping, grid, prior, depth, order)
+    quantiser = _Quantiser(np.rint(rows.astype(np.float64) * UNIT)[mapping], steps_of(prior, depth))
+    blocks, ends = quantiser.blocks, []
+    for stages in segments(*grid, order):
+        picture.fill(stages, quantiser)
+        ends.append(len(blocks))
+    scales = np.zeros_like(picture.scales) if prior.nets else _best_scales(blocks, prior)
+    parts = []
+    for start, end in zip([0, *ends], ends, strict=False):
+        coder = entropy.encoder()
+        for kind, group, levels, classes in blocks[start:end]:
+            own = classes if prior.nets else np.broadcast_to(scales[kind, group], levels.shape)
+            entropy.put(coder, levels.ravel(), own.ravel(), prior.weights)
+        parts.append(entropy.finished(coder))
+    return Coded(parts, b"" if prior.nets else scales.astype(np.uint8).tobytes())
 
 
-def _low_bits(kinds: IntArray) -> IntArray:
-    """How many of a level's lowest bits travel as they are, so that the rest falls into one of the classes."""
-    out: IntArray = -(-(kinds - CLASSES + 1).clip(0) // PER_OCTAVE)
-    return out
+def _best_scales(blocks: Sequence[tuple[int, slice, IntArray, IntArray]], prior: Prior) -> IntArray:
+    """The scale class [KINDS, c] that costs each kind of stage and channel the fewest bits, near that of a logistic's mean size.
+
+    The levels do not depend on the scales here, so they are all known.
+    """
+    information = entropy.PRECISION - np.log2(prior.weights + 1)
+    scales = np.zeros((KINDS, prior.channels), np.int64)
+    for kind in {kind for kind, _, _, _ in blocks}:
+        groups = [[levels for k, g, levels, _ in blocks if (k, g) == (kind, group)] for group in prior.groups]
+        levels = np.concatenate([np.concatenate(group) for group in groups], 1)
+        size = np.abs(levels).mean(0).clip(2.0**-8) / (2 * np.log(2))  # of a logistic: E|x| = 2 ln 2 * scale
+        start = np.rint(entropy.PER_OCTAVE * (np.log2(size) - entropy.LOWEST)).astype(np.int64)
+        near = (start + np.arange(-4, 5)[:, None]).clip(0, entropy.MOST)  # [9, c]
+        cost = [entropy.bits(levels, np.broadcast_to(classes, levels.shape), information).sum(0) for classes in near]
+        scales[kind] = near[np.argmin(cost, 0), np.arange(prior.channels)]
+    return scales
 
 
-def _put(coder: object, levels: IntArray, kinds: IntArray) -> None:
-    low = _low_bits(kinds)
-    half = (1 << low) >> 1
-    high = (levels + half) >> low
-    near = high.clip(-REACH, REACH)
-    coder.encode((near + REACH).astype(np.int32), _FAMILY, priors.frequencies()[kinds - PER_OCTAVE * low])  # type: ignore[attr-defined]
-    beyond = np.abs(high[np.abs(near) == REACH]) - REACH
-    if len(beyond):
-        coder.encode(beyond.astype(np.int32), _ESCAPE)  # type: ignore[attr-defined]
-    fine = low > 0
-    if fine.any():
-        rest = levels[fine] + half[fine] - (high[fine] << low[fine])
-        coder.encode(rest.astype(np.int32), _UNIFORM, (1 << low[fine]).astype(np.int32))  # type: ignore[attr-defined]
-
-
-def _get(coder: object, kinds: IntArray) -> IntArray:
-    low = _low_bits(kinds)
-    high = coder.decode(_FAMILY, priors.frequencies()[kinds - PER_OCTAVE * low]).astype(np.int64) - REACH  # type: ignore[attr-defined]
-    far, fine = np.abs(high) == REACH, low > 0
-    if far.any():
-        high[far] += np.sign(high[far]) * coder.decode(_ESCAPE, int(far.sum())).astype(np.int64)  # type: ignore[attr-defined]
-    levels: IntArray = high << low
-    if fine.any():
-        rest = coder.decode(_UNIFORM, (1 << low[fine]).astype(np.int32)).astype(np.int64)  # type: ignore[attr-defined]
-        levels[fine] += rest - ((1 << low[fine]) >> 1)
-    return levels
-
-
-def decode_parts(parts: Sequence[bytes | None], mapping: IntArray, grid: tuple[int, int], prior: Prior, depth: int) -> FloatArray:
+def decode_parts(
+    parts: Sequence[bytes | None],
+    mapping: IntArray,
+    grid: tuple[int, int],
+    prior: Prior,
+    depth: int,
+    *,
+    order: str = "band",
+    scales: bytes = b"",
+) -> FloatArray:
     """Rows [n, c] from what arrived of the parts; None: lost, and filled with what is predicted of it.
 
-    Errors: ValueError where a part's bits are not ones that `encode_parts` wrote.
+    `scales` are those of `Coded` where the prior has no nets. By stage, nothing but None may follow a None.
+    Errors: InputError where a part's bits are not ones that `encode_parts` wrote.
     """
-    source, stays = _sources(mapping, grid)
-    values = np.zeros((grid[0] * grid[1], prior.channels))
-    for stages, part in zip(segments(*grid), parts, strict=True):
-        if part is None:
-            _walk(stages, values, source, stays, grid, prior, depth, lambda mean, kinds: np.zeros_like(mean))
-            continue
-        if len(part) % 4:
-            raise ValueError("a feature part is not made of whole words")
-        decoder = constriction.stream.queue.RangeDecoder(np.frombuffer(part, "<u4").astype(np.uint32))
-
-        def levels(mean: Whole, kinds: IntArray) -> Whole:
-            try:
-                got = _get(decoder, kinds.ravel())  # noqa: B023
-            except AssertionError as error:  # what constriction raises on bits that no encoder wrote
-                raise ValueError("a feature part holds bits that no encoder wrote") from error
-            return got.reshape(kinds.shape).astype(np.float64)
-
-        _walk(stages, values, source, stays, grid, prior, depth, levels)
-    rows = np.empty((int(mapping.max()) + 1, prior.channels))
-    rows[mapping[stays]] = values[stays]
-    return (rows / UNIT).astype(np.float32)
+    picture = _Picture.of(mapping, grid, prior, depth, order, scales)
+    for number, (stages, part) in enumerate(zip(segments(*grid, order), parts, strict=True)):
+        try:
+            picture.fill(stages, _predicted if part is None else _Reader(part, prior.weights))
+        except ValueError as error:
+            raise InputError(f"feature part {number} holds {error}") from error
+    rows = np.empty((int(mapping.max()) + 1, prior.channels), np.float32)
+    rows[mapping[picture.stays]] = picture.values[picture.stays]
+    rows /= UNIT
+    return rows

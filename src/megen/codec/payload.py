@@ -6,123 +6,43 @@ payloads do not mix. Whatever bytes come in, decoding gives what was encoded or 
 
 from __future__ import annotations
 
-import struct
-import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import constriction
 import numpy as np
 
-from megen.codec import features
+from megen.codec import entropy, features
+from megen.codec.header import CRC, CRC_BYTES, CodecError, Header, crc_of, decode_header, encode_header, opened, seal
 from megen.codec.prior import Prior
 from megen.codec.pyramid import part_of, segments
-from megen.types import FloatArray, IntArray, Payload
+from megen.types import FloatArray, InputError, IntArray, Payload
 
-MAGIC = b"ME"
-VERSION = 2
-MAX_SIDE, MAX_CHANNELS = 128, 256
-CRC_BYTES = 3  # of a feature part; the header and the map have four
 CHOICES = 8  # destinations that a source may merge into
-WEIGHTS = 15  # a choice's frequency is told in four bits
-_HEADER = struct.Struct("<2sBBHHHHfI")  # magic, version, depth (0: analog), height, width, channels, rows, amplitude, backbone
-_CRC = struct.Struct("<I")
+WEIGHTS = 15  # a choice's frequency is coded in four bits
 
 
-class CodecError(ValueError):
-    """Bytes that are not a whole, unharmed part of a payload."""
-
-
-@dataclass(frozen=True)
-class Header:
-    """What the receiver must know before it can read the rest."""
-
-    height: int
-    width: int
-    channels: int
-    rows: int
-    backbone: int  # CRC-32 of the backbone's identity: features of one mean nothing to another
-    depth: int = 0  # quarter bits of the quantiser; 0: the features travel as analog symbols
-    amplitude: float = 0.0  # root mean square of the features where they travel as analog symbols
-
-    @property
-    def analog(self) -> bool:
-        return self.depth == 0
-
-
-def _crc(body: bytes, header: bytes) -> int:
-    # from the header's own CRC, its last bytes: a CRC over them too would be the same for every header
-    return zlib.crc32(body, _CRC.unpack(header[-_CRC.size :])[0] if header else 0)
-
-
-def _seal(body: bytes, header: bytes = b"") -> bytes:
-    return body + _CRC.pack(_crc(body, header))
-
-
-def _open(part: bytes, what: str, header: bytes = b"") -> bytes:
-    if len(part) < _CRC.size:
-        raise CodecError(f"the {what} is {len(part)} bytes long: it was cut on its way")
-    body, (crc,) = part[: -_CRC.size], _CRC.unpack(part[-_CRC.size :])
-    if _crc(body, header) != crc:
-        raise CodecError(f"the {what} fails its checksum: it was changed on its way")
-    return body
-
-
-def _part_crc(body: bytes, number: int, header: bytes) -> bytes:
-    return _CRC.pack(_crc(bytes([number % 256]) + body, header))[:CRC_BYTES]
-
-
-def encode_header(header: Header) -> bytes:
-    """The header as bytes."""
-    sizes = (header.depth, header.height, header.width, header.channels, header.rows)
-    return _seal(_HEADER.pack(MAGIC, VERSION, *sizes, header.amplitude, header.backbone))
-
-
-def decode_header(part: bytes) -> Header:
-    """Read a header. Errors: CodecError."""
-    body = _open(part, "header")
-    if len(body) != _HEADER.size:
-        raise CodecError(f"the header is {len(part)} bytes long, expected {_HEADER.size + _CRC.size}")
-    magic, version, depth, height, width, channels, rows, amplitude, backbone = _HEADER.unpack(body)
-    if magic != MAGIC or version != VERSION:
-        raise CodecError(f"not a payload of version {VERSION} (magic {magic!r}, version {version})")
-    if depth and not features.MIN_DEPTH <= depth <= features.MAX_DEPTH:
-        raise CodecError(f"the header names a depth of {depth} quarter bits")
-    if not np.isfinite(amplitude) or amplitude < 0:
-        raise CodecError(f"the header names an amplitude of {amplitude}")
-    sides = (height, width)
-    if any(side < 2 or side > MAX_SIDE or side % 2 for side in sides) or not 1 <= channels <= MAX_CHANNELS:
-        raise CodecError(f"the header names a grid of {height} x {width} x {channels}, which no backbone has")
-    if not height * width // 4 <= rows <= height * width:
-        raise CodecError(f"the header names {rows} rows for {height} x {width} tokens")
-    return Header(height, width, channels, rows, backbone, depth, amplitude)
-
-
-def _shares(weights: np.ndarray) -> np.ndarray:
-    return np.asarray(weights / weights.sum())  # of small whole numbers: the same everywhere
+def part_crc(body: bytes, number: int, header: bytes) -> bytes:
+    """The checksum of a feature part, over its number and its body."""
+    return CRC.pack(crc_of(bytes([number]) + body, header))[:CRC_BYTES]
 
 
 def encode_map(choice: IntArray, header: bytes) -> bytes:
     """A merge choice per source (-1: stays): which move, then where to, entropy-coded; nothing where none merged.
 
-    How many move is known from the header; how often each of the eight neighbours is chosen is told in four bits each.
+    How many move is known from the header; how often each of the eight neighbours is chosen is coded in four bits each.
     """
     moved = choice >= 0
     if not moved.any():
         return b""
-    coder = constriction.stream.queue.RangeEncoder()
+    coder = entropy.encoder()
     if not moved.all():
-        coder.encode(moved.astype(np.int32), _moves(len(moved), int(moved.sum())))
+        staying = len(moved) - int(moved.sum())
+        coder.encode(moved.astype(np.int32), entropy.categorical([staying, len(moved) - staying]))  # type: ignore[attr-defined]
     counts = np.bincount(choice[moved], minlength=CHOICES)
     weights = -(-counts * WEIGHTS // counts.max())
     if np.count_nonzero(weights) > 1:
-        coder.encode(choice[moved].astype(np.int32), constriction.stream.model.Categorical(_shares(weights), perfect=False))
-    told = np.packbits((weights[:, None] >> np.arange(4)) & 1).tobytes()
-    return _seal(told + coder.get_compressed().astype("<u4").tobytes(), header)
-
-
-def _moves(sources: int, count: int) -> object:
-    return constriction.stream.model.Categorical(np.array([sources - count, count]) / sources, perfect=False)
+        coder.encode(choice[moved].astype(np.int32), entropy.categorical(weights))  # type: ignore[attr-defined]
+    packed = np.packbits((weights[:, None] >> np.arange(4)) & 1).tobytes()
+    return seal(packed + entropy.finished(coder), header)
 
 
 def decode_map(payload: Payload, header: Header) -> IntArray:
@@ -132,17 +52,21 @@ def decode_map(payload: Payload, header: Header) -> IntArray:
     choice = np.full(sources, -1, np.int64)
     if not count and not payload.merge_map:
         return choice
-    body = _open(payload.merge_map, "merge map", payload.header)
+    body = opened(payload.merge_map, "merge map", payload.header)
     if len(body) < 4 or len(body) % 4:
         raise CodecError("the merge map is not made of whole words")
     weights = np.unpackbits(np.frombuffer(body[:4], np.uint8)).reshape(CHOICES, 4) @ (1 << np.arange(4))
-    coder = constriction.stream.queue.RangeDecoder(np.frombuffer(body[4:], "<u4").astype(np.uint32))
+    if not count or not weights.any():
+        raise CodecError(f"the merge map moves no tokens, the header says {count}" if count else "a merge map where no token merged")
+    coder = entropy.decoder(body[4:])
     try:
-        moved = np.ones(sources, bool) if count == sources else coder.decode(_moves(sources, count), sources).astype(bool)
-        if moved.sum() != count or count == 0 or not weights.any():
+        moved = np.ones(sources, bool)
+        if count < sources:
+            moved = coder.decode(entropy.categorical([sources - count, count]), sources).astype(bool)  # type: ignore[attr-defined]
+        if moved.sum() != count:
             raise CodecError(f"the merge map moves {moved.sum()} tokens, the header says {count}")
         if np.count_nonzero(weights) > 1:
-            choice[moved] = coder.decode(constriction.stream.model.Categorical(_shares(weights), perfect=False), count)
+            choice[moved] = coder.decode(entropy.categorical(weights), count)  # type: ignore[attr-defined]
         else:
             choice[moved] = weights.argmax()
     except AssertionError as error:  # what constriction raises on bits that no encoder wrote
@@ -151,28 +75,28 @@ def decode_map(payload: Payload, header: Header) -> IntArray:
 
 
 def encode(rows: FloatArray, choice: IntArray, mapping: IntArray, header: Header, prior: Prior) -> Payload:
-    """One payload at the header's depth of rows [n, c], the merge choice and the merge map that it gives.
+    """One payload at the header's depth and in its order of rows [n, c], the merge choice and the merge map that it gives.
 
-    The features stay out of it where it is analog. Errors: ValueError on values that cannot be coded.
+    The features stay out of it where it is analog. Errors: InputError on values that cannot be coded.
     """
-    first = encode_header(header)
-    payload = Payload(first, encode_map(choice, first))
     if header.analog:
-        return payload
-    bodies = features.encode_parts(rows, mapping, (header.height, header.width), prior, header.depth)
-    return replace(payload, features=tuple(b + _part_crc(b, i, first) for i, b in enumerate(bodies)))
+        first = encode_header(header)
+        return Payload(first, encode_map(choice, first))
+    coded = features.encode_parts(rows, mapping, header.grid, prior, header.depth, order=header.order)
+    first = encode_header(replace(header, scales=coded.scales))
+    return Payload(first, encode_map(choice, first), tuple(b + part_crc(b, i, first) for i, b in enumerate(coded.parts)))
 
 
 def encode_within(bits_budget: int, rows: FloatArray, choice: IntArray, mapping: IntArray, header: Header, prior: Prior) -> Payload:
     """The payload of the greatest depth that takes at most `bits_budget` bits, by bisection.
 
-    Errors: ValueError where even the smallest depth takes more, naming its bits.
+    Errors: InputError where even the smallest depth takes more, naming its bits.
     """
     low, high = features.MIN_DEPTH, features.MAX_DEPTH
     best = encode(rows, choice, mapping, replace(header, depth=low), prior)
     if best.bits()["total"] > bits_budget:
         least = best.bits()["total"]
-        raise ValueError(f"a budget of {bits_budget} bits is too small: the coarsest quantiser takes {least}; merge more, or raise it")
+        raise InputError(f"a budget of {bits_budget} bits is too small: the coarsest quantiser takes {least}; merge more, or raise it")
     while low < high:
         middle = (low + high + 1) // 2
         payload = encode(rows, choice, mapping, replace(header, depth=middle), prior)
@@ -194,32 +118,46 @@ def decode_protected(payload: Payload, backbone: int) -> tuple[Header, IntArray]
 def decode_features(payload: Payload, header: Header, mapping: IntArray, prior: Prior) -> tuple[FloatArray, np.ndarray]:
     """Rows [n, c] and which tokens' rows arrived [h*w]; a lost part is an empty one, and filled from its neighbours.
 
+    By stage a part is predicted from all before it, so what follows a lost one counts as lost too.
     Errors: CodecError, also where the base is lost, from which all else is predicted.
     """
-    grid = (header.height, header.width)
     if prior.channels != header.channels:
         raise CodecError(f"the payload has {header.channels} channels, this receiver {prior.channels}")
-    if len(payload.features) != len(segments(*grid)):
-        raise CodecError(f"the payload has {len(payload.features)} feature parts, expected {len(segments(*grid))}")
+    if header.scales:
+        prior = replace(prior, nets=())
+    elif not prior.nets:
+        raise CodecError("the payload was coded with a trained prior, this receiver has none: copy the codec file of its backbone")
+    count = len(segments(*header.grid, header.order))
+    if len(payload.features) != count:
+        raise CodecError(f"the payload has {len(payload.features)} feature parts, expected {count}")
     bodies = [_opened(part, i, payload.header) for i, part in enumerate(payload.features)]
     if bodies[0] is None:
         raise CodecError("the base of the features was lost: nothing can be predicted from it")
+    if header.order == "stage" and None in bodies:
+        first = bodies.index(None)
+        bodies[first:] = [None] * (count - first)
     try:
-        rows = features.decode_parts(bodies, mapping, grid, prior, header.depth)
+        rows = features.decode_parts(bodies, mapping, header.grid, prior, header.depth, order=header.order, scales=header.scales)
     except ValueError as error:
         raise CodecError(str(error)) from error
-    return rows, np.array([body is not None for body in bodies])[part_of(*grid)[features.own_tokens(mapping, grid)]]
+    arrived = np.array([body is not None for body in bodies])
+    return rows, arrived[part_of(*header.grid, header.order)[features.own_tokens(mapping, header.grid)]]
 
 
 def _opened(part: bytes, number: int, header: bytes) -> bytes | None:
     if not part:
         return None
     body = part[:-CRC_BYTES]
-    if len(part) < CRC_BYTES or _part_crc(body, number, header) != part[-CRC_BYTES:]:
-        raise CodecError(f"feature part {number} fails its checksum: it was changed on its way")
+    if len(part) < CRC_BYTES or part_crc(body, number, header) != part[-CRC_BYTES:]:
+        raise CodecError(f"feature part {number} fails its checksum: it was changed in transit")
     return body
 
 
-def protection(parts: Sequence[bytes]) -> list[float]:
-    """Error rate at the first attempt that each part is sent for: header and map, then the base, then the bands."""
-    return [0.001, 0.01, *[0.1] * (len(parts) - 1)][: 1 + len(parts)]
+def error_rates(payload: Payload, order: str = "band") -> tuple[float, ...]:
+    """Block error rate that each part's first attempt is sent for: header and map together, then the base, then the rest.
+
+    Parts from which others are predicted take a lower one: the base, and by stage all but the last.
+    """
+    parts = len(payload.features)
+    last = 1 if order == "stage" else parts - 1
+    return (0.001, *[0.01] * (parts - last), *[0.1] * last)[: 1 + parts]

@@ -1,23 +1,32 @@
 """In which order tokens are coded, and which known ones each is predicted from. NumPy only.
 
-A pyramid of grids: the base is every eighth token, refined to every fourth; below it lie bands of eight
-token rows, each refined to every second (the destinations of merging) and then to every token. A refinement
-has two stages: the middle of four known tokens, then what lies between two of them. A band is predicted from
-the base and from itself alone, so a lost band harms no other.
+A pyramid of grids: the base is every eighth token, refined to every fourth; it is refined to every second (the
+destinations of merging) and then to every token. A refinement has two stages: the middle of four known tokens, then what
+lies between two of them. The base is one part. The rest is cut into parts in one of two orders:
+
+    band    eight token rows each, predicted from the base and from itself alone: a lost one harms no other
+    stage   the four stages of the whole grid, each predicted from all before it: fewer bits, and every one that
+            arrives refines the whole picture, but what follows a lost one is lost too
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from megen.types import IntArray
 
 TOP = 8  # spacing of the coarsest grid, and height of a band
-KINDS = 7  # base, then middle and edge of each of three refinements
+KINDS = 7  # coarsest grid, then middle and edge of each of three refinements
+BASE_KINDS, REFINING_KINDS = (0, 1, 2), (3, 4, 5, 6)
+ORDERS = ("band", "stage")  # of the parts
 NONE = -1
+
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -30,34 +39,42 @@ class Stage:
 
 
 @functools.lru_cache(maxsize=8)
-def segments(height: int, width: int) -> tuple[tuple[Stage, ...], ...]:
-    """The stages of each independently lost part: the base first, then the bands from the top."""
+def segments(height: int, width: int, order: str = "band") -> tuple[tuple[Stage, ...], ...]:
+    """The stages of each part in coding order: the base first, then the bands from the top or the four stages below the base.
+
+    By stage too, a stage is cut into bands of eight token rows, so that no more memory is needed.
+    """
     kind_of, spacing_of = _kinds(height, width)
-    rows = np.arange(height * width) // width
     in_base = spacing_of >= TOP // 2
-    band = rows // TOP
-    parts = []
-    for part in range(-1, -(-height // TOP)):
-        own = in_base if part < 0 else (band == part) & ~in_base
-        stages = []
-        for kind in range(KINDS):
-            tokens = np.flatnonzero(own & (kind_of == kind))
-            if not len(tokens):
-                continue
-            known = in_base & (kind_of < kind) if part < 0 else in_base | ((band == part) & (kind_of < kind))
-            stages.append(Stage(kind, tokens, _neighbours(tokens, kind, known, height, width)))
-        parts.append(tuple(stages))
-    return tuple(parts)
+    band_of = np.arange(height * width) // width // TOP
+    bands = range(-(-height // TOP))
+    everywhere = np.ones(height * width, bool)
+
+    shape = (kind_of, height, width)
+    base = _stages(in_base, BASE_KINDS, in_base, *shape)
+    if order == "band":
+        return base, *(_stages(band_of == band, REFINING_KINDS, in_base | (band_of == band), *shape) for band in bands)
+    return base, *(tuple(s for band in bands for s in _stages(band_of == band, (k,), everywhere, *shape)) for k in REFINING_KINDS)
 
 
 @functools.lru_cache(maxsize=8)
-def part_of(height: int, width: int) -> IntArray:
-    """The segment of every token, [h*w]."""
+def part_of(height: int, width: int, order: str = "band") -> IntArray:
+    """The part of every token, [h*w]."""
     out = np.zeros(height * width, np.int64)
-    for number, stages in enumerate(segments(height, width)):
+    for number, stages in enumerate(segments(height, width, order)):
         for stage in stages:
             out[stage.tokens] = number
     return out
+
+
+def _stages(inside: Mask, kinds: Sequence[int], visible: Mask, kind_of: IntArray, height: int, width: int) -> tuple[Stage, ...]:
+    """The tokens `inside`, kind by kind, predicted from the `visible` ones of an earlier kind."""
+    stages = []
+    for kind in kinds:
+        tokens = np.flatnonzero(inside & (kind_of == kind))
+        if len(tokens):
+            stages.append(Stage(kind, tokens, _neighbours(tokens, kind, visible & (kind_of < kind), height, width)))
+    return tuple(stages)
 
 
 def _kinds(height: int, width: int) -> tuple[IntArray, IntArray]:
@@ -73,21 +90,21 @@ def _kinds(height: int, width: int) -> tuple[IntArray, IntArray]:
     return kind, spacing
 
 
-def _neighbours(tokens: IntArray, kind: int, known: np.ndarray, height: int, width: int) -> IntArray:
+def _neighbours(tokens: IntArray, kind: int, visible: Mask, height: int, width: int) -> IntArray:
     if kind == 0:
         return np.full((len(tokens), 4), NONE)
     half = (4, 2, 1)[(kind - 1) // 2]
     offsets = ((-1, -1), (-1, 1), (1, -1), (1, 1)) if kind % 2 else ((0, -1), (0, 1), (-1, 0), (1, 0))
     opposite = (3, 2, 1, 0) if kind % 2 else (1, 0, 3, 2)
     y, x = np.divmod(tokens, width)
-    found = np.full((len(tokens), 4), NONE)
+    seen = np.full((len(tokens), 4), NONE)
     for k, (down, right) in enumerate(offsets):
         r, c = y + half * down, x + half * right
         inside = (r >= 0) & (r < height) & (c >= 0) & (c < width)
         number = np.where(inside, r * width + c, 0)
-        found[:, k] = np.where(inside & known[number], number, NONE)
+        seen[:, k] = np.where(inside & visible[number], number, NONE)
     # an unknown one takes the value of the one across, and where that is unknown too, of any that is known
-    filled = np.where(found == NONE, found[:, opposite], found)
+    filled = np.where(seen == NONE, seen[:, opposite], seen)
     for k in range(4):
-        filled = np.where(filled == NONE, found[:, [k]], filled)
+        filled = np.where(filled == NONE, seen[:, [k]], filled)
     return filled

@@ -1,0 +1,113 @@
+"""A payload's header, and the checksums that seal it and all that belongs to it."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from megen.codec import features
+from megen.codec.entropy import MOST
+from megen.codec.pyramid import KINDS, ORDERS
+from megen.types import InputError
+
+MAGIC = b"ME"
+VERSION = 3
+MAX_SIDE, MAX_CHANNELS = 128, 256
+FILE_PRIOR, OWN_SCALES = 0, 1  # codes of how features are predicted
+TOKEN_MERGING = 0  # the one reduction so far; other codes are kept free for others
+CRC_BYTES = 3  # of a feature part; the header and the map have four
+CRC = struct.Struct("<I")
+
+# magic, version, depth (0: analog), order, prior, reduction, refinement layer, height, width, channels, rows, amplitude, backbone
+LAYOUT = struct.Struct("<2sBBBBBBHHHHfI")
+
+
+class CodecError(InputError):
+    """Bytes that are not a whole, unchanged part of a payload."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the receiver must know before it can read the rest."""
+
+    height: int
+    width: int
+    channels: int
+    rows: int
+    backbone: int  # CRC-32 of the backbone's fingerprint: features of one mean nothing to another
+    depth: int = 0  # quarter bits of the quantiser; 0: the features travel as analog symbols
+    amplitude: float = 0.0  # root mean square of the features where they travel as analog symbols
+    order: str = "band"  # of the feature parts
+    scales: bytes = b""  # a scale class for each (kind of stage, channel) where no net of the codec file predicts
+
+    @property
+    def analog(self) -> bool:
+        return self.depth == 0
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return self.height, self.width
+
+
+def crc_of(body: bytes, header: bytes) -> int:
+    """CRC-32 that starts from the header's own, its last bytes: one over them too would be the same for every header."""
+    return zlib.crc32(body, CRC.unpack(header[-CRC.size :])[0] if header else 0)
+
+
+def seal(body: bytes, header: bytes = b"") -> bytes:
+    """A body and its checksum."""
+    return body + CRC.pack(crc_of(body, header))
+
+
+def opened(part: bytes, what: str, header: bytes = b"") -> bytes:
+    """The body of what `seal` gave. Errors: CodecError."""
+    if len(part) < CRC.size:
+        raise CodecError(f"the {what} is {len(part)} bytes long: it was cut in transit")
+    body, (crc,) = part[: -CRC.size], CRC.unpack(part[-CRC.size :])
+    if crc_of(body, header) != crc:
+        raise CodecError(f"the {what} fails its checksum: it was changed in transit")
+    return body
+
+
+def encode_header(header: Header) -> bytes:
+    """The header as bytes."""
+    codes = (header.depth, ORDERS.index(header.order), OWN_SCALES if header.scales else FILE_PRIOR, TOKEN_MERGING, 0)
+    sizes = (header.height, header.width, header.channels, header.rows)
+    return seal(LAYOUT.pack(MAGIC, VERSION, *codes, *sizes, header.amplitude, header.backbone) + header.scales)
+
+
+def decode_header(part: bytes) -> Header:
+    """Read a header. Errors: CodecError."""
+    body = opened(part, "header")
+    if len(body) < 3 or body[:2] != MAGIC:
+        raise CodecError("not the header of a payload")
+    if body[2] != VERSION:
+        mend = "have it sent again by a megen of today" if body[2] < VERSION else "update this megen"
+        raise CodecError(f"a payload of format {body[2]}, this megen reads format {VERSION} only: {mend}")
+    if len(body) < LAYOUT.size:
+        raise CodecError(f"the header is {len(part)} bytes long, expected at least {LAYOUT.size + CRC.size}")
+    _, _, depth, order, prior, reduction, layer, height, width, channels, rows, amplitude, backbone = LAYOUT.unpack(body[: LAYOUT.size])
+    for name, code, count in (
+        ("order of parts", order, len(ORDERS)),
+        ("prior", prior, OWN_SCALES + 1),
+        ("reduction", reduction, 1),
+        ("refinement layer", layer, 1),
+    ):
+        if code >= count:
+            raise CodecError(f"the header names {name} {code}, which this megen does not know: update it")
+    if depth and not features.MIN_DEPTH <= depth <= features.MAX_DEPTH:
+        raise CodecError(f"the header names a depth of {depth} quarter bits")
+    if not np.isfinite(amplitude) or amplitude < 0:
+        raise CodecError(f"the header names an amplitude of {amplitude}")
+    if any(side < 2 or side > MAX_SIDE or side % 2 for side in (height, width)) or not 1 <= channels <= MAX_CHANNELS:
+        raise CodecError(f"the header names a grid of {height} x {width} x {channels}, which no backbone has")
+    if not height * width // 4 <= rows <= height * width:
+        raise CodecError(f"the header names {rows} rows for {height} x {width} tokens")
+    scales = body[LAYOUT.size :]
+    expected = KINDS * channels if prior == OWN_SCALES else 0
+    if len(scales) != expected or max(scales, default=0) > MOST:
+        raise CodecError(f"the header has {len(scales)} scales, expected {expected} of at most {MOST}")
+    return Header(height, width, channels, rows, backbone, depth, amplitude, ORDERS[order], scales)
