@@ -1,4 +1,4 @@
-"""A policy's file, the shield's promise, and the aggregates of an evaluation."""
+"""A policy's file, the shield's promise, and the aggregates of an report."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megen.control import evaluation, lp, policy, shield
-from megen.control import kernel as kernels
-from megen.control.kernel import Kernel
+from megen.control import lp, policy, report, shield
+from megen.control.cmdp import CMDP, evaluate
 from megen.control.simulator import Simulator, sample
 from megen.types import ChannelState, Observation
 
 
 @pytest.fixture(scope="module")
-def best(small: Kernel) -> lp.Optimum:
+def best(small: CMDP) -> lp.Optimum:
     return lp.solve(small)
 
 
@@ -24,7 +23,7 @@ def at(snr_db: float | None, backlog_s: float = 0.0, rate_bps: float = 0.0, prom
     return Observation(ChannelState(snr_db, 1e6, rate_bps), backlog_s, prompt_class, phase)
 
 
-def test_a_policy_comes_back_and_is_the_table(small: Kernel, best: lp.Optimum, tmp_path: Path) -> None:
+def test_a_policy_comes_back_and_is_the_table(small: CMDP, best: lp.Optimum, tmp_path: Path) -> None:
     made = policy.policy_of(small, best.policy, {"algorithm": "lp"})
     policy.save(made, tmp_path / "p.npz")
     back = policy.load(tmp_path / "p.npz")
@@ -32,15 +31,15 @@ def test_a_policy_comes_back_and_is_the_table(small: Kernel, best: lp.Optimum, t
     assert back.about["algorithm"] == "lp"
     np.testing.assert_allclose(policy.table_of(back, small), best.policy, atol=1e-6)
     table = best.policy.reshape(*small.shape, -1)
-    np.testing.assert_allclose(back.shares(at(6.0, small.backlog_s[2], prompt_class=1)), table[1, 1, 0, 2], atol=1e-6)
-    between = back.shares(at(100.0, (small.backlog_s[2] + small.backlog_s[3]) / 2, phase=1))
+    np.testing.assert_allclose(back.probabilities(at(6.0, small.backlog_s[2], prompt_class=1)), table[1, 1, 0, 2], atol=1e-6)
+    between = back.probabilities(at(100.0, (small.backlog_s[2] + small.backlog_s[3]) / 2, phase=1))
     np.testing.assert_allclose(between, (table[2, 0, 1, 2] + table[2, 0, 1, 3]) / 2, atol=1e-6)
-    np.testing.assert_allclose(back.shares(at(-50, 1e9, prompt_class=9)), table[0, 1, 0, -1], atol=1e-6)
-    with pytest.raises(policy.PolicyError, match="another process"):
+    np.testing.assert_allclose(back.probabilities(at(-50, 1e9, prompt_class=9)), table[0, 1, 0, -1], atol=1e-6)
+    with pytest.raises(policy.PolicyError, match="another CMDP"):
         policy.table_of(back, replace(small, deadline_s=1.0))
 
 
-def test_decisions_are_drawn_in_the_policys_shares(small: Kernel) -> None:
+def test_decisions_are_drawn_with_the_policys_probabilities(small: CMDP) -> None:
     table = np.tile([0.1, 0.2, 0.3, 0.4], (small.states, 1))
     made, rng = policy.policy_of(small, table, {}), np.random.default_rng(0)
     drawn = [small.decisions.index(made.decide(at(0.0), rng)) for _ in range(4000)]
@@ -55,7 +54,7 @@ def test_a_measured_rate_stands_for_the_snr() -> None:
         policy.snr_db_of(ChannelState(None, 1e6, 0.0))
 
 
-def test_broken_policies_are_refused(small: Kernel, best: lp.Optimum, tmp_path: Path) -> None:
+def test_broken_policies_are_refused(small: CMDP, best: lp.Optimum, tmp_path: Path) -> None:
     file = tmp_path / "p.npz"
     with pytest.raises(policy.PolicyError, match="train one with megen control train"):
         policy.load(file)
@@ -65,6 +64,10 @@ def test_broken_policies_are_refused(small: Kernel, best: lp.Optimum, tmp_path: 
     with pytest.raises(policy.PolicyError, match="not a whole policy"):
         policy.load(file)
     made = policy.policy_of(small, best.policy, {})
+    for change in ({"snr_db": made.snr_db * np.nan}, {"backlog_s": made.backlog_s[::-1]}):
+        policy.save(replace(made, **change), file)
+        with pytest.raises(policy.PolicyError, match="SNRs and backlogs must be finite and rise"):
+            policy.load(file)
     policy.save(replace(made, snr_db=made.snr_db[:2]), file)
     with pytest.raises(policy.PolicyError, match="has the shape"):
         policy.load(file)
@@ -82,7 +85,7 @@ def test_the_conformal_margin_covers_what_is_exchangeable() -> None:
         shield.margin(np.ones(5), 1.0)
 
 
-def test_under_the_shield_hardly_a_request_is_late_that_need_not_be(small: Kernel) -> None:
+def test_under_the_shield_hardly_a_request_is_late_that_need_not_be(small: CMDP) -> None:
     slow = np.tile(np.eye(small.actions)[2], (small.states, 1))  # four steps, no merging: late on a bad channel
     guard = shield.calibrate(small, 0.05)
     safe = shield.shielded(small, slow, guard)
@@ -96,10 +99,10 @@ def test_under_the_shield_hardly_a_request_is_late_that_need_not_be(small: Kerne
         after, outcome = simulator.step(state, sample(safe, state, rng), rng)
         late, seen, state = late + float(outcome.costs[0][possible].sum()), seen + int(possible.sum()), after
     assert late / seen <= 0.05 + 0.01
-    assert kernels.evaluate(small, safe).costs[0] < kernels.evaluate(small, slow).costs[0]
+    assert evaluate(small, safe).costs[0] < evaluate(small, slow).costs[0]
 
 
-def test_the_coverage_is_what_a_simulation_finds(small: Kernel) -> None:
+def test_the_coverage_is_what_a_simulation_finds(small: CMDP) -> None:
     """With alpha above a half, as the tests' airtimes have two values: half of the requests that pass are late somewhere."""
     slow = np.tile(np.eye(small.actions)[2], (small.states, 1))
     guard = shield.calibrate(small, 0.7)
@@ -124,7 +127,7 @@ def test_the_coverage_is_what_a_simulation_finds(small: Kernel) -> None:
     assert shield.coverage(hopeless, safe, shield.calibrate(hopeless, 0.5)) == (None, 0.0)
 
 
-def test_the_promise_is_for_single_services_where_the_tables_hold_only_their_means(small: Kernel) -> None:
+def test_the_promise_is_for_single_services_where_the_tables_hold_only_their_means(small: CMDP) -> None:
     """Services with a tail that their two equiprobable values have lost: calibrated on some, kept on others."""
     raw = replace(small, deviation_s=np.random.default_rng(0).exponential(0.25, (2, *small.service_s.shape[:3], 800)) - 0.25)
     assert raw.digest == small.digest  # a policy of the one is one of the other
@@ -146,27 +149,27 @@ def test_the_promise_is_for_single_services_where_the_tables_hold_only_their_mea
         replace(raw, deviation_s=raw.deviation_s[:, :, :, :1])
 
 
-def test_episodes_have_the_exact_means(small: Kernel, best: lp.Optimum) -> None:
-    found = evaluation.episodes(small, best.policy, 3000, 100, np.random.default_rng(0))
+def test_episodes_have_the_exact_means(small: CMDP, best: lp.Optimum) -> None:
+    found = report.run_episodes(small, best.policy, 3000, 100, np.random.default_rng(0))
     assert found.reward.mean() == pytest.approx(best.reward, rel=0.01)
     np.testing.assert_allclose(found.costs.mean(1), best.costs, rtol=0.03)
-    share = evaluation.violation_rate(found, small.limits)
+    share = report.violation_rate(found, small.limits)
     assert ((share > 0.2) & (share < 0.8)).all()  # a policy at its limits
 
 
 def test_aggregates_are_interquartile_means_with_an_interval() -> None:
-    got = evaluation.aggregate([0.0, 1.0, 2.0, 3.0, 100.0, 2.0, 1.5, 2.5])
+    got = report.aggregate([0.0, 1.0, 2.0, 3.0, 100.0, 2.0, 1.5, 2.5])
     assert got.iqm == pytest.approx(np.mean([1.5, 2.0, 2.0, 2.5]))
     assert got.low < got.iqm < got.high < 100
-    assert evaluation.aggregate([2.0]) == evaluation.Aggregate(2.0, None, None)
+    assert report.aggregate([2.0]) == report.Aggregate(2.0, None, None)
     with pytest.raises(ValueError, match="at least one seed"):
-        evaluation.aggregate([])
+        report.aggregate([])
 
 
 def test_regret_and_the_first_feasible_sample() -> None:
     costs, limits = np.array([[2.0, 1.0], [1.5, 0.5], [1.0, 1.0]]), np.array([1.0, 1.0])
     samples = np.array([1e6, 2e6, 3e6])
-    np.testing.assert_allclose(evaluation.regret(costs, limits, samples), [1.5, 0.0])
-    assert evaluation.samples_until_feasible(costs, limits, samples) == 2e6
-    assert evaluation.samples_until_feasible(costs[:2], limits, samples[:2]) == np.inf
-    assert evaluation.samples_until_feasible(costs[2:], limits, samples[2:]) == 0.0
+    np.testing.assert_allclose(report.regret(costs, limits, samples), [1.5, 0.0])
+    assert report.samples_until_feasible(costs, limits, samples) == 2e6
+    assert report.samples_until_feasible(costs[:2], limits, samples[:2]) == np.inf
+    assert report.samples_until_feasible(costs[2:], limits, samples[2:]) == 0.0

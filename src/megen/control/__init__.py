@@ -1,1 +1,1 @@
-"""The constrained Markov decision process of steps and merge ratio: its kernel, its exact optimum, its learners."""
+"""The constrained Markov decision process of denoising steps and merge ratio: its tables, its exact optimum, its learners."""

@@ -1,136 +1,204 @@
-"""The exact optimum of the discrete CMDP: a linear program over discounted occupancy measures (Altman 1999), by HiGHS.
+"""The exact optimum: the linear program over discounted occupancy measures (Altman 1999), by column generation.
 
-max sum x(s, a) r(s, a)   subject to   sum x c_k <= d_k,   x >= 0,   and the flow of probability. What reaches the
-next state factors into the channel's, the prompts', the phases' and the backlog's transitions, so the flow goes
-through y(c, f, w'), the probability of channel and phase of a request and the backlog that it leaves:
-y(c, f, w') = sum_{p, w, a} x(c, p, f, w, a) B(w' | c, p, f, a, w),
-sum_a x(c', p', f', w', a) = (1 - gamma) start(s') + gamma q(p') sum_{c, f} P(c' | c) P(f' | f) y(c, f, w').
+max sum x(s, a) r(s, a)   subject to   sum x c_k <= d_k   over the occupancies x of all policies.
+
+Every x is a mixture of deterministic policies' (the vertices), so a master program of K + 1 rows mixes the vertices that are
+known, and policy iteration on r - sum_k lambda_k c_k, with the master's multipliers lambda, finds the next one or proves that there is
+none (Dantzig and Wolfe 1960). Whether the limits can be kept at all is the same with a game as its master: they can, unless
+some weights w on the simplex make the least of sum_k w_k c_k / d_k over all policies greater than one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
-from scipy.optimize import linprog, minimize_scalar
+from scipy.optimize import linprog
 
-from megen.control.kernel import COSTS, Kernel, evaluate
+from megen.control.cmdp import CMDP, evaluate
+from megen.errors import InputError
 
 Array = NDArray[np.float64]
+POLICY_ROUNDS = 1000  # of policy iteration, which takes some five
+VERTICES = 500  # of which a program takes some ten
+TOLERANCE = 1e-6  # of a limit, relative
+GAP = 1e-9  # between the master's value and its bound, relative
+EXACT = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
 
 
-class InfeasibleError(ValueError):
+class InfeasibleError(InputError):
     """Limits that no policy meets."""
 
 
 @dataclass(frozen=True)
 class Optimum:
-    """The best policy [S, A], its discounted mean reward and costs, and the price of each limit (reward per unit of cost)."""
+    """The best policy [S, A], its discounted mean reward and costs [K], and the multiplier of each limit (reward per unit of cost)."""
 
     policy: Array
     reward: float
     costs: Array
-    prices: Array
+    multipliers: Array
     occupancy: Array  # [S, A]
 
 
-def solve(kernel: Kernel, constrained: bool = True) -> Optimum:
-    """The optimum; without limits where `constrained` is False.
+@dataclass(frozen=True)
+class _Vertex:
+    """A deterministic policy: its decisions [S], means of reward and costs [1 + K], and occupancy [S]."""
 
-    Errors: InfeasibleError as `check`.
-    """
+    decisions: NDArray[np.int64]
+    means: Array
+    occupancy: Array
+
+
+def solve(cmdp: CMDP, constrained: bool = True) -> Optimum:
+    """The optimum; without limits where `constrained` is False. Errors: InfeasibleError and ValueError as `check`."""
+    count = len(cmdp.limits)
     if constrained:
-        check(kernel)
-    flow, start = _flow(kernel)
-    n, y = kernel.states * kernel.actions, flow.shape[1] - kernel.states * kernel.actions
-    bounded = np.hstack([kernel.costs.reshape(COSTS, n), np.zeros((COSTS, y))])
-    scale = 1 / np.maximum(np.abs(kernel.limits), 1e-9)  # costs of unlike units side by side
-    found = linprog(
-        np.append(-kernel.rewards.ravel(), np.zeros(y)),
-        A_ub=sparse.csr_matrix(bounded * scale[:, None]) if constrained else None,
-        b_ub=kernel.limits * scale if constrained else None,
-        A_eq=flow,
-        b_eq=start,
-        method="highs",
-    )
-    if found.status == 2:
-        raise InfeasibleError(f"no policy keeps the limits: {_nearest(kernel)}")
-    if not found.success:
-        raise RuntimeError(f"the linear program was not solved: {found.message}")
-    x = np.maximum(found.x[:n], 0).reshape(kernel.states, kernel.actions)
-    total = x.sum(1, keepdims=True)
-    safest = np.eye(kernel.actions)[kernel.costs[0].argmin(1)]  # for states that are never reached
-    policy = np.where(total > 1e-12, x / np.maximum(total, 1e-300), safest)
-    prices = -found.ineqlin.marginals * scale if constrained else np.zeros(COSTS)
-    return Optimum(policy, float((x * kernel.rewards).sum()), np.array([(x * c).sum() for c in kernel.costs]), prices, x)
+        check(cmdp)
+    vertices, mixture, multipliers = _maximise(cmdp, np.eye(1 + count)[0], range(count if constrained else 0))
+    occupancy = np.zeros((cmdp.states, cmdp.actions))
+    for vertex, weight in zip(vertices, mixture, strict=True):
+        occupancy[np.arange(cmdp.states), vertex.decisions] += weight * vertex.occupancy
+    total = occupancy.sum(1, keepdims=True)
+    unreached = np.eye(cmdp.actions)[vertices[-1].decisions]
+    policy = np.where(total > 1e-12, occupancy / np.maximum(total, 1e-300), unreached)
+    means = mixture @ np.array([v.means for v in vertices])
+    every = np.zeros(count)
+    every[: len(multipliers)] = multipliers
+    return Optimum(policy, float(means[0]), means[1:], every, occupancy)
 
 
-def check(kernel: Kernel) -> None:
-    """Refuse limits that no policy keeps, in seconds and without the linear program.
+def check(cmdp: CMDP) -> None:
+    """Refuse limits that no policy keeps, in a second or two; limits that do not bind are seen at once.
 
-    By duality they can be kept unless for some share w the least of w c_1 / d_1 + (1 - w) c_2 / d_2 over all policies is above one.
-    Errors: InfeasibleError, naming the least of each cost that is too high, or of the second while the first limit is kept; ValueError
-    on a limit that is not positive.
+    Errors: InfeasibleError, naming the least of each cost that is too high, or of the last while the others keep their limits;
+    ValueError on a limit that is not positive.
     """
-    if not (kernel.limits > 0).all():
-        raise ValueError(f"every limit must be positive, got {', '.join(f'{v:g}' for v in kernel.limits)}")
-
-    def least(w: float) -> float:
-        return _least(kernel, np.array([w, 1 - w]) / kernel.limits)
-
-    if max(least(0.0), least(1.0), -minimize_scalar(lambda w: -least(w), bounds=(0, 1), method="bounded").fun) > 1 + 1e-6:
-        raise InfeasibleError(f"no policy keeps the limits: {_nearest(kernel)}")
+    if not (cmdp.limits > 0).all():
+        raise InputError(f"every limit must be positive, got {', '.join(f'{v:g}' for v in cmdp.limits)}")
+    ratio = _least_ratio(cmdp, range(len(cmdp.limits)))[0]
+    if ratio > 1 + TOLERANCE:
+        raise InfeasibleError(f"no policy keeps the limits: {_nearest(cmdp, ratio)}")
 
 
-def least_cost(kernel: Kernel, which: int) -> float:
-    """The least that one cost can be, the other one free."""
-    return _least(kernel, np.eye(COSTS)[which])
+def least_cost(cmdp: CMDP, name: str) -> float:
+    """The least that one cost can be, the others free."""
+    k = 1 + cmdp.cost_names.index(name)
+    return float(_best_response(cmdp, -np.eye(1 + len(cmdp.limits))[k]).means[k])
 
 
-def _least(kernel: Kernel, weights: Array) -> float:
-    """The least of a weighted sum of the discounted mean costs, by policy iteration."""
-    table = np.tensordot(weights, kernel.costs, 1)
-    chosen, before = table.argmin(1), np.inf
-    while True:
-        got = evaluate(kernel, np.eye(kernel.actions)[chosen])
-        values = weights @ got.cost_values
-        if values.sum() > before * (1 - 1e-12):  # no state's value falls any more
-            return float(weights @ got.costs)
-        before = values.sum()
-        chosen = (table + kernel.gamma * kernel.onward(values)).argmin(1)
+def _best_response(cmdp: CMDP, weights: Array, start: NDArray[np.int64] | None = None) -> _Vertex:
+    """The deterministic policy of most sum of weights [1 + K] by reward and costs, by policy iteration.
+
+    A decision changes only where it gains more than rounding, so that tables of zeros end at once. Errors: RuntimeError at the cap.
+    """
+    table = np.tensordot(weights, np.stack([cmdp.rewards, *cmdp.costs]), 1)
+    decisions, rows = (table.argmax(1) if start is None else start), np.arange(cmdp.states)
+    for _ in range(POLICY_ROUNDS):
+        evaluation = evaluate(cmdp, np.eye(cmdp.actions)[decisions])
+        values = weights @ np.stack([evaluation.reward_values, *evaluation.cost_values])
+        action_values = table + cmdp.gamma * cmdp.expected_next_value(values)
+        best = action_values.argmax(1)
+        better = action_values[rows, best] - action_values[rows, decisions] > 1e-11 * np.abs(action_values).max()
+        if not better.any():
+            return _Vertex(decisions, np.append(evaluation.reward, evaluation.costs), evaluation.occupancy)
+        decisions = np.where(better, best, decisions)
+    raise RuntimeError(f"policy iteration did not end in {POLICY_ROUNDS} rounds: the tables are too ill-conditioned")
 
 
-def _nearest(kernel: Kernel) -> str:
-    """Which limit must give way, and how far: the least of each cost, and of energy while the late limit is kept."""
-    told = []
-    for k, name in enumerate(kernel.cost_names):
-        least = least_cost(kernel, k)
-        if least > kernel.limits[k]:
-            told.append(f"{name} can be no less than {least:.4g}, the limit is {kernel.limits[k]:.4g}")
-    if told:
-        return "; ".join(told)
+def _least_ratio(cmdp: CMDP, bounded: Sequence[int]) -> tuple[float, list[_Vertex]]:
+    """The least of max_k c_k / d_k over all policies and the costs `bounded`, and vertices that mix to it.
 
-    def bound(w: float) -> float:
-        """A lower bound of the second cost while the first keeps its limit: the Lagrangian's least, at the price w / (1 - w)."""
-        return float((_least(kernel, np.array([w, 1 - w]) / kernel.limits) - w) * kernel.limits[1] / (1 - w))
+    It ends as soon as the ratio is known to be 1 at most (the limits are kept). Errors: RuntimeError at the cap.
+    """
+    if not len(bounded):
+        return 0.0, []
+    limits, rows = cmdp.limits[list(bounded)], 1 + np.array(bounded)
+    weights, vertices, most = np.full(len(rows), 1 / len(rows)), list[_Vertex](), 0.0
+    for _ in range(VERTICES):
+        signed = np.zeros(1 + len(cmdp.limits))
+        signed[rows] = -weights / limits
+        vertices.append(_best_response(cmdp, signed, vertices[-1].decisions if vertices else None))
+        most = max(most, float(-signed @ vertices[-1].means))  # no policy has a lower ratio than this
+        ratios = np.array([v.means[rows] for v in vertices]).T / limits[:, None]  # [K, n]
+        ratio, weights = _game(ratios)
+        if ratio <= 1 or ratio - most <= GAP * ratio:
+            return ratio, vertices
+    raise RuntimeError(
+        f"whether the limits can be kept is not settled after {VERTICES} policies: between {most:.9g} and {ratio:.9g} of them"
+    )
 
-    most = -float(minimize_scalar(lambda w: -bound(w), bounds=(0, 1 - 1e-6), method="bounded", options={"xatol": 1e-7}).fun)
-    first, second = kernel.cost_names
-    return f"with {first} at {kernel.limits[0]:.4g}, {second} can be no less than {most:.4g}, the limit is {kernel.limits[1]:.4g}"
+
+def _game(ratios: Array) -> tuple[float, Array]:
+    """The least, over mixtures of the columns of [K, n], of the largest row; and the weights [K] that prove it."""
+    k, n = ratios.shape
+    result = linprog(
+        np.append(np.zeros(n), 1.0),
+        A_ub=np.hstack([ratios, -np.ones((k, 1))]),
+        b_ub=np.zeros(k),
+        A_eq=np.append(np.ones(n), 0.0)[None],
+        b_eq=[1.0],
+        bounds=[(0, None)] * n + [(None, None)],
+        method="highs",
+        options=EXACT,
+    )
+    if not result.success:
+        raise RuntimeError(f"the linear program was not solved: {result.message}")
+    weights = np.maximum(-result.ineqlin.marginals, 0)
+    return float(result.fun), weights / weights.sum()
 
 
-def _flow(kernel: Kernel) -> tuple[sparse.csr_matrix, Array]:
-    """The equalities of x and y: [W C F + S, S A + W C F], and their right-hand side."""
-    c, p, f, w = kernel.shape
-    a, s = kernel.actions, kernel.states
-    ci, pi, fi, ai, wi, vi = np.nonzero(kernel.backlog)
-    state = ((ci * p + pi) * f + fi) * w + wi
-    after = (ci * f + fi) * w + vi
-    leave = sparse.csr_matrix((kernel.backlog[ci, pi, fi, ai, wi, vi], (after, state * a + ai)), (c * f * w, s * a))
-    arrive = np.einsum("cd,q,fg->dqgcf", kernel.channel, kernel.prompts, kernel.phases).reshape(c * p * f, c * f)
-    arrive = sparse.kron(sparse.csr_matrix(arrive), sparse.identity(w), format="csr")  # same backlog on both sides
-    taken = sparse.kron(sparse.identity(s), np.ones((1, a)), format="csr")
-    rows = sparse.bmat([[leave, -sparse.identity(c * f * w)], [taken, -kernel.gamma * arrive]], format="csr")
-    return rows, np.append(np.zeros(c * f * w), (1 - kernel.gamma) * kernel.stationary)
+def _maximise(cmdp: CMDP, objective: Array, bounded: Sequence[int]) -> tuple[list[_Vertex], Array, Array]:
+    """Vertices and their mixture [n] that maximise the objective [1 + K] while the costs `bounded` keep their limits, and multipliers.
+
+    Errors: InfeasibleError where they cannot, RuntimeError at the cap.
+    """
+    if not len(bounded):
+        return [_best_response(cmdp, objective)], np.ones(1), np.zeros(0)
+    ratio, vertices = _least_ratio(cmdp, bounded)
+    if ratio > 1 + TOLERANCE:
+        raise InfeasibleError("no policy keeps the limits")
+    allowed = max(1.0, ratio * (1 + GAP))
+    limits, rows, most = cmdp.limits[list(bounded)], 1 + np.array(bounded), np.inf
+    for _ in range(VERTICES):
+        means = np.array([v.means for v in vertices]).T
+        result = linprog(
+            -objective @ means,
+            A_ub=means[rows] / limits[:, None],
+            b_ub=np.full(len(rows), allowed),
+            A_eq=np.ones((1, len(vertices))),
+            b_eq=[1.0],
+            method="highs",
+            options=EXACT,
+        )
+        if not result.success:
+            raise RuntimeError(f"the linear program was not solved: {result.message}")
+        multipliers = np.maximum(-result.ineqlin.marginals, 0) / limits
+        signed = objective.copy()
+        signed[rows] -= multipliers
+        vertex = _best_response(cmdp, signed, vertices[-1].decisions)
+        most = min(most, float(signed @ vertex.means + allowed * multipliers @ limits))  # by duality, for any multipliers
+        vertices.append(vertex)
+        if most + result.fun <= GAP * max(1.0, abs(result.fun)):
+            return vertices, np.append(np.maximum(result.x, 0), 0.0), multipliers
+    raise RuntimeError(f"the linear program was not solved with {VERTICES} policies: between {-result.fun:.9g} and {most:.9g}")
+
+
+def _nearest(cmdp: CMDP, ratio: float) -> str:
+    """Which limit must give way, and how far: the least of each cost, or of one while the others keep their limits, or of all alike."""
+    least = {name: least_cost(cmdp, name) for name in cmdp.cost_names}
+    limits = cmdp.named(cmdp.limits)
+    if alone := [f"{n} can be no less than {v:.4g}, the limit is {limits[n]:.4g}" for n, v in least.items() if v > limits[n]]:
+        return "; ".join(alone)
+    for k in reversed(range(len(limits))):
+        others = [i for i in range(len(limits)) if i != k]
+        try:
+            vertices, mixture, _ = _maximise(cmdp, -np.eye(1 + len(limits))[1 + k], others)
+        except InfeasibleError:
+            continue
+        name, cost = cmdp.cost_names[k], float(mixture @ [v.means[1 + k] for v in vertices])
+        held = ", ".join(f"{cmdp.cost_names[i]} at {cmdp.limits[i]:.4g}" for i in others)
+        return f"with {held}, {name} can be no less than {cost:.4g}, the limit is {limits[name]:.4g}"
+    return f"together the limits can be kept from {ratio:.4g} times their values on"

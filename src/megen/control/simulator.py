@@ -1,6 +1,6 @@
-"""The discrete CMDP as a batch of simulated links: plain NumPy, one row a link, every draw from the generator given.
+"""The CMDP as a batch of simulated links: plain NumPy, one row a link, every draw from the generator given.
 
-It steps the very kernel that the linear program solves: a transition's channel, prompt class and phase come from one
+It steps the very tables of the exact optimum: a transition's channel, prompt class and phase come from one
 alias table, its airtime, gap and the rounding of the backlog from one uniform number.
 """
 
@@ -11,26 +11,27 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from megen.control.kernel import Kernel
+from megen.control.cmdp import CMDP
+from megen.errors import RunError
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-def alias_table(shares: Array) -> tuple[Array, Ints]:
-    """Vose's alias method for each row of probabilities [m, n]: keep cell j where the fraction lies below keep[j], else alias[j]."""
-    m, n = shares.shape
-    keep, alias = np.ones((m, n)), np.tile(np.arange(n), (m, 1))
+def alias_table(probabilities: Array) -> tuple[Array, Ints]:
+    """Vose's alias method for each row [m, n]: take cell j where the fraction lies below threshold[j], else alias[j]."""
+    m, n = probabilities.shape
+    threshold, alias = np.ones((m, n)), np.tile(np.arange(n), (m, 1))
     for row in range(m):
-        scaled = shares[row] * n / shares[row].sum()
+        scaled = probabilities[row] * n / probabilities[row].sum()
         poor, rich = [list(np.flatnonzero(side)) for side in (scaled < 1, scaled >= 1)]
-        while poor and rich:
+        while poor and rich:  # each round settles one cell
             low, high = poor.pop(), rich[-1]
-            keep[row, low], alias[row, low] = scaled[low], high
+            threshold[row, low], alias[row, low] = scaled[low], high
             scaled[high] -= 1 - scaled[low]
             if scaled[high] < 1:
                 poor.append(rich.pop())
-    return keep, alias
+    return threshold, alias
 
 
 @dataclass(frozen=True)
@@ -38,56 +39,71 @@ class Outcome:
     """What one step gave each link."""
 
     reward: Array  # [n]
-    costs: Array  # [2, n]: 1 where the deadline was missed (or the latency), and the energy in J
+    costs: Array  # [K, n], as the CMDP names them; `late` is 1 where the deadline was missed
     latency_s: Array  # [n]
-    airtime: Ints  # [n], which of the equiprobable values was drawn
+    draw: Ints  # [n], which of the equiprobable services was drawn
     gap_s: Array  # [n] until the next request
 
 
 class Simulator:
-    """Tables of one kernel, laid out for speed; states are numbers as in `kernel`, and are the caller's."""
+    """Tables of one CMDP, laid out for speed; states are numbers as in `cmdp`, and are the caller's."""
 
-    def __init__(self, kernel: Kernel) -> None:
-        self.kernel = kernel
-        c, p, f, _ = kernel.shape
-        joint = np.einsum("cd,q,fg->cfdqg", kernel.channel, kernel.prompts, kernel.phases).reshape(c * f, c * p * f)
-        keep, alias = alias_table(joint)
-        self._keep, self._alias, self._next = keep.ravel(), alias.ravel(), c * p * f
-        self._airtimes, self._gaps = kernel.service_s.shape[-1], kernel.gap_s.shape[-1]
-        self._service = np.ascontiguousarray(kernel.service_s).reshape(-1)
-        self._energy = np.ascontiguousarray(kernel.energy_j).reshape(-1)
-        self._reward = np.ascontiguousarray(kernel.reward).reshape(-1)
-        self._gap = np.ascontiguousarray(kernel.gap_s).reshape(-1)
-        self._per_s = 1 / kernel.backlog_s[1]
-        self._cell_s = float(kernel.backlog_s[1])
-        self._start = np.cumsum(kernel.stationary)
+    def __init__(self, cmdp: CMDP) -> None:
+        self.cmdp = cmdp
+        c, p, f, _ = cmdp.shape
+        joint = np.einsum("cd,q,fg->cfdqg", cmdp.channel, cmdp.prompts, cmdp.phases).reshape(c * f, c * p * f)
+        threshold, alias = alias_table(joint)
+        self._threshold, self._alias, self._next = threshold.ravel(), alias.ravel(), c * p * f
+        self._draws, self._gaps = cmdp.service_s.shape[-1], cmdp.gap_s.shape[-1]
+        self._service = np.ascontiguousarray(cmdp.service_s).reshape(-1)
+        self._costs = {name: np.ascontiguousarray(cmdp.cost_tables[name]) for name in cmdp.cost_names if name in cmdp.cost_tables}
+        self._reward = np.ascontiguousarray(cmdp.reward).reshape(-1)
+        self._gap = np.ascontiguousarray(cmdp.gap_s).reshape(-1)
+        self._per_s = 1 / cmdp.backlog_s[1]
+        self._cell_s = float(cmdp.backlog_s[1])
+        self._start = np.cumsum(cmdp.start)
 
     def start(self, n: int, rng: np.random.Generator) -> Ints:
         """First states of n links [n]."""
-        return np.minimum(np.searchsorted(self._start, rng.random(n), side="right"), self.kernel.states - 1)
+        return np.minimum(np.searchsorted(self._start, rng.random(n), side="right"), self.cmdp.states - 1)
 
     def step(self, state: Ints, action: Ints, rng: np.random.Generator) -> tuple[Ints, Outcome]:
         """One request on every link: next states [n] and what it cost."""
-        _, p, f, w = self.kernel.shape
+        _, p, f, w = self.cmdp.shape
         rest, backlog = np.divmod(state, w)
         cp, phase = np.divmod(rest, f)
-        cpa = cp * self.kernel.actions + action
-        drawn = rng.random(len(state)) * (self._airtimes * self._gaps)
+        cpa = cp * self.cmdp.actions + action
+        drawn = rng.random(len(state)) * (self._draws * self._gaps)
         pair = drawn.astype(np.int64)
-        air, gap = np.divmod(pair, self._gaps)
-        row = cpa * self._airtimes + air
-        busy = backlog * self._cell_s + self._service[row]
+        draw, gap = np.divmod(pair, self._gaps)
+        row = cpa * self._draws + draw
+        busy_s = backlog * self._cell_s + self._service[row]
         gap_s = self._gap[phase * self._gaps + gap]
-        place = np.clip((busy - gap_s) * self._per_s, 0, w - 1)
+        place = np.clip((busy_s - gap_s) * self._per_s, 0, w - 1)
         low = place.astype(np.int64)
         low += (place - low) > (drawn - pair)
         drawn = rng.random(len(state)) * self._next
         cell = drawn.astype(np.int64)
         at = ((cp // p) * f + phase) * self._next + cell
-        onward = np.where(drawn - cell < self._keep[at], cell, self._alias[at])
-        latency = busy + self.kernel.decode_s
-        first = latency if self.kernel.mean_latency else latency > self.kernel.deadline_s
-        return onward * w + low, Outcome(self._reward[cpa], np.stack([first, self._energy[row]]), latency, air, gap_s)
+        after = np.where(drawn - cell < self._threshold[at], cell, self._alias[at])
+        latency_s = busy_s + self.cmdp.decode_s
+        costs = np.empty((len(self.cmdp.cost_names), len(state)))
+        for k, name in enumerate(self.cmdp.cost_names):
+            table = self._costs.get(name)
+            if table is None:
+                costs[k] = latency_s if name == "latency_s" else latency_s > self.cmdp.deadline_s
+            else:
+                costs[k] = table.reshape(-1)[
+                    row if table.ndim == 4 else ((cp * w + backlog) * self.cmdp.actions + action) * self._draws + draw
+                ]
+        return after * w + low, Outcome(self._reward[cpa], costs, latency_s, draw, gap_s)
+
+
+def choose(probabilities: Array, rng: np.random.Generator) -> Ints:
+    """Draw a number [n] from each row of probabilities [n, A]."""
+    below = np.cumsum(probabilities, 1)
+    out: Ints = np.minimum((below < rng.random((len(probabilities), 1)) * below[:, -1:]).sum(1), probabilities.shape[1] - 1)
+    return out
 
 
 def sample(policy: Array, state: Ints, rng: np.random.Generator) -> Ints:
@@ -95,8 +111,28 @@ def sample(policy: Array, state: Ints, rng: np.random.Generator) -> Ints:
     return choose(policy[state], rng)
 
 
-def choose(shares: Array, rng: np.random.Generator) -> Ints:
-    """Draw from each row of probabilities [n, A]."""
-    below = np.cumsum(shares, 1)
-    out: Ints = np.minimum((below < rng.random((len(shares), 1)) * below[:, -1:]).sum(1), shares.shape[1] - 1)
-    return out
+@dataclass(frozen=True)
+class Rollout:
+    """Steps of many links: states [T + 1, n], decisions [T, n], rewards [T, n] and costs [K, T, n]."""
+
+    states: Ints
+    actions: Ints
+    rewards: Array
+    costs: Array
+
+
+def rollout(simulator: Simulator, policy: Array, links: int, horizon: int, rng: np.random.Generator) -> Rollout:
+    """Run `links` links for `horizon` requests from the start distribution with a stochastic policy [S, A].
+
+    Errors: RunError where a reward or a cost is NaN or infinite.
+    """
+    states, actions = np.empty((horizon + 1, links), np.int64), np.empty((horizon, links), np.int64)
+    rewards, costs = np.empty((horizon, links)), np.empty((len(simulator.cmdp.cost_names), horizon, links))
+    states[0] = simulator.start(links, rng)
+    for t in range(horizon):
+        actions[t] = sample(policy, states[t], rng)
+        states[t + 1], outcome = simulator.step(states[t], actions[t], rng)
+        rewards[t], costs[:, t] = outcome.reward, outcome.costs
+    if not (np.isfinite(rewards).all() and np.isfinite(costs).all()):
+        raise RunError("the simulator gave a reward or a cost that is NaN or infinite: the quality grid or a profile is broken")
+    return Rollout(states, actions, rewards, costs)

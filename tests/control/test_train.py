@@ -10,14 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megen import control_commands
-from megen.cli import main
-from megen.control import policy, released, session, shipped
-from megen.control.kernel import Kernel, Setting
-from megen.cost import profile, quality
-from megen.cost.profile import DeviceProfile
-from megen.cost.quality import QualityGrid
-from megen.types import Budget, ChannelState, Decision
+from megen.cli import control_run
+from megen.cli.main import main
+from megen.control import policy, report, train
+from megen.control.cmdp import CMDP
+from megen.control.scenarios import main as scenarios
+from megen.control.scenarios import reference
+from megen.control.scenarios.main import Scenario, main_cmdp
+from megen.cost import device_profile as profile
+from megen.cost import quality_grid as quality
+from megen.cost.device_profile import DeviceProfile
+from megen.cost.quality_grid import QualityGrid
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +45,8 @@ def test_train_then_evaluate(process: list[str], tmp_path: Path, capsys: pytest.
     assert main(["control", "train", "--out", str(out), "--iterations", "2", *process]) == 0
     first = (out / "policy.npz").read_bytes()
     rows = rows_of(out / "progress.csv")
-    assert [float(r["samples"]) for r in rows] == [session.SAMPLES_AN_ITERATION, 2 * session.SAMPLES_AN_ITERATION]
-    assert {"reward", "late", "energy_j", "price_late", "price_energy_j", "seconds"} < set(rows[0])
+    assert [float(r["samples"]) for r in rows] == [train.SAMPLES_AN_ITERATION, 2 * train.SAMPLES_AN_ITERATION]
+    assert {"reward", "late", "energy_j", "multiplier_late", "multiplier_energy_j", "seconds"} < set(rows[0])
     capsys.readouterr()
     asked = ["--episodes", "20", "--horizon", "40", "--seed", "3", "--json", "-", *process]
     assert main(["control", "evaluate", "--policy", str(out), "--env", "main", *asked]) == 0
@@ -57,7 +60,7 @@ def test_train_then_evaluate(process: list[str], tmp_path: Path, capsys: pytest.
     assert set(best["costs"]) == set(best["violation_rate"]) == {"late", "energy_j"}
     assert main(["control", "evaluate", *asked]) == 0
     figures = json.loads(capsys.readouterr().out)["policies"]
-    assert {"lp", *session.RULES} < set(figures)
+    assert {"lp", *report.RULES} < set(figures)
     assert figures["lp"] == {k: v for k, v in best.items() if k in figures["lp"]}
     assert figures["unconstrained"]["gap"] <= 1e-6
     assert main(["control", "train", "--out", str(out), "--iterations", "2", *process]) == 0  # nothing is left to do
@@ -70,37 +73,37 @@ def _table(file: bytes, folder: Path) -> list:
     return policy.load(folder / "first.npz").table.tolist()
 
 
-def test_a_killed_training_keeps_its_log_and_ends_alike(small: Kernel, tmp_path: Path) -> None:
+def test_a_killed_training_keeps_its_log_and_ends_alike(small: CMDP, tmp_path: Path) -> None:
     class Killed(Exception):
         pass
 
-    def kill(row: session.Row) -> None:
-        if row["samples"] > 1.5 * session.SAMPLES_AN_ITERATION:
+    def kill(row: train.Row) -> None:
+        if row["samples"] > 1.5 * train.SAMPLES_AN_ITERATION:
             raise Killed
 
-    whole, rows = session.train(small, "cvpo", 0, 3, tmp_path / "whole", {})
+    whole, rows = train.train(small, "cvpo", 0, 3, tmp_path / "whole", {})
     with pytest.raises(Killed):
-        session.train(small, "cvpo", 0, 3, tmp_path / "cut", {}, kill)
+        train.train(small, "cvpo", 0, 3, tmp_path / "cut", {}, on_row=kill)
     assert (tmp_path / "cut" / "cvpo.safetensors").is_file()
-    first = session.read_rows(tmp_path / "cut" / "progress.csv", small)[0]
-    again, more = session.train(small, "cvpo", 0, 3, tmp_path / "cut", {})
+    first = train.read_rows(tmp_path / "cut" / "progress.csv", small)[0]
+    again, more = train.train(small, "cvpo", 0, 3, tmp_path / "cut", {})
     np.testing.assert_allclose(again.table, whole.table, atol=1e-6)
     assert [r["reward"] for r in more] == pytest.approx([r["reward"] for r in rows])
     assert more[0] == first  # its seconds too
     with pytest.raises(ValueError, match="holds another training"):
-        session.train(small, "cvpo", 1, 3, tmp_path / "cut", {})
+        train.train(small, "cvpo", 1, 3, tmp_path / "cut", {})
     mark = tmp_path / "cut" / "training.json"
     told = mark.read_text()
     mark.write_text(told.replace('"critic_steps": 60', '"critic_steps": 61'))
     with pytest.raises(ValueError, match="holds another training"):  # another version's recipe: its result is not this one's
-        session.train(small, "cvpo", 0, 3, tmp_path / "cut", {})
+        train.train(small, "cvpo", 0, 3, tmp_path / "cut", {})
     mark.write_text(told)
     (tmp_path / "cut" / "progress.csv").write_text("samples,seconds\n1,")
     with pytest.raises(ValueError, match=r"progress.csv is not a log of this version"):
-        session.train(small, "cvpo", 0, 3, tmp_path / "cut", {})
+        train.train(small, "cvpo", 0, 3, tmp_path / "cut", {})
 
 
-def test_what_cannot_be_is_said_in_one_line(small: Kernel, process: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_is_said_in_one_line(small: CMDP, process: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cases = [
         (["train", "--out", str(tmp_path / "a"), "--iterations", "0"], "--iterations must lie in"),
         (["train", "--out", str(tmp_path / "a"), "--gap-s", "1"], "--gap-s takes two mean gaps"),
@@ -110,7 +113,7 @@ def test_what_cannot_be_is_said_in_one_line(small: Kernel, process: list[str], t
         (["evaluate", "--late-limit", "5"], "late_limit must lie in (0, 1], got 5"),
         (["evaluate", "--deadline-s", "-1"], "deadline_s must be positive, got -1"),
         (["evaluate", "--json", str(tmp_path / "no" / "x.json")], "there is no folder"),
-        (["evaluate", "--gap-s", "2,nan"], "mean_gap_s must be a number"),
+        (["evaluate", "--gap-s", "2,nan"], "mean_gap_s must be finite"),
         (["evaluate", "--env", "as-released"], "--late-limit is the main process's"),
         (["evaluate", "--policy", str(tmp_path / "none.npz")], "none.npz': give lp, unconstrained, myopic"),
         (["evaluate", "--energy-limit-j", "0.5"], "energy_j can be no less than"),
@@ -123,95 +126,64 @@ def test_what_cannot_be_is_said_in_one_line(small: Kernel, process: list[str], t
         assert told.count("\n") == 1
     assert not (tmp_path / "a").exists()
     with pytest.raises(ValueError, match="must be one of cvpo"):
-        session.train(small, "dqn", 0, 1, tmp_path, {})
+        train.train(small, "dqn", 0, 1, tmp_path, {})
 
 
 @pytest.fixture
-def shipped_policy(process: list[str], grid: QualityGrid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
-    """As if grid, profiles and a policy that decides by chance shipped."""
+def bundled_policy(process: list[str], grid: QualityGrid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CMDP:
+    """As if grid, profiles and a policy that decides by chance were bundled."""
     given = dict(zip(process[::2], process[1::2], strict=True))
     quality.save(replace(grid, about={"backbone": "tiny"}), tmp_path / "quality.npz")
-    monkeypatch.setattr(quality, "SHIPPED", tmp_path / "quality.npz")
-    monkeypatch.setattr(shipped, "SERVER", given["--server"])
-    monkeypatch.setattr(shipped, "PHONE", given["--phone"])
-    kernel = shipped.main_kernel()
+    monkeypatch.setattr(quality, "BUNDLED", tmp_path / "quality.npz")
+    monkeypatch.setattr(scenarios, "SERVER", given["--server"])
+    monkeypatch.setattr(scenarios, "PHONE", given["--phone"])
+    cmdp = main_cmdp()
     (tmp_path / "main").mkdir()
-    policy.save(policy.policy_of(kernel, np.full((kernel.states, kernel.actions), 1 / kernel.actions), {}), tmp_path / "main" / "cvpo.npz")
-    monkeypatch.setattr(policy, "SHIPPED", tmp_path)
-    return kernel
-
-
-def test_auto_keeps_what_is_given_and_the_budget(shipped_policy: Kernel) -> None:
-    def decide(steps: int | None, ratio: float | None, deadline_s: float | None, seed: int, bandwidth_hz: float = 1e6) -> Decision:
-        channel = ChannelState(6.0, bandwidth_hz, 0.0)
-        return control_commands.decide("a lighthouse", steps, ratio, channel, Budget(deadline_s), seed, "tiny")
-
-    free = {decide(None, None, None, seed) for seed in range(60)}
-    assert free == set(shipped_policy.decisions)
-    assert {decide(4, None, None, seed).steps for seed in range(10)} == {4}
-    assert {decide(None, 0.5, None, seed).merge_ratio for seed in range(10)} == {0.5}
-    # at 6 dB one step takes 0.02 + 0.1 + 0.002 + up to 0.12 + 0.11 s: four of them too long
-    assert {decide(None, None, 0.4, seed).steps for seed in range(20)} == {1}
-    assert {decide(None, None, 1e-3, seed) for seed in range(20)} == {Decision(1, 0.5)}  # none keeps it: the soonest
-    assert {decide(None, None, 0.4, seed, 2e5) for seed in range(20)} == {Decision(1, 0.5)}  # a fifth of the band: a poorer channel
-    favourite = shipped_policy.decisions.index(Decision(12, 0.0))
-    table = np.tile(np.eye(shipped_policy.actions)[favourite], (shipped_policy.states, 1))
-    policy.save(policy.policy_of(shipped_policy, table, {}), policy.SHIPPED / "main" / "cvpo.npz")
-    assert {decide(None, None, None, seed) for seed in range(9)} == {Decision(12, 0.0)}
-    assert {decide(4, None, None, seed) for seed in range(9)} == {Decision(4, 0.0)}  # its favourite is out: the best of the rest
-    assert {decide(None, None, 0.6, seed) for seed in range(9)} == {Decision(1, 0.0)}
-    with pytest.raises(ValueError, match=r"never learned that choice: steps are 1, 4, 12"):
-        decide(3, None, None, 0)
-    with pytest.raises(ValueError, match="learned for the backbone 'tiny', not 'other'"):
-        control_commands.decide("a lighthouse", None, None, ChannelState(6.0, 1e6, 0.0), Budget(), 0, "other")
-
-
-def test_auto_without_a_policy_says_so(shipped_policy: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policy, "SHIPPED", tmp_path / "none")
-    with pytest.raises(policy.PolicyError, match=r"no policy at .*cvpo.npz: train one"):
-        control_commands.decide("a lighthouse", None, None, ChannelState(6.0, 1e6, 0.0), Budget(), 0, "tiny")
+    policy.save(policy.policy_of(cmdp, np.full((cmdp.states, cmdp.actions), 1 / cmdp.actions), {}), tmp_path / "main" / "cvpo.npz")
+    monkeypatch.setattr(policy, "BUNDLED", tmp_path)
+    return cmdp
 
 
 def test_the_help_names_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
-    for what, names in (("train", session.ALGORITHMS), ("evaluate", ("lp", *session.RULES, *session.ALGORITHMS))):
+    for what, names in (("train", train.ALGORITHMS), ("evaluate", ("lp", *report.RULES, *train.ALGORITHMS))):
         assert main(["control", what, "--help"]) == 0
         told = " ".join(capsys.readouterr().out.split()).replace("- ", "-")  # lines break at hyphens
         assert all(name in told for name in names)
         if what == "train":
-            assert f"of {session.SAMPLES_AN_ITERATION:,} requests each (default: {session.ITERATIONS})" in told
+            assert f"of {train.SAMPLES_AN_ITERATION:,} requests each (default: {train.ITERATIONS})" in told
 
 
-def test_a_shipped_policy_is_known_by_its_name_on_its_own_process_alone(
-    shipped_policy: Kernel, process: list[str], capsys: pytest.CaptureFixture[str]
+def test_a_bundled_policy_is_known_by_its_name_on_its_own_process_alone(
+    bundled_policy: CMDP, process: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The fixture's process has the default setting, not that of the options."""
     few = ["--episodes", "4", "--horizon", "5"]
     assert main(["control", "evaluate", "--policy", "cvpo", *few, *process]) == 2
-    assert "learned on another process" in capsys.readouterr().err
-    assert main(["control", "evaluate", *few, *process]) == 0
+    assert "learned on another CMDP" in capsys.readouterr().err
+    assert main(["control", "evaluate", *few, *process, "--json", "-"]) == 0
     told = capsys.readouterr()
-    assert "left out, as learned on another process: the shipped cvpo\n" in told.err
+    assert "left out, as learned on another CMDP: the bundled cvpo\n" in told.err
     assert "cvpo" not in json.loads(told.out)["policies"]
 
 
-def test_the_mean_latency_is_that_of_a_process_whose_cost_it_is(small: Kernel) -> None:
+def test_the_mean_latency_is_that_of_a_process_whose_cost_it_is(small: CMDP) -> None:
     table = np.random.default_rng(0).dirichlet(np.ones(small.actions), small.states)
-    found = session.figures(small, table, 10, 20, 0, 1.0)
-    as_cost = session.figures(replace(small, mean_latency=True), table, 10, 20, 0, 1.0)
+    found = report.figures(small, table, report.EpisodePlan(10, 20, 0), 1.0)
+    as_cost = report.figures(replace(small, cost_names=("latency_s", "energy_j")), table, report.EpisodePlan(10, 20, 0), 1.0)
     assert found["latency_s"] == pytest.approx(as_cost["costs"]["latency_s"])
     assert set(found["costs"]) == {"late", "energy_j"}
 
 
 def test_the_help_tells_the_defaults_of_the_process(capsys: pytest.CaptureFixture[str]) -> None:
-    usual = Setting()
+    usual = Scenario()
     assert main(["control", "evaluate", "--help"]) == 0
     told = " ".join(capsys.readouterr().out.split()).replace("as- released", "as-released")
     for name, value in (
-        ("deadline", f"(default: {usual.deadline_s:g}; as-released: {released.LATENCY_LIMIT_S:g}, of its mean)"),
+        ("deadline", f"(default: {usual.deadline_s:g}; as-released: {reference.LATENCY_LIMIT_S:g}, of its mean)"),
         ("late", f"miss it (default: {usual.late_limit:g})"),
-        ("energy", f"(default: {usual.energy_limit_j:g}; as-released: {released.ENERGY_LIMIT_J:g})"),
+        ("energy", f"(default: {usual.energy_limit_j:g}; as-released: {reference.ENERGY_LIMIT_J:g})"),
         ("gap", "(default: " + ",".join(f"{g:g}" for g in usual.mean_gap_s) + ")"),
         ("snr", f"mean SNR of the link (default: {usual.snr_mean_db:g})"),
-        ("horizon", f"(default: {control_commands.HORIZONS['main']}; as-released: {control_commands.HORIZONS['as-released']})"),
+        ("horizon", f"(default: {control_run.HORIZONS['main']}; as-released: {control_run.HORIZONS['as-released']})"),
     ):
         assert value in told, name

@@ -1,0 +1,240 @@
+"""A constrained Markov decision process as exact tables: requests over a fading channel to a server with a backlog.
+
+| symbol | meaning |
+|---|---|
+| state | s = (c, p, f, w): channel class, prompt class, arrival phase, backlog cell; its number is ((c * P + p) * F + f) * W + w |
+| action | a, one of the decisions |
+| transition | W' = max(W + S - G, 0) with service time S and gap G, clipped to the top cell; c and f are Markov chains, p is drawn |
+| reward | r(c, p, a) |
+| costs | any number, by name: `late` = P(W + S + decoding > deadline), `latency_s` its mean, or the tables given |
+| means | (1 - gamma) sum gamma^t x_t from an empty server; each cost's is bounded by its limit |
+
+A backlog between two cells is split linearly between them, so that its mean is exact. Service times and gaps are
+equiprobable draws. The simulator, the optimum and every exact evaluation use these same tables.
+
+Axes: C channel classes, P prompt classes, F phases, W backlog cells, A decisions, D draws of a service, G gaps, K costs, S states.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megen.errors import InputError
+from megen.types import Decision
+
+Array = NDArray[np.float64]
+T = TypeVar("T", bound=np.generic)
+AXES = ("channel", "prompt", "phase", "backlog")  # of a state
+TIME_COSTS = ("late", "latency_s")  # follow from backlog, service and decoding; every other cost is a table
+
+
+@dataclass(frozen=True)
+class CMDP:
+    """The tables. The K costs and their names are `cost_names`, each in its own unit; `limits` bound their discounted means.
+
+    `cost_tables` may hold more than is bounded, such as the phone's share of the energy. A table that depends on the backlog has
+    the shape [C, P, W, A, D]. Errors: InputError on a number that is not finite, a shape that does not fit, and a cost without a table.
+    """
+
+    decisions: tuple[Decision, ...]
+    snr_db: Array  # [C]
+    backlog_s: Array  # [W], evenly spaced from 0
+    channel: Array  # [C, C] from, to
+    prompts: Array  # [P]
+    phases: Array  # [F, F] from, to
+    reward: Array  # [C, P, A]
+    service_s: Array  # [C, P, A, D]
+    cost_tables: Mapping[str, Array]  # [C, P, A, D] each: what single requests cost
+    decode_s: float
+    gap_s: Array  # [F, G]
+    deadline_s: float
+    cost_names: tuple[str, ...]
+    limits: Array  # [K]
+    gamma: float
+    deviation_s: Array | None = None  # [2, C, P, A, H]: of single services from their mean, to calibrate a shield on and to test it with
+
+    def __post_init__(self) -> None:
+        if self.deviation_s is not None and self.deviation_s.shape[:4] != (2, *self.service_s.shape[:3]):
+            raise InputError(f"deviation_s has the shape {self.deviation_s.shape}, expected {(2, *self.service_s.shape[:3])} and requests")
+        if len(set(self.cost_names)) < len(self.cost_names) or self.limits.shape != (len(self.cost_names),):
+            raise InputError(f"each cost has one limit: got the costs {', '.join(self.cost_names)} and {self.limits.size} limits")
+        c, p, a, d = self.service_s.shape
+        shapes = (c, p, a, d), (c, p, len(self.backlog_s), a, d)
+        for name, table in self.cost_tables.items():
+            if table.shape not in shapes:
+                raise InputError(f"{name} has the shape {table.shape}, expected {shapes[0]}, or {shapes[1]} where the backlog counts")
+        if unknown := [name for name in self.cost_names if name not in (*TIME_COSTS, *self.cost_tables)]:
+            raise InputError(f"no table of the cost {unknown[0]}: there are {', '.join((*TIME_COSTS, *self.cost_tables))}")
+        for name, value in {**vars(self), **self.cost_tables}.items():
+            if isinstance(value, np.ndarray | float) and not np.isfinite(value).all():
+                first = "" if isinstance(value, float) else f" at {np.argwhere(~np.isfinite(value))[0].tolist()}"
+                raise InputError(f"{name} of the CMDP is not finite{first}")
+
+    def named(self, costs: Array) -> dict[str, float]:
+        """One number for each cost, by its name."""
+        return dict(zip(self.cost_names, costs.tolist(), strict=True))
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Sizes of the state's axes: C, P, F, W."""
+        return len(self.snr_db), len(self.prompts), len(self.phases), len(self.backlog_s)
+
+    @property
+    def states(self) -> int:
+        return int(np.prod(self.shape))
+
+    @property
+    def actions(self) -> int:
+        return len(self.decisions)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of all tables to nine digits (other processors round otherwise): what was learned on one CMDP is not for another.
+
+        The byte string is that of the first version, which had these two costs and names of its own; what it did not know comes
+        beside them. What single services deviate by is left out: no policy is learned from it.
+        """
+        fields: dict[str, Any] = {k: v for k, v in vars(self).items() if k in self.__dataclass_fields__}
+        fields["decisions"] = [asdict(d) for d in self.decisions]
+        names, tables = fields.pop("cost_names"), dict(fields.pop("cost_tables"))
+        del fields["deviation_s"]
+        fields |= {"energy_j": tables.pop("energy_j", None), "ue_j": tables.pop("ue_energy_j", None)}
+        fields |= {"mean_latency": names[:1] == ("latency_s",), **tables}
+        if names not in (("late", "energy_j"), ("latency_s", "energy_j")):
+            fields["cost_names"] = list(names)
+        text = {k: [f"{x:.9g}" for x in v.ravel()] if isinstance(v, np.ndarray) else v for k, v in fields.items()}
+        return hashlib.sha256(json.dumps(text, sort_keys=True).encode()).hexdigest()
+
+    @cached_property
+    def reward_scale(self) -> float:
+        """The spread of the rewards, which learners divide them by."""
+        return max(float(self.reward.std()), 1e-9)
+
+    @cached_property
+    def cost_scales(self) -> Array:
+        """The spread of each cost [K]."""
+        out: Array = np.maximum(self.costs.std((1, 2)), 1e-9)
+        return out
+
+    @cached_property
+    def costs(self) -> Array:
+        """Expected costs [K, S, A]."""
+        return np.array([self.expected_cost(name) for name in self.cost_names]).reshape(-1, self.states, self.actions)
+
+    def expected_cost(self, name: str) -> Array:
+        """Mean over the draws of one cost [S, A], bounded or not."""
+        return self.of_states(self.cost_draws(name).mean(-1))
+
+    def cost_draws(self, name: str) -> Array:
+        """One cost for every draw of the service [C, P, W or 1, A, D]."""
+        if name not in TIME_COSTS:
+            table = self.cost_tables[name]
+            return table[:, :, None] if table.ndim == 4 else table
+        latency_s: Array = self.backlog_s[:, None, None] + self.service_s[:, :, None] + self.decode_s
+        return latency_s if name == "latency_s" else (latency_s > self.deadline_s).astype(float)
+
+    def of_states(self, table: NDArray[T]) -> NDArray[T]:
+        """A table [C, P, W or 1, A] for every state [S, A]."""
+        c, p, f, w = self.shape
+        return np.broadcast_to(table[:, :, None], (c, p, f, w, self.actions)).reshape(self.states, self.actions)
+
+    @cached_property
+    def rewards(self) -> Array:
+        """Rewards [S, A]."""
+        return self.of_states(self.reward[:, :, None])
+
+    @cached_property
+    def backlog_transitions(self) -> Array:
+        """Probability of the next backlog cell [C, P, F, A, W, W']."""
+        c, p, f, w = self.shape
+        share = 1 / (self.service_s.shape[-1] * self.gap_s.shape[-1])
+        by_phase = []
+        for phase in range(f):
+            total = np.zeros(c * p * self.actions * w * w)
+            row = np.arange(c * p * self.actions * w) * w
+            for k in range(self.service_s.shape[-1]):
+                for gap in self.gap_s[phase]:
+                    after = self.backlog_s + self.service_s[:, :, :, k, None] - gap  # [C, P, A, W]
+                    low, upper = self._cells(after.ravel())
+                    total += share * np.bincount(row + low, 1 - upper, len(total))
+                    total += share * np.bincount(row + np.minimum(low + 1, w - 1), upper, len(total))
+            by_phase.append(total.reshape(c, p, self.actions, w, w))
+        return np.stack(by_phase, 2)
+
+    def _cells(self, backlog_s: Array) -> tuple[NDArray[np.int64], Array]:
+        """The cell below each backlog, and the share that belongs to the cell above it."""
+        top = len(self.backlog_s) - 1
+        place = np.clip(backlog_s / self.backlog_s[1], 0, top)
+        low = np.minimum(place.astype(np.int64), top)
+        return low, place - low
+
+    @cached_property
+    def start(self) -> Array:
+        """Start distribution [S]: channel and phase stationary, prompts as they come, no backlog."""
+        start = np.zeros(self.shape)
+        channel, phase = stationary_distribution(self.channel), stationary_distribution(self.phases)
+        start[..., 0] = np.einsum("c,p,f->cpf", channel, self.prompts, phase)
+        return start.reshape(-1)
+
+    def expected_next_value(self, value: Array) -> Array:
+        """E[value(s') | s, a] as an array [S, A], of a function of the next state [S]."""
+        v = np.einsum("cd,p,fg,dpgw->cfw", self.channel, self.prompts, self.phases, value.reshape(self.shape), optimize=True)
+        out = np.einsum("cpfawv,cfv->cpfwa", self.backlog_transitions, v, optimize=True)
+        return np.ascontiguousarray(out).reshape(self.states, self.actions)
+
+    def policy_transition(self, policy: Array) -> Array:
+        """Backlog transitions [C, P, F, W, W'] under a policy [S, A]."""
+        out: Array = np.einsum("cpfwa,cpfawv->cpfwv", policy.reshape(*self.shape, -1), self.backlog_transitions, optimize=True)
+        return out
+
+
+def stationary_distribution(matrix: Array) -> Array:
+    """The stationary distribution of a row-stochastic matrix."""
+    n = len(matrix)
+    system = np.vstack([matrix.T - np.eye(n), np.ones(n)])
+    out: Array = np.linalg.lstsq(system, np.append(np.zeros(n), 1.0), rcond=None)[0]
+    return out
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Exact discounted means, (1 - gamma) sum gamma^t, of a policy from the start distribution."""
+
+    reward: float
+    costs: Array  # [K]
+    occupancy: Array  # [S], sums to 1
+    reward_values: Array  # [S]: sum gamma^t r, not normalised
+    cost_values: Array  # [K, S]
+
+
+def evaluate(cmdp: CMDP, policy: Array) -> Evaluation:
+    """Solve a stochastic policy [S, A] exactly: V = (I - gamma P)^-1 r, and its discounted occupancy.
+
+    A request's prompt class tells nothing of the next one, so both systems have one unknown for each channel, phase and backlog.
+    """
+    c, _, f, w = cmdp.shape
+    n, gamma, prompts = c * f * w, cmdp.gamma, cmdp.prompts
+    transition = cmdp.policy_transition(policy)  # [C, P, F, W, W']
+    mean = np.einsum("p,cpfwv->cfwv", prompts, transition)
+    chains = np.einsum("cd,fg->cfdg", cmdp.channel, cmdp.phases)
+    signals = np.stack([(policy * table).sum(1).reshape(cmdp.shape) for table in (cmdp.rewards, *cmdp.costs)])  # [1 + K, C, P, F, W]
+    # what follows on the backlog that a request leaves: U(c, f, w') = E[V(c', p', f', w') | c, f]
+    first = np.einsum("cfdg,p,kdpgw->cfwk", chains, prompts, signals, optimize=True).reshape(n, -1)
+    system = np.einsum("cfdg,dgwv->cfwdgv", chains, mean).reshape(n, n)
+    after = np.linalg.solve(np.eye(n) - gamma * system, first).reshape(c, f, w, -1)
+    values = signals + gamma * np.einsum("cpfwv,cfvk->kcpfw", transition, after, optimize=True)
+    flow = np.einsum("cfdg,cfwv->dgvcfw", chains, mean).reshape(n, n)
+    start = (1 - gamma) * cmdp.start.reshape(cmdp.shape).sum(1).reshape(n)
+    visits = np.linalg.solve(np.eye(n) - gamma * flow, start).reshape(c, 1, f, w)
+    occupancy = (visits * prompts[:, None, None]).reshape(-1)
+    flat = values.reshape(len(signals), -1)
+    means = signals.reshape(len(signals), -1) @ occupancy
+    return Evaluation(float(means[0]), means[1:], occupancy, flat[0], flat[1:])

@@ -1,0 +1,170 @@
+"""The decision at run time: a learned policy, the measured quality grid, and the profiles of the machines at hand. Without torch.
+
+Observation ──> probabilities of the policy ──> what keeps the request's own limits ──> Decision
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megen.control import policy as policies
+from megen.control import shield
+from megen.control.policy import Policy
+from megen.cost import device_profile, quality_grid
+from megen.cost.device_profile import DeviceProfile
+from megen.cost.energy import RADIO_W, RADIO_W_PER_MBPS
+from megen.cost.quality_grid import QualityGrid
+from megen.types import ChannelState, Decision, InputError, Observation
+
+Array = NDArray[np.float64]
+GRID_BANDWIDTH_HZ = 1e6  # of the quality grid's airtimes
+ALPHA = 0.05  # probability of a miss that a request's own deadline is planned with
+BUNDLED_SERVER, BUNDLED_PHONE = "cpu", "phone"
+
+
+@dataclass(frozen=True)
+class Controller:
+    """A `Policy`: loaded once, then at most a millisecond a decision.
+
+    Without `rng` the decision is deterministic: the best that keeps a request's own limits, or, where it has none, the policy's most
+    probable one. With `rng` it is drawn from the policy's mixture, which keeps the limits of a long run of requests.
+    """
+
+    policy: Policy
+    grid: QualityGrid
+    server: DeviceProfile
+    phone: DeviceProfile
+    rng: np.random.Generator | None = None
+    assumptions: tuple[str, ...] = ()
+    allowed: tuple[bool, ...] | None = None  # of the policy's decisions; None: all
+
+    @classmethod
+    def load(
+        cls,
+        name_or_path: str = "cvpo",
+        *,
+        server: str | None = None,
+        phone: str | None = None,
+        quality: Path | None = None,
+        rng: np.random.Generator | None = None,
+    ) -> Controller:
+        """A bundled policy by name, or what `megen control train` wrote; profiles by name or path, None: this machine's, where
+        `megen profile` has measured it, else the bundled ones.
+
+        Errors: InputError where a file is missing, broken, or of other decisions.
+        """
+        policy, grid = policies.find(name_or_path), quality_grid.load(quality)
+        offered = set(grid.decisions)
+        if not set(policy.decisions) <= offered:
+            raise InputError(f"the policy {name_or_path!r} was learned for other steps or merge ratios than the quality grid holds")
+        measured, assumptions = device_profile.this_machine(), []
+        if measured is None and (server is None or phone is None):
+            assumptions.append(
+                f"no profile of this machine yet: its seconds are taken from the bundled {BUNDLED_SERVER!r} and {BUNDLED_PHONE!r};"
+                " megen profile measures it"
+            )
+        es = device_profile.load(server) if server else measured or device_profile.load(BUNDLED_SERVER)
+        ue = device_profile.load(phone) if phone else measured or device_profile.load(BUNDLED_PHONE)
+        names = {es.backbone, ue.backbone, str(grid.about.get("backbone", es.backbone))}
+        if len(names) > 1:
+            raise InputError(f"grid and profiles are of unlike backbones: {', '.join(sorted(names))}")
+        return cls(policy, grid, es, ue, rng, tuple(assumptions))
+
+    def check(self, weights: str) -> None:
+        """Refuse a backbone whose weights (by their digest) are not those that the quality grid was measured on. Errors: InputError."""
+        if weights != self.grid.about.get("weights"):
+            raise InputError("the policy's quality grid was measured on other weights than this backbone's: give --steps and --merge-ratio")
+
+    def restricted(self, steps: int | None, merge_ratio: float | None) -> Controller:
+        """The same with only the decisions of a given number of steps or merge ratio. Errors: InputError naming what it knows."""
+        allowed = tuple(
+            steps in (None, d.steps) and (merge_ratio is None or math.isclose(d.merge_ratio, merge_ratio)) for d in self.policy.decisions
+        )
+        if not any(allowed):
+            counts = ", ".join(map(str, sorted({d.steps for d in self.policy.decisions})))
+            ratios = ", ".join(f"{x:g}" for x in sorted({d.merge_ratio for d in self.policy.decisions}))
+            raise InputError(f"the policy knows no such choice: its steps are {counts}, its merge ratios {ratios}")
+        return replace(self, allowed=allowed)
+
+    def __call__(self, observation: Observation) -> Decision:
+        """Decide one request. Errors: InputError where the observation holds neither SNR nor rate."""
+        seen = self._on_the_grid(observation)
+        c, p = int(np.abs(self.grid.snr_db - _snr_db(seen)).argmin()), seen.prompt_class
+        possible = np.array(self.allowed) if self.allowed else np.ones(len(self.policy.decisions), bool)
+        budget = observation.budget
+        ends_s = observation.backlog_s + self._latest_s[c, p]
+        keeps = possible & (ends_s <= (budget.deadline_s or np.inf)) & (self._energy_j[c, p] <= (budget.energy_j or np.inf))
+        if not keeps.any():  # then what is over soonest
+            keeps = possible & (ends_s == ends_s[possible].min())
+        quality = self._quality[c, p]
+        if self.rng is None and budget.deadline_s is not None:
+            return self.policy.decisions[int(np.where(keeps, quality, -np.inf).argmax())]
+        probabilities = shield.within(self.policy.probabilities(seen), keeps, quality)
+        if self.rng is None:
+            return self.policy.decisions[int(probabilities.argmax())]
+        return self.policy.decisions[int(self.rng.choice(len(probabilities), p=probabilities / probabilities.sum()))]
+
+    def expected_latency_s(self, observation: Observation) -> dict[Decision, float]:
+        """Backlog, mean service and decoding of every decision, by the profiles of this controller."""
+        seen = self._on_the_grid(observation)
+        c = int(np.abs(self.grid.snr_db - _snr_db(seen)).argmin())
+        means = observation.backlog_s + self._worked_s + self._of_decisions(self.grid.airtime_s.mean(-1))[c, seen.prompt_class]
+        return dict(zip(self.policy.decisions, means.tolist(), strict=True))
+
+    def _on_the_grid(self, observation: Observation) -> Observation:
+        """The observation with its prompt's class, and the SNR at which the grid's bandwidth has the rate of the request's."""
+        snr_db = policies.snr_db_of(observation.channel)
+        bandwidth_hz = observation.channel.bandwidth_hz
+        if observation.channel.snr_db is not None and bandwidth_hz != GRID_BANDWIDTH_HZ and bandwidth_hz > 0:
+            rate_bps = bandwidth_hz * math.log2(1 + 10 ** (snr_db / 10))
+            snr_db = policies.snr_db_of(ChannelState(None, GRID_BANDWIDTH_HZ, rate_bps))
+        prompt_class = self.grid.prompt_class(observation.prompt) if observation.prompt else observation.prompt_class
+        return replace(observation, channel=ChannelState(snr_db, GRID_BANDWIDTH_HZ, 0.0), prompt_class=prompt_class)
+
+    @cached_property
+    def _index(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Places of the policy's decisions on the grid's axes of steps and of merge ratios."""
+        steps, ratios = self.grid.steps.tolist(), self.grid.merge_ratios.tolist()
+        places = [(steps.index(d.steps), ratios.index(d.merge_ratio)) for d in self.policy.decisions]
+        n, r = (np.array(column) for column in zip(*places, strict=True))
+        return n, r
+
+    def _of_decisions(self, table: Array) -> Array:
+        """A table [P, R, G] of merge ratios, for every decision [G, P, A]."""
+        return table[:, self._index[1]].transpose(2, 0, 1)
+
+    @cached_property
+    def _worked_s(self) -> Array:
+        """Seconds of both machines [A]."""
+        return np.array([self.server.es_s(d.steps) + self.phone.ue_s() for d in self.policy.decisions])
+
+    @cached_property
+    def _latest_s(self) -> Array:
+        """What service and decoding take at most with probability 1 - ALPHA, by split conformal prediction [G, P, A]."""
+        draws = np.concatenate(list(self.grid.airtime_draws_s), -1)  # [P, R, G, H]
+        return self._worked_s + self._of_decisions(shield.margin(draws, ALPHA))
+
+    @cached_property
+    def _energy_j(self) -> Array:
+        """Mean energy [G, P, A]."""
+        worked = [self.server.power_w * self.server.es_s(d.steps) + self.phone.power_w * self.phone.ue_s() for d in self.policy.decisions]
+        n, r = self._index
+        bits = self.grid.payload_bits[:, n, r][None]  # [1, P, A]
+        return np.array(worked) + RADIO_W * self._of_decisions(self.grid.airtime_s.mean(-1)) + RADIO_W_PER_MBPS * bits / 1e6
+
+    @cached_property
+    def _quality(self) -> Array:
+        """-ln MSE [G, P, A]."""
+        n, r = self._index
+        return -self.grid.log_mse[:, n, r].transpose(2, 0, 1)
+
+
+def _snr_db(observation: Observation) -> float:
+    assert observation.channel.snr_db is not None
+    return observation.channel.snr_db

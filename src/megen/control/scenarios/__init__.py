@@ -1,0 +1,1 @@
+"""Processes to decide in: the main one, and the source system's."""

@@ -1,0 +1,143 @@
+"""The main process: Markov fading, bursty arrivals, and the backlog at the edge server.
+
+A decision keeps the edge server busy for S = text + steps + merge + code + airtime; the request is served after L = W + S + decoding
+with the backlog W that it finds. Reward: -ln MSE to the reference image. Costs: a miss of the deadline, and the energy in J.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from megen.control.cmdp import CMDP
+from megen.cost import device_profile as profile
+from megen.cost import quality_grid as quality
+from megen.cost.device_profile import DeviceProfile
+from megen.cost.energy import RADIO_W, RADIO_W_PER_MBPS
+from megen.cost.quality_grid import QualityGrid
+from megen.errors import InputError
+
+Array = NDArray[np.float64]
+SERVER, PHONE = "cpu", "phone"
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What the tables are made from, beside the measured grid and profiles. All assumed. Errors: InputError on what cannot be."""
+
+    deadline_s: float = 0.7
+    late_limit: float = 0.05
+    energy_limit_j: float = 6.4
+    mean_gap_s: tuple[float, float] = (0.2, 1.0)  # in a burst, and between bursts
+    phase_stay: tuple[float, float] = (0.9, 0.8)  # probability that the next request finds the same phase
+    snr_mean_db: float = 6.0
+    snr_std_db: float = 6.0
+    snr_correlation: float = 0.9  # from one request to the next
+    backlog_top_s: float = 3.0
+    backlog_cells: int = 31
+    gaps: int = 8
+    gamma: float = 0.98
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not np.isfinite(value).all():
+                raise InputError(f"{name} must be finite, got {value}")
+        for name in ("deadline_s", "energy_limit_j", "backlog_top_s", "mean_gap_s", "snr_std_db"):
+            if not np.min(getattr(self, name)) > 0:
+                raise InputError(f"{name} must be positive, got {getattr(self, name)}")
+        if not 0 < self.late_limit <= 1:
+            raise InputError(f"late_limit must lie in (0, 1], got {self.late_limit:g}")
+        if not 0 < self.gamma < 1:
+            raise InputError(f"gamma must lie in (0, 1), got {self.gamma:g}")
+        if not -1 < self.snr_correlation < 1:
+            raise InputError(f"snr_correlation must lie in (-1, 1), got {self.snr_correlation:g}")
+        if not all(0 <= stay < 1 for stay in self.phase_stay):
+            raise InputError(f"each phase_stay must lie in [0, 1), got {self.phase_stay}")
+        if not (self.gaps >= 1 and self.backlog_cells > 1):
+            raise InputError(f"there must be a gap and two cells of backlog, got {self.gaps} and {self.backlog_cells}")
+
+
+def build_cmdp(
+    grid: QualityGrid,
+    server: DeviceProfile,
+    phone: DeviceProfile,
+    scenario: Scenario,
+    *,
+    radio_w: float = RADIO_W,
+    radio_w_per_mbps: float = RADIO_W_PER_MBPS,
+) -> CMDP:
+    """The main CMDP from what was measured.
+
+    Energy of a request: edge server and user equipment at their powers, radio at `radio_w` from the first symbol to the last.
+    A request whose image never arrives has spent its airtime and earns what a grey picture does; it is late only if that was.
+    Errors: InputError on figures of unlike backbones, and on a radio of negative power.
+    """
+    if not (radio_w >= 0 and radio_w_per_mbps >= 0):
+        raise InputError(f"the radio's powers must not be negative, got {radio_w:g} W and {radio_w_per_mbps:g} W per Mbit/s")
+    names = {server.backbone, phone.backbone, str(grid.about.get("backbone", server.backbone))}
+    if len(names) > 1:
+        raise InputError(f"grid and profiles are of unlike backbones: {', '.join(sorted(names))}")
+    n, r = len(grid.steps), len(grid.merge_ratios)
+    compute_s = np.array([server.es_s(d.steps) for d in grid.decisions])  # [A]
+    air_s = grid.airtime_s.transpose(2, 0, 1, 3)[:, :, None]  # [C, P, 1, R, D]
+    air_s = np.broadcast_to(air_s, (*air_s.shape[:2], n, *air_s.shape[3:])).reshape(*air_s.shape[:2], n * r, -1)
+    bits = grid.payload_bits.reshape(grid.classes, n * r)[None, :, :, None]
+    draws_s = np.repeat(grid.airtime_draws_s.transpose(0, 3, 1, 2, 4)[:, :, :, None], n, 3)  # [2, C, P, N, R, H]
+    radio_j = radio_w * air_s + radio_w_per_mbps * bits / 1e6
+    ue_j = radio_j + phone.power_w * phone.ue_s()
+    stay = scenario.phase_stay
+    return CMDP(
+        decisions=grid.decisions,
+        snr_db=grid.snr_db,
+        backlog_s=np.linspace(0, scenario.backlog_top_s, scenario.backlog_cells),
+        channel=gauss_markov(grid.snr_db, scenario.snr_mean_db, scenario.snr_std_db, scenario.snr_correlation),
+        prompts=grid.counts / grid.counts.sum(),
+        phases=np.array([[stay[0], 1 - stay[0]], [1 - stay[1], stay[1]]]),
+        reward=-grid.log_mse.transpose(3, 0, 1, 2).reshape(len(grid.snr_db), grid.classes, n * r),
+        service_s=compute_s[:, None] + air_s,
+        deviation_s=draws_s.reshape(*draws_s.shape[:3], n * r, -1) - air_s.mean(-1, keepdims=True),
+        cost_tables={"energy_j": server.power_w * compute_s[:, None] + ue_j, "ue_energy_j": ue_j},
+        decode_s=phone.ue_s(),
+        gap_s=np.stack([exponential_quantiles(m, scenario.gaps) for m in scenario.mean_gap_s]),
+        deadline_s=scenario.deadline_s,
+        cost_names=("late", "energy_j"),
+        limits=np.array([scenario.late_limit, scenario.energy_limit_j]),
+        gamma=scenario.gamma,
+    )
+
+
+def main_cmdp(
+    scenario: Scenario | None = None, grid: QualityGrid | None = None, server: str | None = None, phone: str | None = None
+) -> CMDP:
+    """The main CMDP; profiles by name or path; None: the bundled grid and profiles, and the default scenario.
+
+    Errors: quality.QualityError and profile.ProfileError where a file is missing or broken, ValueError as `build_cmdp`.
+    """
+    profiles = profile.load(server or SERVER), profile.load(phone or PHONE)
+    return build_cmdp(grid or quality.load(), *profiles, scenario or Scenario())
+
+
+def gauss_markov(levels: Array, mean: float, std: float, correlation: float) -> Array:
+    """A first-order Gaussian process on a grid of levels, row-stochastic (Tauchen 1986)."""
+    if not (std > 0 and -1 < correlation < 1 and len(levels) > 1 and (np.diff(levels) > 0).all()):
+        raise InputError(
+            f"a Gauss-Markov chain needs rising levels, a positive spread and a correlation in (-1, 1), got {std:g} and {correlation:g}"
+        )
+    edges = (levels[1:] + levels[:-1]) / 2
+    centre = mean + correlation * (levels - mean)
+    below = norm.cdf((edges - centre[:, None]) / (std * np.sqrt(1 - correlation**2)))
+    out: Array = np.diff(np.hstack([np.zeros((len(levels), 1)), below, np.ones((len(levels), 1))]), axis=1)
+    return out
+
+
+def exponential_quantiles(mean: float, count: int) -> Array:
+    """`count` equiprobable values of an exponential distribution: the mean of each of its slices, so that its mean is exact."""
+    edges = np.arange(count + 1) / count
+    tail = 1 - edges
+    with np.errstate(divide="ignore", invalid="ignore"):
+        integral = np.where(tail > 0, tail * (1 - np.log(tail)), 0.0)  # of the quantile function from an edge to 1
+    out: Array = mean * count * -np.diff(integral)
+    return out

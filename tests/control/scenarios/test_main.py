@@ -1,0 +1,60 @@
+"""The main process: a scenario checks itself, and its chains have the moments of their processes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from megen.control.cmdp import stationary_distribution
+from megen.control.scenarios.main import Scenario, exponential_quantiles, gauss_markov, main_cmdp
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"late_limit": 0.0}, r"late_limit must lie in \(0, 1\], got 0"),
+        ({"late_limit": 5.0}, r"late_limit must lie in \(0, 1\], got 5"),
+        ({"gamma": 1.0}, r"gamma must lie in \(0, 1\), got 1"),
+        ({"phase_stay": (1.2, 0.5)}, r"phase_stay must lie in \[0, 1\)"),
+        ({"snr_correlation": 1.0}, r"snr_correlation must lie in \(-1, 1\), got 1"),
+        ({"deadline_s": 0.0}, "deadline_s must be positive, got 0"),
+        ({"mean_gap_s": (0.2, -1.0)}, "mean_gap_s must be positive"),
+        ({"snr_std_db": 0.0}, "snr_std_db must be positive"),
+        ({"energy_limit_j": float("nan")}, "energy_limit_j must be finite, got nan"),
+        ({"mean_gap_s": (float("inf"), 1.0)}, "mean_gap_s must be finite"),
+        ({"backlog_cells": 1}, "a gap and two cells of backlog, got 8 and 1"),
+    ],
+)
+def test_a_scenario_that_cannot_be_is_refused_as_it_is_made(change: dict, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        Scenario(**change)
+
+
+def test_the_bundled_tables_follow_the_scenario() -> None:
+    cmdp = main_cmdp(Scenario(deadline_s=0.9, late_limit=0.1, gaps=4, gamma=0.9))
+    assert (cmdp.deadline_s, cmdp.gamma, cmdp.gap_s.shape) == (0.9, 0.9, (2, 4))
+    assert cmdp.named(cmdp.limits) == {"late": 0.1, "energy_j": 6.4}
+    assert (cmdp.cost_tables["ue_energy_j"] < cmdp.cost_tables["energy_j"]).all()
+
+
+def test_the_channels_chain_has_the_moments_of_its_process() -> None:
+    levels = np.linspace(-30, 30, 121)
+    chain = gauss_markov(levels, 5.0, 6.0, 0.8)
+    share = stationary_distribution(chain)
+    mean = share @ levels
+    deviation = np.sqrt(share @ (levels - mean) ** 2)
+    assert mean == pytest.approx(5.0, abs=0.05)
+    assert deviation == pytest.approx(6.0, abs=0.05)
+    correlation = share @ ((levels - mean) * (chain @ (levels - mean))) / deviation**2
+    assert correlation == pytest.approx(0.8, abs=0.005)
+    for bad in ((levels[::-1], 6.0, 0.8), (levels, 0.0, 0.8), (levels, 6.0, 1.0)):
+        with pytest.raises(ValueError, match="Gauss-Markov"):
+            gauss_markov(bad[0], 5.0, bad[1], bad[2])
+
+
+def test_gap_quantiles_keep_the_mean_and_approach_the_variance() -> None:
+    for count in (1, 4, 64):
+        gaps = exponential_quantiles(1.7, count)
+        assert gaps.mean() == pytest.approx(1.7)
+        assert (np.diff(gaps) > 0).all()
+    assert exponential_quantiles(1.0, 512).var() == pytest.approx(1.0, abs=0.02)

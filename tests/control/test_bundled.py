@@ -1,0 +1,79 @@
+"""What is bundled for the controller fits together: grid, profiles, policies, and the figures that docs/ quotes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from megen.control import policy
+from megen.control.cmdp import CMDP, evaluate
+from megen.control.env import Battery
+from megen.control.scenarios import reference
+from megen.control.scenarios.main import main_cmdp
+from megen.cost import device_profile as profile
+from megen.cost import quality_grid as quality
+from megen.types import Decision
+
+FIGURES = Path(__file__).parents[2] / "experiments" / "control" / "result.json"
+
+
+@pytest.fixture(scope="module")
+def cmdp() -> CMDP:
+    return main_cmdp()
+
+
+def test_the_policies_are_of_the_bundled_cmdp_and_cvpo_is_near_its_optimum(cmdp: CMDP) -> None:
+    files = policy.bundled()
+    assert {"cvpo", "ppo-lag", "sac-lag"} <= set(files)
+    for path in files.values():
+        policy.table_of(policy.load(path), cmdp)  # refuses those of another CMDP
+    told = json.loads(FIGURES.read_text())
+    assert told["process"] == cmdp.digest
+    got = evaluate(cmdp, policy.table_of(policy.load(files["cvpo"]), cmdp))
+    assert got.reward > 0.98 * told["policies"]["lp"]["reward"]
+    assert (got.costs < 1.01 * cmdp.limits).all()
+
+
+def test_the_reference_process_has_policies_of_its_own() -> None:
+    bandit = reference.reference_cmdp()
+    files = policy.bundled("as-released")
+    assert "cvpo" in files
+    got = evaluate(bandit, policy.table_of(policy.load(files["cvpo"]), bandit))
+    assert (got.costs <= bandit.limits).all()
+
+
+def test_a_server_of_another_backbone_is_refused() -> None:
+    assert profile.load("a100").backbone == "sdxl"
+    with pytest.raises(ValueError, match="unlike backbones: scenes, sdxl"):
+        main_cmdp(server="a100")
+
+
+def test_the_grid_has_enough_prompts_of_every_class() -> None:
+    grid = quality.load()
+    assert grid.counts.sum() >= 200
+    assert grid.counts.min() >= 50
+    assert grid.about["class_correlation_held_out"] > 0.3
+    assert {"commit", "device", "command"} <= set(grid.about)
+
+
+def test_merging_much_keeps_the_batterys_limit_and_merging_nothing_does_not(cmdp: CMDP) -> None:
+    def empty(decision: Decision) -> float:
+        battery, total = Battery(cmdp), 0.0
+        share = (1 - cmdp.gamma) * cmdp.gamma ** np.arange(battery.horizon) / (1 - cmdp.gamma**battery.horizon)
+        for seed in range(8):
+            battery.reset(seed=seed)
+            action = np.int64(cmdp.decisions.index(decision))
+            total += share @ [battery.step(action)[4]["cost"][2] for _ in range(battery.horizon)] / 8
+        return float(total)
+
+    limit = Battery(cmdp).limits[2]
+    assert empty(Decision(12, 0.75)) < limit < empty(Decision(12, 0.0))
+
+
+def test_the_grid_was_measured_on_the_bundled_weights() -> None:
+    from megen.models import embedded
+
+    assert embedded.load("scenes").digest == quality.load().about["weights"]

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from megen.control.controller import Controller
+from megen.control.policy import Policy, PolicyError
+from megen.cost import device_profile, quality_grid
+from megen.types import Budget, ChannelState, Decision, InputError, Observation
+
+CALM = 1
+
+
+@pytest.fixture(autouse=True)
+def no_profile_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def bundled() -> Controller:
+    return Controller(Controller.load().policy, quality_grid.load(), device_profile.load("cpu"), device_profile.load("phone"))
+
+
+def lone(snr_db: float = 12.0, deadline_s: float | None = None, energy_j: float | None = None, **more: object) -> Observation:
+    bandwidth_hz = float(more.pop("bandwidth_hz", 1e6))  # type: ignore[arg-type]
+    return Observation(ChannelState(snr_db, bandwidth_hz, 0.0), arrival_phase=CALM, budget=Budget(deadline_s, energy_j), **more)  # type: ignore[arg-type]
+
+
+def with_table(controller: Controller, chances: np.ndarray) -> Controller:
+    """The controller with a policy that draws alike in every state."""
+    policy = controller.policy
+    table = np.broadcast_to(chances, policy.table.shape).copy()
+    return replace(controller, policy=Policy(policy.decisions, policy.snr_db, policy.backlog_s, table, policy.about))
+
+
+def test_a_longer_deadline_never_gives_a_worse_image(bundled: Controller) -> None:
+    index = {d: i for i, d in enumerate(bundled.policy.decisions)}
+    for snr_db in (-6.0, 6.0, 18.0):
+        c = int(np.abs(bundled.grid.snr_db - snr_db).argmin())
+        chosen = [bundled(lone(snr_db, deadline)) for deadline in (0.4, 0.5, 0.7, 1.0, 1.5, 3.0)]
+        quality = [bundled._quality[c, 0][index[d]] for d in chosen]
+        latest = [bundled._latest_s[c, 0][index[d]] for d in chosen]
+        feasible = [q for q, s, x in zip(quality, latest, (0.4, 0.5, 0.7, 1.0, 1.5, 3.0), strict=True) if s <= x]
+        assert feasible == sorted(feasible)
+        assert len(feasible) >= 3
+
+
+def test_a_lone_request_gets_the_best_that_ends_in_time_and_always_the_same(bundled: Controller) -> None:
+    observation = lone(12.0, 0.5)
+    chosen = {bundled(observation) for _ in range(5)}
+    assert len(chosen) == 1
+    (decision,) = chosen
+    c, i = int(np.abs(bundled.grid.snr_db - 12.0).argmin()), bundled.policy.decisions.index(decision)
+    fits = bundled._latest_s[c, 0] <= 0.5
+    assert fits[i]
+    assert bundled._quality[c, 0][i] == bundled._quality[c, 0][fits].max()
+
+
+def test_where_nothing_ends_in_time_the_soonest_is_taken(bundled: Controller) -> None:
+    assert bundled(lone(12.0, 1e-3)).steps == 1
+    assert bundled(lone(12.0, None, 1e-6)).steps == 1
+
+
+def test_a_backlog_eats_the_deadline(bundled: Controller) -> None:
+    free, busy = bundled(lone(12.0, 0.8)), bundled(lone(12.0, 0.8, backlog_s=0.4))
+    assert busy.steps < free.steps
+
+
+def test_another_bandwidth_counts_as_the_snr_with_its_rate(bundled: Controller) -> None:
+    rate_bps = 5e6 * np.log2(1 + 10**0.0)  # 5 MHz at 0 dB
+    same_snr_db = 10 * np.log10(2 ** (rate_bps / 1e6) - 1)
+    assert bundled(lone(0.0, 0.6, bandwidth_hz=5e6)) == bundled(lone(float(same_snr_db), 0.6))
+
+
+def test_with_a_generator_the_mixture_is_drawn_and_without_one_its_mode(bundled: Controller) -> None:
+    chances = np.zeros(len(bundled.policy.decisions))
+    chances[[3, 7]] = 0.7, 0.3
+    controller = with_table(bundled, chances)
+    assert {controller(lone()) for _ in range(5)} == {controller.policy.decisions[3]}
+    drawing = replace(controller, rng=np.random.default_rng(0))
+    drawn = [drawing(lone()) for _ in range(400)]
+    assert set(drawn) == {controller.policy.decisions[k] for k in (3, 7)}
+    assert drawn.count(controller.policy.decisions[7]) == pytest.approx(120, abs=35)
+
+
+def test_a_part_of_the_decision_may_be_given(bundled: Controller) -> None:
+    assert bundled.restricted(4, None)(lone()).steps == 4
+    assert bundled.restricted(None, 0.5)(lone(6.0, 0.5)).merge_ratio == 0.5
+    with pytest.raises(InputError, match=r"its steps are 1, 2, 4, 8, 12, its merge ratios 0, 0.25, 0.5, 0.75"):
+        bundled.restricted(3, None)
+
+
+def test_the_profile_of_this_machine_is_used_once_it_is_measured(bundled: Controller) -> None:
+    first = Controller.load()
+    assert "no profile of this machine" in first.assumptions[0]
+    path = device_profile.cached()
+    path.parent.mkdir(parents=True)
+    device_profile.save(replace(bundled.server, name="mine", step_s=10 * bundled.server.step_s), path, {})
+    own = Controller.load()
+    assert own.assumptions == ()
+    assert own.server.name == own.phone.name == "mine"
+    assert own(lone(12.0, 1.0)).steps < bundled(lone(12.0, 1.0)).steps
+    assert Controller.load(server="cpu").server.name == first.server.name
+
+
+def test_only_the_weights_that_were_measured_are_decided_for(bundled: Controller) -> None:
+    bundled.check(str(bundled.grid.about["weights"]))
+    with pytest.raises(InputError, match="measured on other weights"):
+        bundled.check("0123456789abcdef")
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PolicyError, match="no policy 'nosuch': give cvpo"):
+        Controller.load("nosuch")
+    with pytest.raises(InputError, match="unlike backbones"):
+        Controller.load(server="a100")
+
+
+def test_the_expected_latency_is_backlog_service_and_decoding(bundled: Controller) -> None:
+    means = bundled.expected_latency_s(lone(12.0, backlog_s=0.5))
+    steps = [means[Decision(n, 0.0)] for n in (1, 2, 4, 8, 12)]
+    assert steps == sorted(steps)
+    assert np.diff(steps)[0] == pytest.approx(bundled.server.step_s)
+    assert steps[0] > 0.5 + bundled.phone.ue_s()
+
+
+def test_deciding_takes_little_beside_loading(bundled: Controller) -> None:
+    """A benchmark holds the figure (1 ms); here: a decision is no fresh load."""
+    bundled(lone())
+    start = time.perf_counter()
+    for _ in range(50):
+        bundled(lone(prompt="a lighthouse at sunset"))
+    each = (time.perf_counter() - start) / 50
+    start = time.perf_counter()
+    Controller.load()
+    assert each < (time.perf_counter() - start) / 2
+
+
+def test_decisions_that_cannot_be_are_refused() -> None:
+    for steps, ratio in ((0, 0.0), (-4, 0.0), (1, 2.0), (1, float("nan"))):
+        with pytest.raises(InputError):
+            Decision(steps, ratio)
+    for value in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(InputError, match="must be a positive number"):
+            Budget(value)
