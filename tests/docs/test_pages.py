@@ -1,0 +1,57 @@
+"""Commands on the pages are commands of the program, and the pages keep to the field's words and to short sentences."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from megen.cli.main import parser
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PRIVATE = r"\b(told|the air|on its way|unharmed|harmed|anew)\b"
+MOST_WORDS = 18
+
+
+def commands(text: str) -> list[list[str]]:
+    blocks = re.findall(r"^```\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    lines = (line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines())
+    return [shlex.split(re.sub(r"\$\w+", "1", line), comments=True)[1:] for line in lines if line.startswith("megen ")]
+
+
+COMMANDS = [(page.name, words) for page in PAGES for words in commands(page.read_text(encoding="utf-8"))]
+
+
+def prose(text: str) -> str:
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    lines = [line for line in text.splitlines() if not re.match(r"\s*(\||#|!\[)", line)]
+    return re.sub(r"`[^`]*`", "x", "\n".join(lines))
+
+
+def sentences(text: str) -> list[str]:
+    paragraphs = re.split(r"\n\s*\n|^- |^\d+\. ", prose(text), flags=re.MULTILINE)
+    return [s for p in paragraphs for s in re.split(r"(?<=[.!?])\*{0,2}\s+", " ".join(p.split())) if len(s.split()) > 1]
+
+
+def test_the_pages_hold_commands() -> None:
+    assert {words[0] for _, words in COMMANDS} >= {"generate", "receive", "export", "train", "bench", "control", "profile"}
+
+
+@pytest.mark.parametrize(("page", "words"), COMMANDS, ids=[f"{page}-{i}" for i, (page, _) in enumerate(COMMANDS)])
+def test_a_command_is_one_of_the_program(page: str, words: list[str]) -> None:
+    assert parser().parse_args(words).command == words[0]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_uses_the_fields_words(page: Path) -> None:
+    assert re.findall(PRIVATE, prose(page.read_text(encoding="utf-8")), re.IGNORECASE) == []
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.name != "format.md"], ids=lambda page: page.name)
+def test_sentences_are_short(page: Path) -> None:
+    lengths = [len(s.split()) for s in sentences(page.read_text(encoding="utf-8"))]
+    assert not lengths or sum(lengths) / len(lengths) < MOST_WORDS
