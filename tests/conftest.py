@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from megen.models import backbone as backbones
+from megen.models import embedded
 from megen.models.autoencoder import AutoencoderConfig
-from megen.models.backbone import Backbone, BackboneConfig
 from megen.models.denoiser import DenoiserConfig
+from megen.models.embedded import BackboneConfig, EmbeddedBackbone
 from megen.models.restorer import RestorerConfig
 from megen.models.text import TextConfig
-from megen.training.scenes import vocabulary
+from megen.scenes.captions import vocabulary
 
 
-def make_tiny(seed: int = 0) -> Backbone:
+def make_tiny(seed: int = 0) -> EmbeddedBackbone:
     torch.manual_seed(seed)
     config = BackboneConfig(
         "tiny",
@@ -36,7 +36,7 @@ def make_tiny(seed: int = 0) -> Backbone:
         grid=(8, 8),
         restorer=RestorerConfig(16, 1),
     )
-    backbone = Backbone(config)
+    backbone = EmbeddedBackbone(config)
     for p in [*backbone.denoiser.parameters(), *backbone.restorer.parameters()]:  # the zero-initialised layers would hide every mistake
         if p.ndim > 1 and not p.any():
             torch.nn.init.normal_(p, std=0.05)
@@ -46,12 +46,12 @@ def make_tiny(seed: int = 0) -> Backbone:
 
 
 @pytest.fixture(scope="session")
-def tiny() -> Backbone:
+def tiny() -> EmbeddedBackbone:
     return make_tiny()
 
 
 @pytest.fixture(scope="session")
-def tiny_folder(tiny: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_folder(tiny: EmbeddedBackbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
-    backbones.save(tiny, folder, {})
+    embedded.save(tiny, folder, {})
     return folder

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from megen.cli import main
+from megen.cli.main import main
 
 PROMPT = "a lighthouse at sunset, snowy mountains, pine trees"
 
@@ -18,10 +18,10 @@ PROMPT = "a lighthouse at sunset, snowy mountains, pine trees"
 def test_generate_writes_an_image_and_a_report(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, report, grid = tmp_path / "a.png", tmp_path / "a.json", tmp_path / "grid.png"
     options = ["--steps", "4", "--merge-ratio", "0.5", "--snr-db", "12", "--reference", "--backbone", str(tiny_folder)]
-    code = main(["generate", PROMPT + ", zeppelin", "--out", str(out), "--report", str(report), "--grid", str(grid), *options])
+    code = main(["generate", PROMPT + ", 3 zeppelin", "--out", str(out), "--report", str(report), "--grid", str(grid), *options])
     printed = capsys.readouterr()
     assert code == 0, printed.err
-    assert "unknown words: zeppelin" in printed.err
+    assert "unknown words: 3, zeppelin" in printed.err
     assert Image.open(out).size == (256, 256)
     assert Image.open(grid).width > 4 * 256
     told = json.loads(report.read_text())
@@ -34,6 +34,7 @@ def test_generate_writes_an_image_and_a_report(tiny_folder: Path, tmp_path: Path
     assert set(told["quality"]) == {"psnr_db", "ssim", "reference"}
     assert told["quality"]["psnr_db"] > 5
     assert "latency_s.transmit" in told["modelled"]
+    assert {"version", "commit", "command", "device", "torch"} <= set(told["made_by"])
     assert not list(tmp_path.glob(".*"))  # no temporary file stays
     again = tmp_path / "b.png"
     main(["generate", PROMPT + ", zeppelin", "--out", str(again), *options[:-3], *options[-2:]])
@@ -53,23 +54,23 @@ def test_generate_writes_an_image_and_a_report(tiny_folder: Path, tmp_path: Path
         (["generate", PROMPT, "--merge-ratio", "0.9"], "merge_ratio must lie in [0, 0.75]"),
         (["generate", PROMPT, "--merge-ratio", "nan"], "merge_ratio must lie in [0, 0.75]"),
         (["generate", PROMPT, "--merge-ratio", "lots"], "--merge-ratio must be a number"),
-        (["generate", PROMPT, "--merge-ratio", "auto", "--link", "none"], "auto chooses for the digital link"),
+        (["generate", PROMPT, "--merge-ratio", "auto", "--link", "none"], "auto decides for the digital link"),
         (["generate", PROMPT, "--steps", "3"], "steps must be one of 1, 2, 4"),
         (["generate", PROMPT, "--steps", "2.5"], "--steps must be a whole number"),
         (["generate", PROMPT, "--link", "smoke"], "invalid choice: 'smoke'"),
         (["generate", PROMPT, "--backbone", "nosuch"], "no backbone named 'nosuch'"),
         (["generate", PROMPT, "--snr-db", "nan"], "snr_db must lie in"),
-        (["generate", PROMPT, "--bandwidth-hz", "0"], "bandwidth_hz must be positive"),
+        (["generate", PROMPT, "--bandwidth-hz", "0"], "bandwidth_hz must lie in"),
         (["generate", PROMPT, "--distance-m", "5"], "holds from 10 m to 5 km"),
         (["generate", PROMPT, "--distance-m", "50", "--trace", "x.csv"], "give one of them"),
-        (["generate", PROMPT, "--trace", "x.csv"], "not a readable trace"),
+        (["generate", PROMPT, "--trace", "x.csv"], "x.csv cannot be read"),
         (["generate", PROMPT, "--speed-m-s", "-1"], "speed and carrier must not be negative"),
         (["generate", PROMPT, "--bits-budget", "100"], "a budget of 100 bits is too small"),
         (["generate", PROMPT, "--out", "/nosuch/folder/x.png"], "there is no folder"),
         (["generate", PROMPT, "--out", "/tmp"], "is a folder"),
-        (["generate", PROMPT, "--deadline-s", "-1"], "--deadline-s must be a positive number"),
+        (["generate", PROMPT, "--deadline-s", "-1"], "deadline_s must be a positive number"),
         (["generate", PROMPT, "--seed", "-1"], "--seed must lie in"),
-        (["generate", PROMPT, "--device", "toaster"], "--device must be"),
+        (["generate", PROMPT, "--device", "toaster"], "the device must be auto, cpu"),
         (["generate", PROMPT, "--out", "x.png", "--report", "x.png"], "must be different files"),
         (["scenes", ""], "the caption is empty"),
         (["scenes", "the sun at night"], "does not shine at night"),
@@ -145,7 +146,7 @@ def test_scenes_renders_the_true_picture(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_help_and_import_stay_clear_of_torch() -> None:
-    code = "import sys, megen, megen.cli; megen.cli._parser(); assert not {'torch', 'onnxruntime', 'rich', 'numpy'} & set(sys.modules)"
+    code = "import sys, megen.cli.main as m; m.parser(); assert not {'torch', 'onnxruntime', 'rich', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
-    shown = subprocess.run([sys.executable, "-m", "megen.cli", "--help"], capture_output=True, text=True, check=True)
+    shown = subprocess.run([sys.executable, "-m", "megen", "--help"], capture_output=True, text=True, check=True)
     assert "generate" in shown.stdout

@@ -9,191 +9,302 @@ import numpy as np
 import pytest
 import torch
 
-from megen import codec, export, merging, pipeline
-from megen.codec import prior
-from megen.models.backbone import Backbone
-from megen.pipeline import Clock, Link, TorchReceiver
-from megen.types import Payload
-from megen.ue import LOST, Arrival, OnnxReceiver, ReceiverError, Symbols, arrive
+from megen import codec, export, merging
+from megen.codec import CodecError, FeatureCodec, prior
+from megen.errors import InputError, RunError
+from megen.link import NotDeliveredError, PerfectLink, RadioLink
+from megen.models.embedded import EmbeddedBackbone
+from megen.models.fingerprint import fingerprint
+from megen.pipeline import Pipeline, Transmitter, tokens_of
+from megen.types import Budget, Decision, Delivery, Features, Observation, Payload, Received, Transmission
+from megen.ue import Receiver, ReceiverError
 from tests.conftest import make_tiny
 
 PLAIN = prior.plain(8)
+PROMPT = "a cabin at night"
+
+
+def transmitter_of(backbone: EmbeddedBackbone) -> Transmitter:
+    return Transmitter(backbone, FeatureCodec(PLAIN, fingerprint(backbone, PLAIN.digest)))
 
 
 @pytest.fixture(scope="module")
-def graph(tiny: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def graph(tiny: EmbeddedBackbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("graph") / "receiver.onnx"
     export.export_receiver(tiny, PLAIN, path)
     return path
 
 
-def latent_of(tiny: Backbone, seed: int = 3) -> torch.Tensor:
-    return pipeline.denoise(tiny, ["a cabin at night"], [seed], 2, Clock())
+@pytest.fixture(scope="module")
+def es(tiny: EmbeddedBackbone) -> Transmitter:
+    return transmitter_of(tiny)
+
+
+@pytest.fixture(scope="module")
+def ue(graph: Path) -> Receiver:
+    return Receiver.load(graph)
+
+
+def latent_of(es: Transmitter, seed: int = 3) -> torch.Tensor:
+    return es.denoise([PROMPT], [seed], 2)
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.25, 0.5, 0.75])
-def test_the_graph_equals_the_torch_receiver_within_one_level(tiny: Backbone, graph: Path, ratio: float) -> None:
-    tokens = pipeline.as_tokens(latent_of(tiny))
-    mapping = merging.merge_map(merging.match(tokens, 8, 8, ratio), 8, 8)
-    rows, _ = merging.merge(tokens, mapping)
-    arrival = Arrival(rows, mapping, np.random.default_rng(0).random((64, 4)).astype(np.float32))
-    ours, theirs = OnnxReceiver(graph)(arrival), TorchReceiver(tiny, PLAIN)(arrival)
+def test_the_graph_equals_the_torch_receiver_within_one_level(es: Transmitter, ue: Receiver, tiny: EmbeddedBackbone, ratio: float) -> None:
+    merged = merging.merged(tokens_of(latent_of(es)), (8, 8), ratio)
+    features = Features(merged.rows, merged.merge_map, np.random.default_rng(0).random((64, 4)).astype(np.float32))
+    ours = ue.image_of(features)
+    with torch.inference_mode():
+        inputs = (torch.from_numpy(x) for x in (features.rows, features.merge_map, features.degradation))
+        theirs = export.TorchReceiver(tiny)(*inputs)[0].numpy()
     assert ours.shape == (256, 256, 3)
     assert ours.std() > 1
     assert np.abs(ours.astype(int) - theirs.astype(int)).max() <= 1
 
 
-@pytest.mark.parametrize("kind", ["analog", "digital"])
-def test_a_seed_gives_the_same_image_and_another_another(tiny: Backbone, kind: str) -> None:
-    receiver, link = TorchReceiver(tiny, PLAIN), Link(kind, 10.0, fading="rayleigh")
+def test_a_graph_beside_its_weights_refers_to_them_and_shows_the_same(es: Transmitter, tiny: EmbeddedBackbone, tiny_folder: Path) -> None:
+    from megen.models import embedded
 
-    def image(seed: int) -> np.ndarray:
-        return pipeline.send(latent_of(tiny, seed), 0.5, link, np.random.default_rng(seed), receiver, Clock()).image
-
-    np.testing.assert_array_equal(image(1), image(1))
-    assert (image(1) != image(2)).any()
-
-
-def test_payload_bits_are_what_the_receiver_was_given(tiny: Backbone, graph: Path) -> None:
-    receiver = OnnxReceiver(graph)
-    result = pipeline.send(latent_of(tiny), 0.5, Link(), np.random.default_rng(0), receiver, Clock())
-    payload = result.payload
-    assert payload.bits()["total"] == 8 * sum(map(len, (payload.header, payload.merge_map, *payload.features)))
-    np.testing.assert_array_equal(receiver(arrive(payload, receiver)), result.image)
-    with pytest.raises(codec.CodecError):
-        arrive(Payload(payload.header, payload.merge_map[:-1], payload.features), receiver)
+    halves = embedded.load(str(tiny_folder))  # whose weights are exact in half precision
+    receiver = export.receiver_of(halves, tiny_folder)
+    inside = tiny_folder / "inside"
+    export.export_receiver(halves, PLAIN, inside / "receiver.onnx")
+    features = Features.clean(tokens_of(latent_of(es)))
+    np.testing.assert_array_equal(receiver.image_of(features), Receiver.load(inside / "receiver.onnx").image_of(features))
+    assert (tiny_folder / "receiver.onnx").stat().st_size < (inside / "receiver.onnx").stat().st_size - 20_000
 
 
-def test_what_is_not_for_this_receiver_is_refused(tiny: Backbone, graph: Path) -> None:
-    other = TorchReceiver(make_tiny(1), PLAIN)
-    payload = pipeline.send(latent_of(tiny), 0.5, Link(), np.random.default_rng(0), other, Clock()).payload
-    with pytest.raises(codec.CodecError, match="this receiver decodes"):
-        arrive(payload, OnnxReceiver(graph))
-    analog = pipeline.send(latent_of(tiny), 0.5, Link("analog"), np.random.default_rng(0), other, Clock()).payload
-    with pytest.raises(codec.CodecError, match="an analog payload needs 128 symbols, got 3"):
-        arrive(analog, other, Symbols(np.zeros(3, np.complex128), np.ones(3)))
+def test_where_the_weights_cannot_be_written_beside_the_cache_is_used(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+    import shutil
+
+    from megen.models import embedded
+
+    folder = tmp_path / "weights"
+    shutil.copytree(tiny_folder, folder, ignore=shutil.ignore_patterns("receiver.onnx", "inside"))
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != folder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    export.receiver_of(embedded.load(str(folder)), folder)
+    assert not (folder / "receiver.onnx").exists()
+    (written,) = (tmp_path / "cache").rglob("receiver.onnx")
+    before = written.stat().st_mtime_ns
+    export.receiver_of(embedded.load(str(folder)), folder)
+    assert written.stat().st_mtime_ns == before  # the second run finds it
 
 
-def test_a_row_of_a_batch_is_what_it_is_alone(tiny: Backbone) -> None:
-    prompts, seeds = ["a cabin at night", "rain, a lake and pine trees"], [3, 4]
-    together = pipeline.denoise(tiny, prompts, seeds, 4, Clock())
-    for i in range(2):
-        alone = pipeline.denoise(tiny, prompts[i : i + 1], seeds[i : i + 1], 4, Clock())
-        torch.testing.assert_close(together[i : i + 1], alone, atol=1e-4, rtol=1e-4)
+@pytest.mark.parametrize("analog", [False, True])
+def test_a_seed_gives_the_same_image_and_another_another(es: Transmitter, ue: Receiver, analog: bool) -> None:
+    pipe = Pipeline(es, ue, RadioLink(10.0, fading="rayleigh"), analog=analog)
+    first, again, other = (pipe(PROMPT, seed=seed, steps=2, merge_ratio=0.5).image for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
 
 
-def test_broken_weights_are_a_failed_run(tiny: Backbone) -> None:
+def test_payload_bits_are_what_the_receiver_was_given(es: Transmitter, ue: Receiver) -> None:
+    result = Pipeline(es, ue, PerfectLink())(PROMPT, steps=2, merge_ratio=0.5)
+    payload = result.delivery.received.payload
+    assert result.report.payload_bits.total == 8 * sum(map(len, (payload.header, payload.merge_map, *payload.features)))
+    np.testing.assert_array_equal(ue.decode(Received(payload)), result.image)
+    np.testing.assert_array_equal(ue.decode(codec.unpack(codec.pack(result.delivery.received))), result.image)
+    with pytest.raises(CodecError):
+        ue.decode(Received(Payload(payload.header, payload.merge_map[:-1], payload.features)))
+
+
+def test_what_is_not_for_this_receiver_is_refused(es: Transmitter, ue: Receiver) -> None:
+    other = transmitter_of(make_tiny(1))
+    with pytest.raises(CodecError, match="this receiver decodes"):
+        ue.decode(Received(other.encode(latent_of(es), 0.5).payload))
+    analog = es.encode(latent_of(es), 0.5, analog=True).payload
+    with pytest.raises(CodecError, match="an analog payload needs 128 symbols, got 3"):
+        ue.decode(Received(analog, np.zeros(3, np.complex128), np.ones(3)))
+
+
+def test_broken_weights_are_a_failed_run() -> None:
     broken = make_tiny()
     with torch.no_grad():
         broken.denoiser.outward.bias.fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match="weights are broken"):
-        latent_of(broken)
+    with pytest.raises(RunError, match="weights are broken"):
+        latent_of(transmitter_of(broken))
 
 
-def test_exporting_leaves_the_backbone_as_it_is(tiny: Backbone, tmp_path: Path) -> None:
+def test_exporting_leaves_the_backbone_as_it_is(tiny: EmbeddedBackbone, tmp_path: Path) -> None:
     before = {k: v.clone() for k, v in tiny.state_dict().items()}
     export.export_receiver(tiny, PLAIN, tmp_path / "r.onnx")
     assert all(torch.equal(v, tiny.state_dict()[k]) for k, v in before.items())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["codec.safetensors", "r.onnx"]
 
 
-def test_a_better_channel_is_a_nearer_image(tiny: Backbone) -> None:
-    latent, receiver = latent_of(tiny), TorchReceiver(tiny, PLAIN)
-    clean = pipeline.send(latent, 0.0, Link(), np.random.default_rng(0), receiver, Clock()).image.astype(float)
+def test_a_better_channel_is_a_better_image(es: Transmitter, ue: Receiver) -> None:
+    latent = latent_of(es)
+    clean = ue.image_of(Features.clean(tokens_of(latent))).astype(float)
     errors = []
     for snr_db in (-5.0, 5.0, 15.0, 25.0):
-        got = pipeline.send(latent, 0.0, Link("analog", snr_db), np.random.default_rng(0), receiver, Clock())
-        errors.append(np.square(got.image - clean).mean())
-        assert got.symbols == 8 * 8 * 8 // 2
-        assert got.payload.features == ()
-        assert got.transmit_s > got.symbols / 1e6
+        sent = es.encode(latent, analog=True)
+        delivery = RadioLink(snr_db).send(sent, np.random.default_rng(0))
+        errors.append(np.square(ue.decode(delivery.received) - clean).mean())
+        assert sent.symbols is not None
+        assert len(sent.symbols) == 8 * 8 * 8 // 2
+        assert sent.payload.features == ()
+        assert delivery.latency_s > len(sent.symbols) / 1e6
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < errors[0] / 10
 
 
-def test_decisions_are_checked(tiny: Backbone) -> None:
-    with pytest.raises(ValueError, match="steps must be one of 1, 2, 4, got 3"):
-        pipeline.decide(tiny, 3, 0.0)
-    with pytest.raises(ValueError, match="merge_ratio must lie in"):
-        pipeline.decide(tiny, 2, 0.8)
-    with pytest.raises(ValueError, match="none, analog or digital"):
-        Link("smoke").check()
+def test_decisions_are_checked(es: Transmitter, ue: Receiver) -> None:
+    pipe = Pipeline(es, ue)
+    with pytest.raises(InputError, match="steps must be one of 1, 2, 4, got 3"):
+        pipe(PROMPT, steps=3)
+    with pytest.raises(InputError, match="merge_ratio must lie in"):
+        pipe(PROMPT, steps=2, merge_ratio=0.8)
+    assert pipe.decide(PROMPT) == Decision(4, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"snr_db": float("nan")}, "snr_db must lie in"),
+        ({"fading": "smoke"}, "fading must be awgn, rayleigh, rician"),
+        ({"bandwidth_hz": 20.0}, "20 MHz are 2e7"),
+        ({"bandwidth_hz": 1e308}, "bandwidth_hz must lie in"),
+        ({"speed_m_s": -1.0}, "speed and carrier must not be negative"),
+        ({"csi_delay_s": -1.0}, "csi_delay_s must lie in"),
+    ],
+)
+def test_a_link_checks_itself(options: dict[str, float], why: str) -> None:
+    with pytest.raises(InputError, match=why):
+        RadioLink(**options)  # type: ignore[arg-type]
+
+
+def test_a_policy_decides_what_the_caller_leaves_open(es: Transmitter, ue: Receiver) -> None:
+    seen: list[Observation] = []
+
+    def policy(observation: Observation) -> Decision:
+        seen.append(observation)
+        return Decision(1, 0.5)
+
+    pipe = Pipeline(es, ue, RadioLink(7.0), policy)
+    result = pipe(PROMPT, budget=Budget(deadline_s=0.5))
+    assert result.report.decision == Decision(1, 0.5)
+    assert result.report.decided_by == "policy"
+    assert seen[0].channel.snr_db == 7.0
+    assert seen[0].budget.deadline_s == 0.5
+    assert seen[0].prompt == PROMPT
+    assert pipe.decide(PROMPT, steps=4) == Decision(4, 0.5)
+    pipe(PROMPT, steps=4, merge_ratio=0.0)
+    assert len(seen) == 2  # a whole decision asks nobody
+
+
+class Erasures:
+    """A link of a researcher's own: every second feature part is lost."""
+
+    def send(self, transmission: Transmission, rng: np.random.Generator) -> Delivery:
+        parts = transmission.payload.features
+        kept = tuple(part if i % 2 == 0 else b"" for i, part in enumerate(parts))
+        return Delivery(Received(replace(transmission.payload, features=kept)), parts=len(parts), parts_lost=sum(not p for p in kept))
+
+
+def test_an_own_link_is_any_object_with_send(es: Transmitter, ue: Receiver) -> None:
+    result = Pipeline(es, ue, Erasures())(PROMPT, steps=2)
+    assert result.report.channel.link == "Erasures"
+    assert result.image.shape == (256, 256, 3)
+
+
+def test_a_hopeless_link_says_what_was_lost(es: Transmitter) -> None:
+    with pytest.raises(NotDeliveredError, match="raise the SNR or reduce the distance") as caught:
+        RadioLink(-40.0).send(es.encode(latent_of(es)), np.random.default_rng(0))
+    assert caught.value.latency_s > 0
 
 
 def test_broken_graphs_are_refused(graph: Path, tmp_path: Path) -> None:
     with pytest.raises(ReceiverError, match="no receiver graph"):
-        OnnxReceiver(tmp_path / "none.onnx")
+        Receiver.load(tmp_path / "none.onnx")
     (tmp_path / "cut.onnx").write_bytes(graph.read_bytes()[:1000])
     with pytest.raises(ReceiverError, match="not a receiver graph"):
-        OnnxReceiver(tmp_path / "cut.onnx")
+        Receiver.load(tmp_path / "cut.onnx")
 
 
-def test_the_user_equipment_runs_without_torch(tiny: Backbone, graph: Path, tmp_path: Path) -> None:
-    result = pipeline.send(latent_of(tiny), 0.5, Link(), np.random.default_rng(0), OnnxReceiver(graph), Clock())
-    parts = (result.payload.header, result.payload.merge_map, *result.payload.features)
-    for i, part in enumerate(parts):
-        (tmp_path / str(i)).write_bytes(part)
+def test_the_user_equipment_runs_without_torch(es: Transmitter, ue: Receiver, graph: Path, tmp_path: Path) -> None:
+    result = Pipeline(es, ue, PerfectLink())(PROMPT, steps=2, merge_ratio=0.5)
+    (tmp_path / "payload").write_bytes(codec.pack(result.delivery.received))
     np.save(tmp_path / "image.npy", result.image)
     code = f"""
 import sys
-sys.modules["torch"] = None  # any import of it fails
+
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "scipy", "gymnasium", "jaxtyping"):
+            raise ModuleNotFoundError(f"{{name}} is not there", name=name)
+
+
+sys.meta_path.insert(0, Missing())
 from pathlib import Path
 import numpy as np
-from megen.types import Payload
-from megen.ue import OnnxReceiver, arrive
+from megen import codec
+from megen.cli.main import main
+from megen.ue import Receiver
 folder = Path({str(tmp_path)!r})
-parts = [(folder / str(i)).read_bytes() for i in range({len(parts)})]
-receiver = OnnxReceiver(Path({str(graph)!r}))
-image = receiver(arrive(Payload(parts[0], parts[1], tuple(parts[2:])), receiver))
+image = Receiver.load({str(graph)!r}).decode(codec.unpack((folder / "payload").read_bytes()))
 assert (image == np.load(folder / "image.npy")).all()
+assert main(["receive", str(folder / "payload"), "--receiver", {str(graph)!r}, "--out", str(folder / "x.png")]) == 0
 assert not [name for name in sys.modules if name.startswith("torch.")]
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert (tmp_path / "x.png").is_file()
 
 
-def test_the_digital_link_sends_what_was_coded_and_takes_longer_far_away(tiny: Backbone) -> None:
-    latent, receiver = latent_of(tiny), TorchReceiver(tiny, PLAIN)
-    whole = pipeline.send(latent, 0.25, Link(), np.random.default_rng(0), receiver, Clock())
-    seconds = []
-    for snr_db in (24.0, 8.0, -4.0):
-        got = pipeline.send(latent, 0.25, Link("digital", snr_db), np.random.default_rng(1), receiver, Clock())
-        assert got.payload == whole.payload
-        if not got.parts_lost:
-            np.testing.assert_array_equal(got.image, whole.image)
-        seconds.append(got.transmit_s)
+def test_the_front_door_is_lazy() -> None:
+    code = """
+import sys, time
+import megen
+assert not {"torch", "numpy", "onnxruntime"} & set(sys.modules)
+assert megen.Budget(deadline_s=1.0).deadline_s == 1.0
+assert "torch" not in sys.modules
+assert {"generate", "Pipeline", "Controller"} <= set(dir(megen))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_digital_link_changes_no_bit_and_a_better_one_is_faster(es: Transmitter, ue: Receiver) -> None:
+    sent = es.encode(latent_of(es), 0.25)
+    whole, seconds = ue.decode(Received(sent.payload)), []
+    for snr_db in (25.0, 10.0, 0.0, -8.0):
+        delivery = RadioLink(snr_db).send(sent, np.random.default_rng(1))
+        if not delivery.parts_lost:
+            np.testing.assert_array_equal(ue.decode(delivery.received), whole)
+        seconds.append(delivery.latency_s)
     assert seconds == sorted(seconds)
-    with pytest.raises(pipeline.NotDeliveredError, match="the link lost the header 4 times"):
-        pipeline.send(latent, 0.25, Link("digital", -40.0), np.random.default_rng(1), receiver, Clock())
+    with pytest.raises(NotDeliveredError, match="the link lost the header 4 times"):
+        RadioLink(-40.0).send(sent, np.random.default_rng(1))
 
 
-def test_a_recorded_channel_decides_rate_and_noise(tiny: Backbone) -> None:
-    latent, receiver = latent_of(tiny), TorchReceiver(tiny, PLAIN)
+def test_a_recorded_channel_decides_rate_and_noise(es: Transmitter, ue: Receiver) -> None:
+    latent = latent_of(es)
+    clean = ue.decode(Received(es.encode(latent).payload)).astype(float)
     took, errors = [], []
-    clean = pipeline.send(latent, 0.0, Link(), np.random.default_rng(0), receiver, Clock()).image.astype(float)
     for level_db in (20.0, 5.0):
-        trace = (np.array([0.0, 1.0]), np.array([level_db, level_db]))
-        took.append(pipeline.send(latent, 0.0, Link("digital", trace=trace), np.random.default_rng(0), receiver, Clock()).transmit_s)
-        got = pipeline.send(latent, 0.0, Link("analog", trace=trace), np.random.default_rng(0), receiver, Clock()).image
-        errors.append(np.square(got - clean).mean())
+        link = RadioLink(trace=(np.array([0.0, 1.0]), np.array([level_db, level_db])))
+        took.append(link.send(es.encode(latent), np.random.default_rng(0)).latency_s)
+        analog = link.send(es.encode(latent, analog=True), np.random.default_rng(0))
+        errors.append(np.square(ue.decode(analog.received) - clean).mean())
     assert took[0] < took[1]
     assert errors[0] < errors[1]
 
 
-def test_a_lost_part_is_told_to_the_receiver(tiny: Backbone) -> None:
-    big = replace(tiny.config, grid=(16, 8))
+def test_a_lost_part_shows_in_the_degradation(tiny: EmbeddedBackbone) -> None:
     latent = torch.randn(1, 8, 16, 8, generator=torch.Generator().manual_seed(0))
-    backbone = Backbone(big)
-    receiver = TorchReceiver(backbone, PLAIN)
-    payload = pipeline.send(latent, 0.5, Link(), np.random.default_rng(0), receiver, Clock()).payload
-    harmed = arrive(replace(payload, features=(*payload.features[:-1], b"")), receiver)
-    assert set(np.unique(harmed.state[:, 3])) == {0.0, np.float32(LOST)}
-    assert harmed.state[:8, 3].max() == 0  # the first rows are in another band
-    assert (harmed.state[:, 2] == 1).sum() == 64
-    assert (arrive(payload, receiver).state[:, 3] == 0).all()
+    es = transmitter_of(EmbeddedBackbone(replace(tiny.config, grid=(16, 8))))
+    payload = es.encode(latent, 0.5).payload
+    degraded = es.codec.decode(Received(replace(payload, features=(*payload.features[:-1], b"")))).degradation
+    assert set(np.unique(degraded[:, 3])) == {0.0, np.float32(0.5)}
+    assert degraded[:8, 3].max() == 0  # the first rows are in another band
+    assert (degraded[:, 2] == 1).sum() == 64
+    assert (es.codec.decode(Received(payload)).degradation[:, 3] == 0).all()
 
 
-def test_an_unharmed_latent_passes_the_restorer_as_it_is(tiny: Backbone) -> None:
-    latent = latent_of(tiny)
+def test_a_clean_latent_passes_the_restorer_as_it_is(es: Transmitter, tiny: EmbeddedBackbone) -> None:
+    latent = latent_of(es)
     torch.testing.assert_close(tiny.restorer(latent, torch.zeros(1, 4, 8, 8)), latent, rtol=0, atol=0)
     assert (tiny.restorer(latent, torch.ones(1, 4, 8, 8)) != latent).any()

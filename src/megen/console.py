@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -11,10 +12,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 Update = Callable[..., object]  # (done, text beside the bar)
 
 
+def _stderr() -> Console:
+    """Stderr as it is: FORCE_COLOR makes no terminal of a log."""
+    return Console(stderr=True, force_terminal=sys.stderr.isatty())
+
+
 @contextmanager
 def bar(what: str, total: int, done: int = 0, every: int = 0) -> Iterator[Update]:
     """Give a function of (done, text beside the bar = ""); where stderr is no terminal, it prints a line each `every` steps (0: none)."""
-    console = Console(stderr=True)
+    console = _stderr()
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -36,6 +42,6 @@ def bar(what: str, total: int, done: int = 0, every: int = 0) -> Iterator[Update
 @contextmanager
 def status(what: str) -> Iterator[Callable[[str], object]]:
     """Give a function that says what is being done; silent where stderr is no terminal."""
-    console = Console(stderr=True)
+    console = _stderr()
     with console.status(what) as shown:
         yield shown.update if console.is_terminal else lambda text: None

@@ -1,88 +1,127 @@
-"""The receiver as one ONNX graph: gather by the merge map, restore, undo the normalisation, decode, bytes out."""
+"""The receiver as one ONNX graph: gather by the merge map, restore, undo the normalisation, decode, bytes out.
+
+Weights are halves, as in the backbone's files, with a Cast each. A graph that lies beside a backbone's files refers to the weights in
+them; one that is exported elsewhere holds its own.
+"""
 
 from __future__ import annotations
 
 import copy
 import json
-import tempfile
+import os
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
+import platformdirs
 import torch
 from torch import Tensor, nn
 
 from megen.codec import Prior, prior
 from megen.files import replacing
-from megen.models.backbone import Backbone
-from megen.models.identity import identity
+from megen.models import weights
+from megen.models.embedded import STEM, EmbeddedBackbone
+from megen.models.fingerprint import fingerprint
 from megen.models.restorer import STATES
-from megen.models.weights import provenance
-from megen.ue import OnnxReceiver, ReceiverError
+from megen.provenance import provenance
+from megen.ue.receiver import GRAPH, Receiver, ReceiverError
 
-RECEIVER = "receiver.onnx"
+if TYPE_CHECKING:
+    import onnx
+
+PREFIX = "backbone."  # of the weights' names in the graph
+SMALLEST = 64  # values of a weight that is worth a Cast
 
 
 class TorchReceiver(nn.Module):
-    """The receiver in torch, of which the graph is made: rows, merge map and state to bytes [H, W, 3]."""
+    """The receiver in torch, of which the graph is made: rows, merge map and degradation to bytes [H, W, 3], and whether all is finite."""
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: EmbeddedBackbone) -> None:
         super().__init__()
         self.backbone = backbone
 
-    def forward(self, rows: Tensor, merge_map: Tensor, state: Tensor) -> Tensor:
+    def forward(self, rows: Tensor, merge_map: Tensor, degradation: Tensor) -> tuple[Tensor, Tensor]:
         channels, height, width = self.backbone.latent_shape
         tokens = torch.index_select(rows, 0, merge_map).T.reshape(1, channels, height, width)
-        image = self.backbone.decode_latents(self.backbone.restorer(tokens, state.T.reshape(1, -1, height, width)))
-        return (image[0].permute(1, 2, 0) * 255).round().to(torch.uint8)
+        image = self.backbone.decode(self.backbone.restorer(tokens, degradation.T.reshape(1, -1, height, width)))
+        return (image[0].permute(1, 2, 0) * 255).round().to(torch.uint8), torch.isfinite(image).all()
 
 
-def export_receiver(backbone: Backbone, codec: Prior, path: Path) -> None:
-    """Write the receiver: inputs rows [n, c], merge_map [h*w] int64 and state [h*w, 4], output image [H, W, 3] uint8.
+def export_receiver(backbone: EmbeddedBackbone, learned: Prior, path: Path) -> None:
+    """Write the receiver: inputs rows [n, c], merge_map [h*w] int64 and degradation [h*w, 4], outputs image [H, W, 3] uint8 and finite.
 
-    The graph's metadata carry the grid and the backbone's identity, so that a UE can refuse a
-    payload that is not its own. The entropy coder's prior is written beside it.
+    The graph's metadata carry the grid and the backbone's fingerprint, so that a UE can refuse a payload that is not its own. The
+    entropy coder's prior is written beside it.
     """
     import onnx
 
     channels, height, width = backbone.latent_shape
     inputs = (torch.zeros(height * width, channels), torch.arange(height * width), torch.zeros(height * width, STATES))
     path.parent.mkdir(parents=True, exist_ok=True)
-    about = {"backbone": backbone.config.name, "identity": identity(backbone, codec.digest), "codec": codec.digest}
-    about |= {"grid": [height, width], "channels": channels}
-    if not (path.parent / prior.FILE).is_file() or prior.load(path.parent, channels).digest != codec.digest:
-        prior.save(codec, path.parent, {"backbone": backbone.config.name, **provenance()})
+    about = {"backbone": backbone.config.name, "fingerprint": fingerprint(backbone, learned.digest), "codec": learned.digest}
+    about |= {"grid": [height, width], "channels": channels, **provenance()}
+    if not (path.parent / prior.FILE).is_file() or prior.load(path.parent, channels).digest != learned.digest:
+        prior.save(learned, path.parent, {"backbone": backbone.config.name, **provenance()})
     with replacing(path) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             TorchReceiver(copy.deepcopy(backbone).cpu().eval()),
             inputs,
             str(temporary),
-            input_names=["rows", "merge_map", "state"],
-            output_names=["image"],
+            input_names=["rows", "merge_map", "degradation"],
+            output_names=["image", "finite"],
             dynamic_axes={"rows": {0: "n"}},
             opset_version=18,
             dynamo=False,
         )
-        graph = onnx.load(str(temporary))
+        model = onnx.load(str(temporary))
+        _halve(model.graph, weights.places(path.parent, STEM))
         for key, value in about.items():
-            entry = graph.metadata_props.add()
+            entry = model.metadata_props.add()
             entry.key, entry.value = key, value if isinstance(value, str) else json.dumps(value)
-        onnx.save(graph, str(temporary))
+        temporary.write_bytes(model.SerializeToString())
 
 
-def receiver_of(backbone: Backbone, folder: Path) -> OnnxReceiver:
-    """The graph beside a backbone's weights; written there at first use, and anew where the weights have changed."""
-    path, codec = folder / RECEIVER, prior.load(folder, backbone.latent_shape[0])
-    try:
-        receiver = OnnxReceiver(path)
-        if receiver.identity == identity(backbone, codec.digest):
-            return receiver
-    except ReceiverError:
-        pass
-    try:
-        export_receiver(backbone, codec, path)
-        return OnnxReceiver(path)
-    except OSError:  # the weights lie where nothing may be written
-        with tempfile.TemporaryDirectory() as scratch:
-            export_receiver(backbone, codec, Path(scratch) / RECEIVER)
-            return OnnxReceiver(Path(scratch) / RECEIVER)
+def _halve(graph: onnx.GraphProto, places: dict[str, weights.Place]) -> None:
+    """Every weight that is exact in half precision becomes a half and a Cast; by reference where the same half lies at a known place."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    casts = []
+    for tensor in list(graph.initializer):
+        values = numpy_helper.to_array(tensor)
+        if values.dtype != np.float32 or values.size < SMALLEST or not np.array_equal(values.astype(np.float16), values):
+            continue
+        name, place = tensor.name, places.get(tensor.name.removeprefix(PREFIX))
+        half = numpy_helper.from_array(values.astype(np.float16), f"{name}.half")
+        if place is not None and place.read() == half.raw_data:
+            half.ClearField("raw_data")
+            half.data_location = TensorProto.EXTERNAL
+            for key, value in (("location", place.file.name), ("offset", str(place.offset)), ("length", str(place.length))):
+                entry = half.external_data.add()
+                entry.key, entry.value = key, value
+        graph.initializer.remove(tensor)
+        graph.initializer.append(half)
+        casts.append(helper.make_node("Cast", [half.name], [name], to=TensorProto.FLOAT))
+    for node in reversed(casts):
+        graph.node.insert(0, node)
+
+
+def receiver_of(backbone: EmbeddedBackbone, folder: Path) -> Receiver:
+    """The graph beside a backbone's weights, written at first use and where the weights have changed.
+
+    Where nothing may be written there it is kept in the user's cache folder. Errors: OSError where that is not writable either.
+    """
+    learned = prior.load(folder, backbone.latent_shape[0])
+    wanted = fingerprint(backbone, learned.digest)
+    cached = Path(platformdirs.user_cache_dir("megen")) / "receivers" / f"{wanted:08x}"
+    for place in (folder, cached):
+        try:
+            receiver = Receiver.load(place / GRAPH)
+            if receiver.codec.fingerprint == wanted:
+                return receiver
+        except ReceiverError:
+            continue
+    place = folder if os.access(folder, os.W_OK) else cached
+    export_receiver(backbone, learned, place / GRAPH)
+    return Receiver.load(place / GRAPH)

@@ -1,66 +1,107 @@
-"""Files appear whole or not at all."""
+"""Files appear whole or not at all; one reader of text, one writer of JSON."""
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import os
+import secrets
+import stat
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from megen.errors import InputError
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; what was written there takes its place when the block ends well.
 
-    A symbolic link is followed, the file's mode follows the umask, and nothing stays after a failure.
+    A symbolic link is followed, a file that is replaced keeps its mode, and nothing stays after a failure.
+    Errors: InputError where the file is read-only.
     """
     target = path.resolve()
-    temporary = target.with_name(f".{target.stem}.{os.getpid()}.tmp{target.suffix}")
+    _check_not_read_only(target)
+    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(8)}.tmp{target.suffix}")
+    mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else None
+    # a new file's mode is the umask's to say; what replaces a private file is private from its first byte
+    opened = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666 if mode is None else mode & 0o600)
     try:
+        mode = stat.S_IMODE(os.fstat(opened).st_mode) if mode is None else mode
+        os.close(opened)
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(mode)
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def check_writable(path: Path) -> None:
-    """Refuse, before any work, a place where no ordinary file can be written. Errors: ValueError."""
+    """Refuse, before any work, a place where no ordinary file can be written. Errors: InputError."""
     folder = path.parent
     if path.is_dir():
-        raise ValueError(f"{path} is a folder: name a file in it")
+        raise InputError(f"{path} is a folder: name a file in it")
     if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is a device or a pipe: name an ordinary file")
+        raise InputError(f"{path} is a device or a pipe: name an ordinary file")
     if not folder.is_dir():
-        raise ValueError(f"there is no folder {folder} to write {path.name} into: make it first")
+        raise InputError(f"there is no folder {folder} to write {path.name} into: make it first")
     if not os.access(folder, os.W_OK):
-        raise ValueError(f"{folder} is not writable: choose another place for {path.name}")
+        raise InputError(f"{folder} is not writable: choose another place for {path.name}")
+    _check_not_read_only(path)
+
+
+def _check_not_read_only(path: Path) -> None:
+    # the mode is asked as well: to root every file is writable
+    if path.exists() and not (path.stat().st_mode & 0o222 and os.access(path, os.W_OK)):
+        raise InputError(f"{path} is read-only: choose another place, or make it writable")
+
+
+def read_text(path: Path) -> str:
+    """A text file's text: UTF-8, or UTF-16 where its first bytes say so. Errors: InputError naming file and encoding."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error})") from error
+    encoding, name = ("utf-16", "UTF-16") if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else ("utf-8-sig", "UTF-8")
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not {name} text (byte {error.start}): save it as UTF-8") from error
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole."""
+    """Write a text file whole, in UTF-8."""
     with replacing(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
-def emit(found: Mapping[str, Any], target: str) -> None:
-    """One JSON object to a file, or in one line to stdout where `target` is "-"; what is no number becomes null."""
-    text = json.dumps(_finite(found), indent=2 if target != "-" else None) + "\n"
+def to_json(value: Any, indent: int | None = None) -> str:
+    """JSON of plain values, NumPy scalars and arrays; NaN and infinity become null, so that every parser reads it."""
+    return json.dumps(_plain(value), indent=indent, allow_nan=False)
+
+
+def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
+    """Write one JSON value to a file, whole."""
+    write_text(path, to_json(value, indent) + "\n")
+
+
+def emit(value: Mapping[str, Any], target: str) -> None:
+    """One JSON object to a file, or in one line to stdout where `target` is "-"."""
     if target == "-":
-        sys.stdout.write(text)
+        sys.stdout.write(to_json(value) + "\n")
     else:
-        write_text(Path(target), text)
+        write_json(Path(target), value)
 
 
-def _finite(value: Any) -> Any:
+def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {k: _finite(v) for k, v in value.items()}
+        return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
+        return [_plain(v) for v in value]
+    if hasattr(value, "tolist"):  # NumPy's scalars and arrays, without importing it
+        return _plain(value.tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value

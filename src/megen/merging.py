@@ -9,13 +9,13 @@ averages (a destination stands for itself and all that merged into it); unmergin
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 
 import numpy as np
 
-from megen.types import FloatArray, IntArray
+from megen.types import MAX_MERGE_RATIO, FloatArray, InputError, IntArray
 
 CELL = 2
-MAX_RATIO = 1 - 1 / CELL**2
 # cells (down, right) relative to a source's own: itself first, then its neighbours
 NEIGHBOURS = ((0, 0), (0, 1), (1, 0), (1, 1), (0, -1), (-1, 0), (-1, 1), (1, -1))
 
@@ -23,12 +23,12 @@ NEIGHBOURS = ((0, 0), (0, 1), (1, 0), (1, 1), (0, -1), (-1, 0), (-1, 1), (1, -1)
 def merged_count(height: int, width: int, ratio: float) -> int:
     """How many of the height*width tokens a ratio merges away.
 
-    Errors: ValueError where the ratio lies outside [0, 3/4] or the grid is not made of 2 x 2 cells.
+    Errors: InputError where the ratio lies outside [0, 3/4] or the grid is not made of 2 x 2 cells.
     """
-    if not 0 <= ratio <= MAX_RATIO:  # also refuses NaN
-        raise ValueError(f"merge_ratio must lie in [0, {MAX_RATIO}] for 2 x 2 cells, got {ratio}")
+    if not 0 <= ratio <= MAX_MERGE_RATIO:  # also refuses NaN
+        raise InputError(f"merge_ratio must lie in [0, {MAX_MERGE_RATIO}] for 2 x 2 cells, got {ratio}")
     if height % CELL or width % CELL or min(height, width) < CELL:
-        raise ValueError(f"the token grid must have even sides, got {height} x {width}")
+        raise InputError(f"the token grid must have even sides, got {height} x {width}")
     return int(ratio * height * width)
 
 
@@ -65,7 +65,7 @@ def match(tokens: FloatArray, height: int, width: int, ratio: float) -> IntArray
     if count == 0:
         return choice
     if not np.isfinite(tokens).all():
-        raise ValueError("tokens hold NaN or infinity: nothing can be matched")
+        raise InputError("tokens hold NaN or infinity: nothing can be matched")
     values = tokens.astype(np.float64)
     distance = ((values[candidates] - values[sources][:, None]) ** 2).sum(-1)
     distance[candidates < 0] = np.inf
@@ -78,14 +78,14 @@ def match(tokens: FloatArray, height: int, width: int, ratio: float) -> IntArray
 def merge_map(choice: IntArray, height: int, width: int) -> IntArray:
     """`merge_map[i]` is the sent row that fills token i, [h*w]; rows are the tokens that stay, in raster order.
 
-    Errors: ValueError where a choice leads outside the grid.
+    Errors: InputError where a choice leads outside the grid.
     """
     _, sources, candidates = layout(height, width)
     target = np.arange(height * width, dtype=np.int64)
     moved = choice >= 0
     target[sources[moved]] = candidates[moved, choice[moved]]
     if target.min() < 0:
-        raise ValueError("a merge map leads outside the grid")
+        raise InputError("a merge map leads outside the grid")
     stays = np.ones(height * width, bool)
     stays[sources[moved]] = False
     row = np.cumsum(stays) - 1
@@ -103,3 +103,21 @@ def merge(tokens: FloatArray, mapping: IntArray) -> tuple[FloatArray, IntArray]:
 def unmerge(rows: FloatArray, mapping: IntArray) -> FloatArray:
     """Fill every token with its row: `rows[mapping]`, [h*w, c]."""
     return rows[mapping]
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A latent after merging: its grid (height, width), every source's choice, the merge map, and the rows that are sent."""
+
+    grid: tuple[int, int]
+    choice: IntArray  # [m]
+    merge_map: IntArray  # [h*w]
+    rows: FloatArray  # [n, c]
+    counts: IntArray  # [n] tokens that each row stands for
+
+
+def merged(tokens: FloatArray, grid: tuple[int, int], ratio: float) -> Merged:
+    """Match and merge the tokens [h*w, c] of one latent. Errors: InputError on a ratio or a grid that cannot be, or NaN."""
+    choice = match(tokens, *grid, ratio)
+    mapping = merge_map(choice, *grid)
+    return Merged(grid, choice, mapping, *merge(tokens, mapping))

@@ -5,19 +5,19 @@ import itertools
 import pytest
 import torch
 
-from megen.diffusion import losses, path
+from megen.diffusion import flow_map, losses
 
 
 def test_times_run_from_noise_to_data() -> None:
     for steps in (1, 2, 7):
         for shift in (1.0, 3.0):
-            grid = path.times(steps, shift)
+            grid = flow_map.times(steps, shift)
             assert len(grid) == steps + 1
             assert grid[0] == pytest.approx(0)
             assert grid[-1] == pytest.approx(1)
             assert all(a < b for a, b in itertools.pairwise(grid))
     with pytest.raises(ValueError, match="at least 1"):
-        path.times(0, 1.0)
+        flow_map.times(0, 1.0)
 
 
 def test_the_true_velocity_of_one_picture_is_walked_exactly_in_any_number_of_steps() -> None:
@@ -27,13 +27,13 @@ def test_the_true_velocity_of_one_picture_is_walked_exactly_in_any_number_of_ste
         return (x - z) / (1 - s)[:, None, None, None]
 
     for steps in (1, 3, 10):
-        *_, end = path.walk(velocity, noise, path.times(steps, 2.0))
+        *_, end = flow_map.walk(velocity, noise, flow_map.times(steps, 2.0))
         torch.testing.assert_close(end, x, atol=1e-5, rtol=1e-5)
 
 
 def test_every_row_has_its_own_times() -> None:
     z = torch.zeros(2, 1, 1, 1)
-    out = path.step(lambda z, s, t: torch.ones_like(z), z, torch.tensor([0.0, 0.5]), torch.tensor([0.25, 1.0]))
+    out = flow_map.step(lambda z, s, t: torch.ones_like(z), z, torch.tensor([0.0, 0.5]), torch.tensor([0.25, 1.0]))
     assert out.flatten().tolist() == [0.25, 0.5]
 
 
@@ -41,8 +41,8 @@ def test_flow_matching_is_zero_at_the_true_velocity() -> None:
     x, noise, t = torch.randn(4, 2, 3, 3), torch.randn(4, 2, 3, 3), torch.rand(4)
     value = losses.flow_matching(lambda z, s, u: x - noise, x, noise, t)
     torch.testing.assert_close(value, torch.zeros(4))
-    torch.testing.assert_close(path.interpolate(x, noise, torch.zeros(4)), noise)
-    torch.testing.assert_close(path.interpolate(x, noise, torch.ones(4)), x)
+    torch.testing.assert_close(flow_map.interpolate(x, noise, torch.zeros(4)), noise)
+    torch.testing.assert_close(flow_map.interpolate(x, noise, torch.ones(4)), x)
 
 
 def test_sampled_times_lean_towards_noise_by_the_shift() -> None:

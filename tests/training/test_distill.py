@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from megen.diffusion import losses, path
-from megen.models.backbone import Backbone
+from megen.diffusion import flow_map, losses
 from megen.models.denoiser import Denoiser
+from megen.models.embedded import EmbeddedBackbone
+from megen.scenes.captions import caption
+from megen.scenes.splits import scene
 from megen.training import distill
-from megen.training.latents import LatentSet, scene
-from megen.training.scenes import caption
+from megen.training.latents import LatentSet
 from megen.training.trajectories import Trajectories, compute
 from tests.conftest import make_tiny
 
@@ -67,11 +68,11 @@ def test_no_loss_vanishes_elsewhere() -> None:
 
 def test_the_midpoint_rule_is_of_second_order() -> None:
     z, _, _ = spans(4)
-    *_, exact = path.walk(exact_velocity, z, [0.0, 1.0])
+    *_, exact = flow_map.walk(exact_velocity, z, [0.0, 1.0])
     error = {}
-    for name, walk in (("euler", path.walk), ("midpoint", path.walk_midpoint)):
+    for name, walk in (("euler", flow_map.walk), ("midpoint", flow_map.walk_midpoint)):
         for n in (16, 32):
-            *_, end = walk(lambda z, s, t: exact_velocity(z, s, s), z, path.times(n, 1.0))  # type: ignore[operator]
+            *_, end = walk(lambda z, s, t: exact_velocity(z, s, s), z, flow_map.times(n, 1.0))  # type: ignore[operator]
             error[name, n] = float((end - exact).abs().max())
     assert 1.7 < error["euler", 16] / error["euler", 32] < 2.4
     assert error["midpoint", 16] / error["midpoint", 32] > 3.4
@@ -83,8 +84,8 @@ def test_a_trace_is_of_second_order_and_its_cubics_fit_between() -> None:
     exact = [z + t * exact_velocity(z, torch.zeros(4, dtype=torch.float64), t.expand(4)) for t in times]
     error = {}
     for n in (10, 20, 40):
-        grid = path.times(n, 2.0)
-        states, velocities = zip(*path.trace(lambda z, s, t: exact_velocity(z, s, s), z, grid), strict=True)
+        grid = flow_map.times(n, 2.0)
+        states, velocities = zip(*flow_map.trace(lambda z, s, t: exact_velocity(z, s, s), z, grid), strict=True)
         known = Trajectories(
             torch.stack(states, 1), torch.stack(velocities, 1), torch.tensor(grid, dtype=torch.float64), torch.zeros(4, 1).long()
         )
@@ -99,8 +100,8 @@ def test_a_trace_is_of_second_order_and_its_cubics_fit_between() -> None:
 def test_the_mean_velocity_of_a_path_is_the_flow_maps() -> None:
     z, s, t = (x[:4] for x in spans(64))
     t = torch.cat([t[:1], 1 - (1 - s[1:]) / 2])
-    grid = path.times(64, 2.0)
-    states, velocities = zip(*path.trace(lambda z, s, t: exact_velocity(z, s, s), z, grid), strict=True)
+    grid = flow_map.times(64, 2.0)
+    states, velocities = zip(*flow_map.trace(lambda z, s, t: exact_velocity(z, s, s), z, grid), strict=True)
     known = Trajectories(
         torch.stack(states, 1), torch.stack(velocities, 1), torch.tensor(grid, dtype=torch.float64), torch.zeros(4, 1).long()
     )
@@ -110,7 +111,7 @@ def test_the_mean_velocity_of_a_path_is_the_flow_maps() -> None:
 
 def test_a_consistency_model_that_is_exact_samples_the_data() -> None:
     z = torch.randn(4000, 3, 1, 1, generator=torch.Generator().manual_seed(0))
-    *_, end = path.walk_consistently(exact_velocity, z, path.times(4, 2.0), torch.Generator().manual_seed(1))
+    *_, end = flow_map.walk_consistently(exact_velocity, z, flow_map.times(4, 2.0), torch.Generator().manual_seed(1))
     torch.testing.assert_close(end.mean(0, keepdim=True)[0], MEAN, atol=0.05, rtol=0)
     torch.testing.assert_close(end.var((0, 2, 3)), torch.full((3,), VARIANCE), atol=0.04, rtol=0)
 
@@ -132,18 +133,18 @@ def run(folder: Path, loss: str, steps: int = 30, stop: int | None = None, elast
 
     if stop is not None:
         with pytest.raises(Killed):
-            distill.train(recipe, teacher(), lambda step: held(24), held(6), folder, CPU, kill)
+            distill.train(recipe, teacher(), lambda step: held(24), held(6), folder, CPU, on_save=kill)
     return distill.train(recipe, teacher(), lambda step: held(24), held(6), folder, CPU)
 
 
-def teacher() -> Backbone:
+def teacher() -> EmbeddedBackbone:
     tiny = make_tiny(5)
     with torch.no_grad():
         tiny.denoiser.outward.weight.mul_(20)  # bends the teacher's paths, so that one straight step is wrong
     return tiny
 
 
-@pytest.mark.parametrize("loss", distill.LOSSES)
+@pytest.mark.parametrize("loss", [distill.LOSSES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in distill.LOSSES[1:])])
 def test_distillation_brings_few_steps_closer_to_the_teacher(loss: str, tmp_path: Path) -> None:
     recipe = distill.DistillRecipe(loss, steps=0, held=6, paths=64)
     _, before = distill.train(recipe, teacher(), lambda step: held(24), held(6), tmp_path / "a", CPU)
@@ -162,10 +163,10 @@ def test_nets_of_reduced_depth_are_drawn_towards_the_full_one(tmp_path: Path) ->
     def gap(net: Denoiser) -> float:
         tiny = teacher()
         rng = np.random.default_rng(0)
-        context = tiny.encode_prompts([caption(scene(1, i), rng) for i in range(6)])
+        context = tiny.condition([caption(scene(1, i), rng) for i in range(6)])
         z, s = torch.randn(6, 8, 8, 8, generator=torch.Generator().manual_seed(0)), torch.linspace(0, 0.9, 6)
         with torch.inference_mode():
-            full, shallow = (net(z, s, s, context.text, context.pooled, context.there, k) for k in (0, 3))
+            full, shallow = (net(z, s, s, context.text, context.pooled, context.mask, k) for k in (0, 3))
         return float((full - shallow).square().mean() / full.square().mean())
 
     plain, elastic = run(tmp_path / "a", "progressive")[0], run(tmp_path / "b", "progressive", elastic=True)[0]
@@ -173,14 +174,14 @@ def test_nets_of_reduced_depth_are_drawn_towards_the_full_one(tmp_path: Path) ->
 
 
 def test_paths_are_kept_and_another_teachers_refused(tmp_path: Path) -> None:
-    arguments = (held(24), 40, 0.1, 0, tmp_path, CPU, False)
-    first = compute(teacher(), 2.0, *arguments)
+    arguments, drawn = (held(24), 40, tmp_path, CPU), {"caption_dropout": 0.1, "seed": 0, "bf16": False}
+    first = compute(teacher(), 2.0, *arguments, **drawn)
     assert len(first) == 64
     assert sorted(f.name for f in tmp_path.iterdir()) == ["paths-00000.safetensors", "paths-00001.safetensors"]
-    again = compute(teacher(), 2.0, *arguments)
+    again = compute(teacher(), 2.0, *arguments, **drawn)
     torch.testing.assert_close(first.states, again.states)
     with pytest.raises(ValueError, match="another teacher's paths"):
-        compute(teacher(), 3.0, *arguments)
+        compute(teacher(), 3.0, *arguments, **drawn)
 
 
 def test_an_unknown_loss_is_refused(tmp_path: Path) -> None:

@@ -11,18 +11,23 @@ import pytest
 import torch
 from PIL import Image
 
+from megen import run_folder
 from megen.codec import prior as priors
-from megen.models import backbone as backbones
+from megen.models import embedded
 from megen.models.autoencoder import AutoencoderConfig
 from megen.models.denoiser import DenoiserConfig
 from megen.models.restorer import RestorerConfig
 from megen.models.text import TextConfig
+from megen.scenes import captions as scenes
+from megen.scenes.captions import vocabulary
+from megen.scenes.render import render
 from megen.training import autoencoder, latents, loop, restorer, teacher
+from megen.training import backbone as backbone_training
+from megen.training import pictures as pictures_module
 from megen.training.backbone import Plan, train
 from megen.training.distill import DistillRecipe
 from megen.training.muon import Muon, orthogonalised
-from megen.training.render import render
-from megen.training.scenes import vocabulary
+from megen.types import InputError
 
 TEXT = TextConfig(tuple(vocabulary()), width=32, layers=1, heads=2, direct=True)
 DENOISER = DenoiserConfig(
@@ -105,7 +110,7 @@ def test_a_growing_set_depends_on_the_step_alone(tmp_path: Path) -> None:
     encoder = autoencoder.Autoencoder(AUTOENCODER).eval()
 
     def opened() -> AbstractContextManager[Callable[[int], latents.LatentSet]]:
-        return latents.growing_scenes(encoder, 1, 40, 2, 64, tmp_path, CPU, workers=2)
+        return latents.growing_scenes(encoder, 1, 40, 2, 64, tmp_path, device=CPU, workers=2)
 
     with opened() as at:
         first, second = at(0), at(300)
@@ -128,7 +133,8 @@ def test_the_restorer_learns_to_undo_what_links_do(tmp_path: Path) -> None:
     plain, config = priors.plain(8), RestorerConfig(32, 1)
     model = restorer.train(fields, plain, config, tmp_path / "a", CPU, steps=200, batch=16, lr=4e-3)
     z, state = (
-        torch.stack(p) for p in zip(*(restorer.harm(fields[i : i + 1], plain, np.random.default_rng(i)) for i in range(24)), strict=True)
+        torch.stack(p)
+        for p in zip(*(restorer.degraded(fields[i : i + 1], plain, np.random.default_rng(i)) for i in range(24)), strict=True)
     )
     with torch.inference_mode():
         after, before = ((got - fields[:24]).square().mean((1, 2, 3)).sqrt().mean() for got in (model(z, state), z))
@@ -142,7 +148,7 @@ def test_harm_is_what_the_state_says() -> None:
     latent = torch.randn(1, 8, 16, 8, generator=torch.Generator().manual_seed(0))
     kinds = set()
     for seed in range(60):
-        z, state = restorer.harm(latent, priors.plain(8), np.random.default_rng(seed))
+        z, state = restorer.degraded(latent, priors.plain(8), np.random.default_rng(seed))
         clean = state.amax(0) < 0.02
         kinds |= {k for k in range(4) if state[k].any()}
         if clean.any() and not state[2].any():  # what others were merged into is a mean, and no state of its own tells so
@@ -215,10 +221,11 @@ def test_a_folder_of_pictures_trains_into_a_backbone_that_loads(tmp_path: Path) 
         made=8,
         restorer=RestorerConfig(8, 1),
     )
-    backbone = backbones.load(str(train(plan, CPU)))
+    backbone = embedded.load(str(train(plan, CPU)))
     assert backbone.config.text.vocabulary == ("five", "four", "number", "one", "six", "three", "two")
     assert backbone.config.image_px == (256, 256)
-    assert list((tmp_path / "out").glob("samples-*.png"))
+    sheets = list((tmp_path / "out").glob("samples-*.png"))
+    assert [Image.open(sheet).size for sheet in sheets] == [(320, 320)] * len(sheets) != []  # of the one caption that is held out
     assert backbone.config.restorer.blocks == 1
     assert priors.load(tmp_path / "out" / "weights", 8).digest != priors.plain(8).digest
     # the decoder alone, on from there: latents and denoiser stay
@@ -229,54 +236,84 @@ def test_a_folder_of_pictures_trains_into_a_backbone_that_loads(tmp_path: Path) 
         autoencoder=autoencoder.AutoencoderRecipe(steps=2, batch=2, decoder_only=True),
         teacher=teacher.TeacherRecipe(steps=0),
     )
-    tuned = backbones.load(str(train(more, CPU)))
+    tuned = embedded.load(str(train(more, CPU)))
     torch.testing.assert_close(tuned.autoencoder.encoder.state_dict(), backbone.autoencoder.encoder.state_dict())
     torch.testing.assert_close(tuned.denoiser.state_dict(), backbone.denoiser.state_dict())
     assert not torch.equal(tuned.autoencoder.decoder.net[0].weight, backbone.autoencoder.decoder.net[0].weight)
     # a flow map of it, which is asked with both times and without guidance
     kept = autoencoder.AutoencoderRecipe(steps=0)
     few = DistillRecipe("lagrangian", steps=2, batch=2, held=1, save_every=1)
-    flow = backbones.load(str(train(replace(plan, folder=tmp_path / "flow", start=more.start, autoencoder=kept, distill=few), CPU)))
+    flow = embedded.load(str(train(replace(plan, folder=tmp_path / "flow", start=more.start, autoencoder=kept, distill=few), CPU)))
     assert flow.config.flow_map
     assert flow.config.guidance == 1.0
     torch.testing.assert_close(flow.text.state_dict(), backbone.text.state_dict())
     without = replace(plan, folder=tmp_path / "kept", start=more.start, autoencoder=kept, distill=few, receiver_steps=0)
-    same = backbones.load(str(train(without, CPU)))  # what entropy coder and receiver learned is kept where nothing is trained
+    same = embedded.load(str(train(without, CPU)))  # what entropy coder and receiver learned is kept where nothing is trained
     torch.testing.assert_close(same.restorer.state_dict(), backbone.restorer.state_dict())
     assert priors.load(without.folder / "weights", 8).digest == priors.load(tmp_path / "out" / "weights", 8).digest
     grown = replace(without, folder=tmp_path / "grown", distill=None, teacher=teacher.TeacherRecipe(steps=2, batch=2))
-    torch.testing.assert_close(backbones.load(str(train(grown, CPU))).restorer.state_dict(), backbone.restorer.state_dict())
+    torch.testing.assert_close(embedded.load(str(train(grown, CPU))).restorer.state_dict(), backbone.restorer.state_dict())
     assert priors.load(grown.folder / "weights", 8).digest == priors.load(tmp_path / "out" / "weights", 8).digest
     assert not torch.equal(flow.denoiser.outward.weight, backbone.denoiser.outward.weight)
     assert list((tmp_path / "flow").glob("samples-lagrangian-*.png"))
-    with pytest.raises(ValueError, match="learns from its teacher only: train a teacher with --anew"):
+    with pytest.raises(ValueError, match="learns from its teacher only: train one with --reset-denoiser"):
         train(replace(grown, folder=tmp_path / "on", start=str(tmp_path / "flow" / "weights")), CPU)
     with pytest.raises(ValueError, match="flow map already"):
         train(replace(plan, folder=tmp_path / "twice", start=str(tmp_path / "flow" / "weights"), autoencoder=kept, distill=few), CPU)
     # text encoder and denoiser anew, the autoencoder stays
-    anew = backbones.load(str(train(replace(plan, folder=tmp_path / "anew", start=more.start, autoencoder=kept, anew=True), CPU)))
+    anew = embedded.load(str(train(replace(plan, folder=tmp_path / "anew", start=more.start, autoencoder=kept, reset_denoiser=True), CPU)))
     torch.testing.assert_close(anew.autoencoder.state_dict(), backbone.autoencoder.state_dict())
-    # pictures that were added since make the cached latents another set
+    # another set of pictures, other options, or a run that is at work
     with (plan.pictures / "metadata.jsonl").open("a") as file:  # type: ignore[operator]
         file.write(json.dumps({"file_name": "0.png", "text": "one"}) + "\n")
-    with pytest.raises(ValueError, match="other pictures"):
+    with pytest.raises(InputError, match=r'pictures is "[0-9a-f]{16}" there'):
         train(plan, CPU)
+    other = replace(grown, pictures=None, scenes=7)
+    with pytest.raises(InputError, match=r"scenes is 6144 there, 7 here; pictures is"):
+        train(other, CPU)
+    with run_folder.held(tmp_path / "busy", {}), pytest.raises(InputError, match="another run is at work"):
+        train(replace(plan, folder=tmp_path / "busy"), CPU)
 
 
-@pytest.mark.parametrize(
-    ("line", "why"),
-    [
-        ("not json", "needs file_name and text"),
-        ('{"file_name": "0.png"}', "needs file_name and text"),
-        ('{"file_name": "x.png", "text": "a"}', "no picture"),
-    ],
-)
-def test_a_wrong_line_of_captions_is_named(tmp_path: Path, line: str, why: str) -> None:
-    folder = folder_of_pictures(tmp_path / "p")
-    with (folder / "metadata.jsonl").open("a") as file:
-        file.write(line + "\n")
-    with pytest.raises(ValueError, match=rf"metadata.jsonl:7: .*{why}"):
-        latents.read_captions(folder)
+def test_the_receiver_learns_from_as_much_as_there_is() -> None:
+    assert [backbone_training.own_latents(1024, n) for n in (12, 255, 6144)] == [48, 1020, 1024]
+
+
+def test_a_checkpoint_goes_on_by_its_own_recipe_alone(tmp_path: Path) -> None:
+    few, data = teacher.TeacherRecipe(steps=1, batch=2), latent_set()
+    teacher.train(few, TEXT, DENOISER, lambda step: data, data, tmp_path, CPU)
+    for change, why in (({"lr": 1e-3}, "lr is 0.002 there, 0.001 here"), ({"batch": 3}, "batch is 2"), ({"seed": 1}, "seed is 0")):
+        with pytest.raises(InputError, match=rf"teacher.checkpoint.safetensors holds another .*{why}"):
+            teacher.train(replace(few, **change), TEXT, DENOISER, lambda step: data, data, tmp_path, CPU)
+
+
+def test_a_picture_edited_in_place_is_encoded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latents, "SHARD", 2)
+    folder, model = tmp_path / "pictures", autoencoder.Autoencoder(AUTOENCODER)
+    folder_of_pictures(folder)
+    for i in range(6):  # bitmaps: the same number of bytes whatever they show
+        Image.open(folder / f"{i}.png").save(folder / f"{i}.png", format="BMP")
+
+    def cached() -> tuple[torch.Tensor, list[int]]:
+        latents.cache_pictures(model, pictures_module.read_captions(folder), 64, tmp_path / "cache", CPU)
+        return latents.load(tmp_path / "cache", 6).latents, [p.stat().st_mtime_ns for p in sorted((tmp_path / "cache").iterdir())]
+
+    first, times = cached()
+    assert cached()[1] == times  # nothing is encoded twice
+    edited = folder / "3.png"
+    size = edited.stat().st_size
+    Image.fromarray(255 - np.asarray(Image.open(edited))).save(edited, format="BMP")
+    assert edited.stat().st_size == size
+    second, later = cached()
+    assert [a == b for a, b in zip(times, later, strict=True)] == [True, False, True]
+    assert [torch.equal(a, b) for a, b in zip(first, second, strict=True)] == [True, True, True, False, True, True]
+
+
+def test_samples_of_own_pictures_are_of_their_own_held_out_captions(tmp_path: Path) -> None:
+    entries = pictures_module.read_captions(folder_of_pictures(tmp_path / "pictures"))
+    assert backbone_training._sample_prompts(entries) == ["number one"]
+    assert backbone_training._sample_prompts(entries * 40) == [e.caption for e in (entries * 40)[:8]]
+    assert backbone_training._sample_prompts([]) == scenes.SAMPLE_PROMPTS
 
 
 def test_latents_are_cached_once_and_scenes_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from megen.diffusion.path import Velocity, interpolate, step
+from megen.diffusion.flow_map import Velocity, interpolate, step
 
 MAX_NOISE = 0.998
 

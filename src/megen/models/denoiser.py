@@ -9,6 +9,7 @@ at the two coarse levels.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -65,7 +66,7 @@ class Denoiser(nn.Module):
         self.middle = mixed(w2, config.middle_blocks)
         self.double1, self.join1, self.up1 = Double(w2, w1), nn.Conv2d(2 * w1, w1, 1), mixed(w1, config.up_blocks[1])
         self.double0, self.join0, self.up0 = Double(w1, w0), nn.Conv2d(2 * w0, w0, 1), convs(w0, config.up_blocks[0])
-        self.norm = nn.GroupNorm(8, w0)
+        self.norm = RowNorm(8, w0)
         self.outward = nn.Conv2d(w0, config.channels, 3, padding=1)
         nn.init.zeros_(self.outward.weight)
         nn.init.zeros_(self.outward.bias)  # type: ignore[arg-type]
@@ -77,7 +78,7 @@ class Denoiser(nn.Module):
         t: Float[Tensor, "b"],
         text: Float[Tensor, "b n d"],
         pooled: Float[Tensor, "b e"],
-        there: Bool[Tensor, "b n"],
+        mask: Bool[Tensor, "b n"],
         skipped: int = 0,
     ) -> Float[Tensor, "b c h w"]:
         """v(z, s, t, text); every row has its own times. `skipped` leaves out that many blocks, `N_SKIPPABLE` at most.
@@ -89,20 +90,20 @@ class Denoiser(nn.Module):
         text, pooled = text.to(precision), pooled.to(precision)
         times = torch.cat([_frequencies(s), _frequencies(t - s)], -1).to(precision)
         pooled, bag = pooled.chunk(2, -1) if self.config.placed else (pooled, pooled)
-        cond = self.condition(self.time(times) + self.pooled(pooled))
+        cond = each_row(lambda row: self.condition(self.time(row[0]) + self.pooled(row[1])), times, pooled)
         place = _coordinates(z.shape[-2], z.shape[-1], z).expand(len(z), -1, -1, -1)
         x = self.inward(torch.cat([z, place], 1).to(precision))
         for block in self.down0:
             x = block(x, cond)
         skip0, x = x, _act_on_places(self.half0(x), self.place1, bag)
         for block in self.down1:
-            x = block(x, cond, text, there)
+            x = block(x, cond, text, mask)
         skip1, x = x, _act_on_places(self.half1(x), self.place2, bag)
         for block in self.middle[1:] if middle else self.middle:
-            x = block(x, cond, text, there)
+            x = block(x, cond, text, mask)
         x = self.join1(torch.cat([self.double1(x), skip1], 1))
         for block in self.up1[:-1] if last1 else self.up1:
-            x = block(x, cond, text, there)
+            x = block(x, cond, text, mask)
         x = self.join0(torch.cat([self.double0(x), skip0], 1))
         for block in self.up0[:-1] if last0 else self.up0:
             x = block(x, cond)
@@ -137,8 +138,32 @@ def _act_on_places(x: Tensor, layer: nn.Linear | None, bag: Tensor) -> Tensor:
     """
     if layer is None:
         return x
-    weights = layer(bag).view(len(x), x.shape[1], N_PLACES).float()
+    weights = each_row(lambda row: layer(row[0]), bag).view(len(x), x.shape[1], N_PLACES).float()
     return x + torch.einsum("bck,khw->bchw", weights, _coordinates(x.shape[-2], x.shape[-1], weights)[0]).to(x.dtype)
+
+
+def _alone(x: Tensor) -> bool:
+    """Whether a batch may be computed as one: while training, on a GPU, and where it is a single row."""
+    return torch.is_grad_enabled() or x.is_cuda or len(x) == 1
+
+
+def each_row(layer: Callable[[tuple[Tensor, ...]], Tensor], *inputs: Tensor) -> Tensor:
+    """A layer on each row alone: a matrix product picks its kernel by the number of rows, and with it a row's last bits."""
+    if _alone(inputs[0]):
+        return layer(inputs)
+    return torch.cat([layer(tuple(x[i : i + 1] for x in inputs)) for i in range(len(inputs[0]))])
+
+
+class RowNorm(nn.GroupNorm):
+    """Group norm of each row alone: with several threads torch cuts a large batch so that a row's last bits depend on the others."""
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        if _alone(x):
+            return super().forward(x)
+        out = torch.empty_like(x)
+        for i in range(len(x)):
+            out[i : i + 1] = F.group_norm(x[i : i + 1], self.num_groups, self.weight, self.bias, self.eps)
+        return out
 
 
 class ResidualBlock(nn.Module):
@@ -146,7 +171,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, width: int, condition_width: int) -> None:
         super().__init__()
-        self.norm1, self.norm2 = nn.GroupNorm(8, width), nn.GroupNorm(8, width)
+        self.norm1, self.norm2 = RowNorm(8, width), RowNorm(8, width)
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.second = nn.Conv2d(width, width, 3, padding=1)
         self.modulation = nn.Linear(condition_width, 2 * width)
@@ -155,7 +180,7 @@ class ResidualBlock(nn.Module):
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
-        scale, shift = self.modulation(cond)[:, :, None, None].chunk(2, 1)
+        scale, shift = each_row(lambda row: self.modulation(row[0]), cond)[:, :, None, None].chunk(2, 1)
         y = self.norm2(self.first(F.silu(self.norm1(x))))
         out: Tensor = x + self.second(F.silu(torch.addcmul(shift, y, 1 + scale)))
         return out
@@ -176,7 +201,7 @@ class MixedBlock(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, x: Tensor, cond: Tensor, text: Tensor, there: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cond: Tensor, text: Tensor, mask: Tensor) -> Tensor:
         x = self.block(x, cond)
         b, c, h, w = x.shape
         y = x.permute(0, 2, 3, 1).reshape(b, h * w, c)
@@ -188,7 +213,7 @@ class MixedBlock(nn.Module):
         y = y + self.out_self(_attention(q, k, v).transpose(1, 2).reshape(b, h * w, c))
         (q,) = split(self.query(self.norm_cross(y)), 1)
         k, v = split(self.key_value(text), 2)
-        seen = _attention(q, k, v, there[:, None, None, :])
+        seen = _attention(q, k, v, mask[:, None, None, :])
         y = y + self.out_cross(seen.transpose(1, 2).reshape(b, h * w, c))
         out: Tensor = y.view(b, h, w, c).permute(0, 3, 1, 2)
         return out

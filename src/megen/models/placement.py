@@ -9,6 +9,8 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import nn
 
+from megen.errors import InputError
+
 CPU_INFO = Path("/proc/cpuinfo")
 M = TypeVar("M", bound=nn.Module)
 
@@ -27,3 +29,12 @@ def bf16_pays(device: torch.device) -> bool:
         return not {"avx512_bf16", "amx_bf16"}.isdisjoint(CPU_INFO.read_text().split())
     except OSError:  # not Linux
         return False
+
+
+def device_of(name: str) -> torch.device:
+    """auto: a GPU where there is one. Errors: InputError on a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name not in ("cpu", "cuda") or (name == "cuda" and not torch.cuda.is_available()):
+        raise InputError(f"the device must be auto, cpu, or cuda where there is one, got {name!r}")
+    return torch.device(name)

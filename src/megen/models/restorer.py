@@ -1,6 +1,6 @@
-"""The restorer: a small net at the receiver that knows how each token was harmed on its way, and undoes what it can.
+"""The restorer: a small net at the receiver that knows how each token was degraded in transit, and undoes what it can.
 
-It works on the latent grid, before the image decoder. What it adds is scaled by the harm, so that an unharmed
+It works on the latent grid, before the image decoder. What it adds is scaled by the degradation, so that a clean
 latent passes as it is.
 """
 
@@ -25,7 +25,7 @@ class RestorerConfig:
 
 
 class Restorer(nn.Module):
-    """Latents and the state of each token to better latents."""
+    """Latents and the degradation of each token to better latents."""
 
     def __init__(self, config: RestorerConfig, channels: int) -> None:
         super().__init__()
@@ -37,15 +37,15 @@ class Restorer(nn.Module):
             nn.init.zeros_(self.outward.weight)
             nn.init.zeros_(self.outward.bias)  # type: ignore[arg-type]
 
-    def forward(self, z: Float[Tensor, "b c h w"], state: Float[Tensor, "b 4 h w"]) -> Float[Tensor, "b c h w"]:
-        """z + harm * net(z, state), harm the largest state of a token's neighbourhood, at most 1."""
+    def forward(self, z: Float[Tensor, "b c h w"], degradation: Float[Tensor, "b 4 h w"]) -> Float[Tensor, "b c h w"]:
+        """z + d * net(z, degradation), d the largest degradation of a token's neighbourhood, at most 1."""
         if not self.config.blocks:
             return z
-        harm = F.max_pool2d(state.amax(1, keepdim=True).clamp(max=1.0), 3, stride=1, padding=1)
-        x = self.inward(torch.cat([z, torch.log2(1 + 8 * state)], 1))
+        scale = F.max_pool2d(degradation.amax(1, keepdim=True).clamp(max=1.0), 3, stride=1, padding=1)
+        x = self.inward(torch.cat([z, torch.log2(1 + 8 * degradation)], 1))
         for block in self.blocks:
             x = block(x)
-        out: Tensor = z + harm * self.outward(F.relu(x))
+        out: Tensor = z + scale * self.outward(F.relu(x))
         return out
 
 

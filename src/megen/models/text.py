@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+
+from megen.errors import InputError
+from megen.words import words
 
 PAD, UNKNOWN, NULL = 0, 1, 2  # no prompt holds UNKNOWN: nothing was ever learned of it
 N_SPECIAL = 3
@@ -27,17 +29,6 @@ class TextConfig:
     direct: bool = False  # whether the words themselves also reach the denoiser, past all layers
 
 
-def words(text: str) -> list[str]:
-    """Lower-case words of a text; hyphens join, other punctuation separates."""
-    return re.findall(r"[^\W\d_]+(?:-[^\W\d_]+)*", text.lower())
-
-
-def unknown_words(text: str, vocabulary: Sequence[str]) -> list[str]:
-    """The words of a text that the vocabulary does not hold, in order, each once."""
-    known = set(vocabulary)
-    return list(dict.fromkeys(w for w in words(text) if w not in known))
-
-
 class TextEncoder(nn.Module):
     """Prompts to one vector a word and one vector a prompt."""
 
@@ -53,18 +44,20 @@ class TextEncoder(nn.Module):
         self.direct = nn.Linear(width, width, bias=False) if config.direct else None
         nn.init.normal_(self.word.weight, std=0.5)
 
-    def tokenise(self, prompts: Sequence[str]) -> Int[Tensor, "b n"]:
-        """Token numbers, padded to the longest prompt; unknown words are left out, an empty prompt is the null token.
+    def tokenise(self, prompts: Sequence[str], length: int = 1) -> Int[Tensor, "b n"]:
+        """Token numbers, padded to the longest prompt and at least to `length`.
 
-        Errors: ValueError where a prompt has more than `max_words` words.
+        Unknown words are left out; an empty prompt is the null token.
+        Errors: InputError where a prompt has more than `max_words` words.
         """
         rows = []
         for prompt in prompts:
             spoken = words(prompt)
             if len(spoken) > self.config.max_words:
-                raise ValueError(f"a prompt may have at most {self.config.max_words} words, got {len(spoken)}: shorten it")
+                raise InputError(f"a prompt may have at most {self.config.max_words} words, got {len(spoken)}: shorten it")
             rows.append(torch.tensor([self._number[w] for w in spoken if w in self._number] or [NULL]))
-        return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)
+        tokens = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)
+        return F.pad(tokens, (0, max(0, length - tokens.shape[1])), value=PAD)
 
     def forward(self, tokens: Int[Tensor, "b n"]) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b e"], Bool[Tensor, "b n"]]:
         """One vector a word, their mean over the words that are there, and where those are.
@@ -72,14 +65,14 @@ class TextEncoder(nn.Module):
         With `direct`, twice the width: the mean, then the sum of the words' own embeddings, over 4.
         """
         there = tokens != PAD
-        own = self.word(tokens)
-        x = own + self.position[: tokens.shape[1]]
+        words_alone = self.word(tokens)
+        x = words_alone + self.position[: tokens.shape[1]]
         for layer in self.layers:
             x = layer(x, there)
-        x = self.norm(x) if self.direct is None else self.norm(x) + self.direct(own)
+        x = self.norm(x) if self.direct is None else self.norm(x) + self.direct(words_alone)
         weight = there[..., None].to(x.dtype)
         mean = (x * weight).sum(1) / weight.sum(1)
-        return x, mean if self.direct is None else torch.cat([mean, (own * weight).sum(1) / 4], -1), there
+        return x, mean if self.direct is None else torch.cat([mean, (words_alone * weight).sum(1) / 4], -1), there
 
 
 class _Layer(nn.Module):

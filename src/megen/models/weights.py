@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import platform
 import re
-import subprocess
-import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,43 +15,37 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from megen.files import replacing
+from megen.errors import InputError
+from megen.files import replacing, to_json
 
 SHARD_BYTES = 15 * 2**20
 
 
-class WeightsError(ValueError):
-    """A weights file that is missing, truncated, foreign or of another shape."""
-
-
-def provenance() -> dict[str, str]:
-    """Commit, command and device of this process, for the metadata of what it writes."""
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = "unknown"
-    device = (
-        torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-    )
-    return {"commit": commit, "command": " ".join(["megen", *sys.argv[1:]]), "device": device, "torch": torch.__version__}
+class WeightsError(InputError):
+    """A weights file that is missing, truncated, foreign, of another shape, or holds NaN."""
 
 
 def digest(source: str, tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of a text and of tensors in half precision: what something was made from."""
-    found = hashlib.sha256(source.encode())
+    result = hashlib.sha256(source.encode())
     for _, tensor in sorted(tensors.items()):
-        found.update(tensor.detach().half().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
+        result.update(tensor.detach().half().cpu().contiguous().numpy().tobytes())
+    return result.hexdigest()
+
+
+def content(folder: Path) -> str:
+    """SHA-256 of the weights files in a folder, by name and content: the same wherever the folder lies."""
+    result = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            result.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return result.hexdigest()
 
 
 def write_safely(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, Any]) -> None:
     """Write one safetensors file by way of a temporary file, so that no reader sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    flat = {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
+    flat = {k: v if isinstance(v, str) else to_json(v) for k, v in metadata.items()}
     with replacing(path) as temporary:
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata=flat)
 
@@ -62,7 +53,7 @@ def write_safely(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and metadata (JSON values decoded) of one safetensors file.
 
-    Errors: WeightsError where the file is missing, truncated or not safetensors.
+    Errors: WeightsError where the file is missing, truncated or not safetensors, or where a tensor holds NaN or infinity.
     """
     if not path.is_file():
         raise WeightsError(f"no weights at {path}")
@@ -72,7 +63,14 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata = dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{path} is not a whole safetensors file ({error}): copy or train it again") from error
+    _check_finite(tensors, str(path))
     return tensors, {k: _decoded(v) for k, v in metadata.items()}
+
+
+def _check_finite(tensors: Mapping[str, Tensor], what: str) -> None:
+    for key, value in tensors.items():
+        if value.is_floating_point() and not torch.isfinite(value.float() if value.element_size() == 1 else value).all():
+            raise WeightsError(f"{what}: {key} holds NaN or infinity: copy or train it again")
 
 
 def about(path: Path) -> dict[str, Any]:
@@ -136,13 +134,52 @@ def read_sharded(folder: Path, stem: str) -> tuple[dict[str, Tensor], dict[str, 
     return tensors, metadata
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where one tensor's bytes lie in a safetensors file."""
+
+    file: Path
+    offset: int
+    length: int
+
+    def read(self) -> bytes:
+        """The tensor's bytes."""
+        with self.file.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.length)
+
+
+def places(folder: Path, stem: str) -> dict[str, Place]:
+    """Where the tensors of the shards in `folder` lie, by name; none where there are no shards."""
+    result = {}
+    for path in _shards(folder, stem):
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+        for key, entry in header.items():
+            if key != "__metadata__":
+                start, end = entry["data_offsets"]
+                result[key] = Place(path, 8 + length + start, end - start)
+    return result
+
+
 def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
-    """Copy tensors into a module of exactly those names and shapes. Errors: WeightsError."""
+    """Copy finite tensors into a module of exactly those names, shapes and kinds of number. Errors: WeightsError."""
     expected = module.state_dict()
     if expected.keys() != tensors.keys():
         odd = sorted(expected.keys() ^ tensors.keys())[:3]
         raise WeightsError(f"{what} does not fit its configuration: {', '.join(odd)} stand on one side only")
+    fitting: dict[str, Tensor] = {}
     for key, value in tensors.items():
-        if value.shape != expected[key].shape:
-            raise WeightsError(f"{what}: {key} is {tuple(value.shape)}, expected {tuple(expected[key].shape)}")
-    module.load_state_dict({k: v.to(expected[k].dtype) for k, v in tensors.items()})
+        target = expected[key]
+        if value.shape != target.shape:
+            raise WeightsError(f"{what}: {key} is {tuple(value.shape)}, expected {tuple(target.shape)}")
+        if value.is_floating_point() != target.is_floating_point() or value.is_complex() != target.is_complex():
+            raise WeightsError(f"{what}: {key} is of type {_type(value)}, expected {_type(target)}")
+        fitting[key] = value.to(target.dtype)
+    _check_finite(fitting, what)
+    module.load_state_dict(fitting)
+
+
+def _type(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,11 +11,15 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from megen import run_folder
+from megen.errors import RunError
 from megen.models import weights
 from megen.models.autoencoder import PATCH, Autoencoder, AutoencoderConfig
 from megen.models.placement import bf16_pays, place
+from megen.provenance import provenance
 from megen.training import loop
 from megen.training.muon import Muon
+from megen.types import InputError
 
 SAVE_EVERY = 200
 
@@ -47,13 +50,13 @@ def loss(picture: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) ->
 @torch.inference_mode()
 def difficulty(model: Autoencoder, pool: UInt8[Tensor, "n 3 H W"], crop_px: int) -> Float[Tensor, "n y x"]:
     """Root mean squared error of the linear path in every crop on the patch grid: where there is detail."""
-    found = []
+    errors = []
     for part in torch.split(pool, 8):
         picture = part.float() / 255
         smooth = F.pixel_shuffle(model.decoder.linear(model.encoder.linear(2 * picture - 1)), PATCH) * 0.5 + 0.5
         error = F.avg_pool2d((smooth - picture).square().mean(1, keepdim=True), PATCH)
-        found.append(F.avg_pool2d(error, crop_px // PATCH, stride=1)[:, 0].sqrt())
-    return torch.cat(found)
+        errors.append(F.avg_pool2d(error, crop_px // PATCH, stride=1)[:, 0].sqrt())
+    return torch.cat(errors)
 
 
 def crops(pool: Tensor, weight: Float[Tensor, "n y x"], batch: int, crop_px: int, generator: torch.Generator) -> Float[Tensor, "b 3 s s"]:
@@ -66,6 +69,29 @@ def crops(pool: Tensor, weight: Float[Tensor, "n y x"], batch: int, crop_px: int
     corner = corner.clamp(min=0).minimum(torch.tensor([height - crop_px, width - crop_px]))
     cut = [pool[i, :, y : y + crop_px, x : x + crop_px] for i, (y, x) in zip(which.tolist(), corner.tolist(), strict=True)]
     return torch.stack(cut).float() / 255
+
+
+def _finished(path: Path, recipe: AutoencoderRecipe, config: AutoencoderConfig) -> Autoencoder | None:
+    """The autoencoder of a checkpoint that has all its steps, or None. Errors: InputError where it is another recipe's."""
+    if not path.is_file():
+        return None
+    tensors, about = weights.read(path)
+    run_folder.check_same({"recipe": asdict(recipe), "config": asdict(config)}, {k: about.get(k) for k in ("recipe", "config")}, str(path))
+    if int(about["step"]) < recipe.steps:
+        return None
+    model = Autoencoder(config)
+    weights.load_into(model, {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}, str(path))
+    return model
+
+
+def _optimisers(model: Autoencoder, lr: float) -> list[torch.optim.Optimizer]:
+    """Muon for the convolutions, AdamW for biases and, far slower, the linear path."""
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    linear = [p for n, p in trained.items() if ".linear." in n]
+    kernels = [p for n, p in trained.items() if ".linear." not in n and p.ndim > 1]
+    biases = [p for n, p in trained.items() if ".linear." not in n and p.ndim == 1]
+    slow = [{"params": biases, "base_lr": 0.4 * lr}, {"params": linear, "base_lr": 0.01 * lr}]
+    return [Muon([{"params": kernels, "base_lr": lr}], lr=lr), torch.optim.AdamW(slow, betas=(0.9, 0.98), weight_decay=0.0)]
 
 
 def train(
@@ -81,17 +107,12 @@ def train(
     `pictures(first, count)` gives bytes [count, 3, H, W]. With `start`, its weights are trained on.
     """
     path = folder / "autoencoder.checkpoint.safetensors"
-    if path.is_file():
-        tensors, about = weights.read(path)
-        if about["recipe"]["decoder_only"] != recipe.decoder_only or about["config"] != json.loads(json.dumps(asdict(config))):
-            raise ValueError(f"{path} is of another training: train into another folder")
-        if int(about["step"]) >= recipe.steps:
-            model = Autoencoder(config)
-            weights.load_into(model, {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}, str(path))
-            return place(model, device)
+    finished = _finished(path, recipe, config)
+    if finished is not None:
+        return place(finished, device)
     pool = pictures(0, recipe.pool)
     if min(pool.shape[-2:]) < recipe.crop_px:
-        raise ValueError(f"pictures must be at least {recipe.crop_px} px, got {pool.shape[-2]} x {pool.shape[-1]}")
+        raise InputError(f"pictures must be at least {recipe.crop_px} px, got {pool.shape[-2]} x {pool.shape[-1]}")
     patches = F.pixel_unshuffle(pool[:40].float() / 127.5 - 1, PATCH).permute(0, 2, 3, 1).flatten(0, 2)
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
@@ -103,18 +124,7 @@ def train(
     place(model, device)
     if recipe.decoder_only:
         model.encoder.requires_grad_(False)
-    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    linear = [p for n, p in trained.items() if ".linear." in n]
-    kernels = [p for n, p in trained.items() if ".linear." not in n and p.ndim > 1]
-    biases = [p for n, p in trained.items() if ".linear." not in n and p.ndim == 1]
-    optimisers: list[torch.optim.Optimizer] = [
-        Muon([{"params": kernels, "base_lr": recipe.lr}], lr=recipe.lr),
-        torch.optim.AdamW(
-            [{"params": biases, "base_lr": 0.4 * recipe.lr}, {"params": linear, "base_lr": 0.01 * recipe.lr}],
-            betas=(0.9, 0.98),
-            weight_decay=0.0,
-        ),
-    ]
+    optimisers = _optimisers(model, recipe.lr)
     done = 0
     if path.is_file():
         done = int(loop.load_checkpoint(path, {"model": model}, optimisers)["step"])
@@ -132,12 +142,12 @@ def train(
         for optimiser in optimisers:
             optimiser.zero_grad(set_to_none=True)
         if not torch.isfinite(value):
-            raise FloatingPointError(f"the loss is {float(value)} at step {step}: resume from {path} with another --seed")
+            raise RunError(f"the loss is {float(value)} at step {step}: train into another folder with another --seed")
         torch.autograd.backward(value)
         for optimiser in optimisers:
             optimiser.step()
         shown["loss"] = 0.98 * shown.get("loss", float(value.detach())) + 0.02 * float(value.detach())
         if (step + 1) % SAVE_EVERY == 0 or step == recipe.steps - 1:
-            about = {"step": step + 1, "config": asdict(config), "recipe": asdict(recipe), **weights.provenance()}
+            about = {"step": step + 1, "config": asdict(config), "recipe": asdict(recipe), **provenance()}
             loop.save_checkpoint(path, {"model": model}, optimisers, about)
     return model

@@ -8,47 +8,44 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from megen import pipeline
+from megen import run_folder
 from megen.codec import prior as priors
+from megen.diffusion import denoise, flow_map
+from megen.errors import InputError
 from megen.files import replacing
-from megen.models import backbone as backbones
-from megen.models import text as text_model
-from megen.models import weights
+from megen.models import embedded, weights
 from megen.models.autoencoder import PATCH, Autoencoder, AutoencoderConfig
-from megen.models.backbone import Backbone, BackboneConfig
 from megen.models.denoiser import Denoiser, DenoiserConfig
+from megen.models.embedded import BackboneConfig, EmbeddedBackbone
 from megen.models.placement import place
 from megen.models.restorer import RestorerConfig
 from megen.models.text import TextConfig
+from megen.provenance import provenance
+from megen.scenes import captions as scenes
+from megen.scenes.render import render
+from megen.scenes.splits import TRAIN_SEED, VALIDATION_SEED, scene
+from megen.training import adversarial, distill, judges, loop, pictures, teacher
 from megen.training import autoencoder as autoencoder_training
-from megen.training import distill, loop, scenes, teacher
 from megen.training import latents as latent_sets
 from megen.training import prior as prior_training
 from megen.training import restorer as restorer_training
+from megen.training.adversarial import AdversarialRecipe, Student
 from megen.training.autoencoder import AutoencoderRecipe
 from megen.training.distill import DistillRecipe
 from megen.training.latents import LatentSet
-from megen.training.render import render
+from megen.training.pictures import Captioned
 from megen.training.teacher import TeacherRecipe, TextToLatent
-from megen.ue import unharmed
+from megen.words import left_out, words
 
-TRAIN_SEED, VALIDATION_SEED, TEST_SEED = 1, 2, 3
-SAMPLE_PROMPTS = (
-    "a lighthouse at sunset, snowy mountains, pine trees",
-    "a cabin on the left at night, a full moon, stars, a calm lake",
-    "a sailboat in the middle at noon, the sea, hills, clouds",
-    "a castle on the right at dawn, fog, rolling hills",
-    "a windmill at noon, sand dunes, snowing",
-    "a crescent moon at night, snowy mountains, a lake, no trees",
-    "rain, a cabin on the right, pine trees, at dusk",
-    "a lighthouse on the left at dawn, the ocean, clouds",
-)
+SAMPLES = 8  # of a contact sheet
+OWN_PER_PICTURE = 4  # latents of the backbone's own for each picture of its training, at most
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,7 @@ class Plan:
     pictures: Path | None = None  # None: scenes, rendered
     image_px: int = 1024
     scenes: int = 6144  # rendered before the denoiser's training begins
-    fresh: int = 2  # rendered in the background for each of its steps
+    fresh_scenes_per_step: int = 2  # rendered in the background for each of its steps
     channels: int = 32
     autoencoder: AutoencoderRecipe = field(default_factory=AutoencoderRecipe)
     teacher: TeacherRecipe = field(default_factory=TeacherRecipe)
@@ -70,8 +67,9 @@ class Plan:
     made: int = 1024  # latents of the backbone's own that they learn from, beside as many true ones
     restorer: RestorerConfig = field(default_factory=lambda: RestorerConfig(128, 3))
     start: str | None = None  # a backbone to train on from
-    anew: bool = False  # keep its autoencoder only
+    reset_denoiser: bool = False  # keep its autoencoder only
     distill: DistillRecipe | None = None  # make a flow map of it instead of training it on
+    adversarial: AdversarialRecipe | None = None  # sharpen it, a flow map, instead of training it on
     student: str | None = None  # a flow map to distil on from
     workers: int = os.cpu_count() or 1
 
@@ -79,33 +77,54 @@ class Plan:
 def train(plan: Plan, device: torch.device) -> Path:
     """Train, or go on where the folder left off; returns the folder of the finished weights.
 
-    Errors: ValueError and weights.WeightsError on unusable pictures or weights.
+    Errors: InputError on unusable pictures or weights, and where the folder is another training's or is being trained in.
     """
-    start = backbones.load(plan.start) if plan.start else None
+    start = embedded.load(plan.start) if plan.start else None
     if start is None and (plan.autoencoder.decoder_only or not plan.autoencoder.steps or not plan.teacher.steps):
-        raise ValueError("without a backbone to train on from, autoencoder and denoiser must both be trained, and whole")
-    grown = start if start is not None and not plan.anew else None  # whose denoiser is trained on
+        raise InputError("without a backbone to train on from, autoencoder and denoiser must both be trained, and whole")
+    grown = start if start is not None and not plan.reset_denoiser else None  # whose denoiser is trained on
     if grown is not None and grown.config.flow_map and plan.teacher.steps and plan.distill is None:
-        raise ValueError(f"{plan.start} is a flow map, which learns from its teacher only: train a teacher with --anew, or --distill one")
-    text = replace(grown.config.text, direct=True) if grown else TextConfig(tuple(_vocabulary(plan)), layers=plan.text_layers, direct=True)
+        raise InputError(f"{plan.start} is a flow map and learns from its teacher only: train one with --reset-denoiser, or --distill one")
+    entries = pictures.read_captions(plan.pictures) if plan.pictures else []
+    own_words = TextConfig(tuple(_vocabulary(entries)), layers=plan.text_layers, direct=True)
+    text = replace(grown.config.text, direct=True) if grown else own_words
     denoiser = replace(grown.config.denoiser if grown else plan.denoiser, placed=True)
     if plan.pictures is not None:
-        _check_captions(plan.pictures, text)
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    autoencoder = _autoencoder(plan, device, start)
-    if plan.distill is not None:
-        return _distill(plan, plan.distill, autoencoder, device)
-    model = None
-    if grown is not None:
-        known = TextToLatent(text, denoiser)
-        if known.text.direct is not None:
-            torch.nn.init.zeros_(known.text.direct.weight)  # where the start has none, the net begins as it was
-        known.text.load_state_dict(grown.text.state_dict(), strict=grown.config.text.direct)
-        known.denoiser.load_state_dict(grown.denoiser.state_dict(), strict=grown.config.denoiser.placed)
-        model = (known, grown.latent_mean, grown.latent_scale)
+        _check_captions(entries, text)
+    with run_folder.held(plan.folder, _recipe(plan, entries)):
+        autoencoder = _autoencoder(plan, entries, device, start)
+        if plan.adversarial is not None:
+            return _sharpen(plan, plan.adversarial, device)
+        if plan.distill is not None:
+            return _distill(plan, entries, plan.distill, autoencoder, device)
+        return _train(plan, entries, start, text, denoiser, autoencoder, device)
 
+
+def _recipe(plan: Plan, entries: Sequence[Captioned]) -> dict[str, Any]:
+    """All that decides what a training makes: pictures and backbones by their content, not by where they lie."""
+    elsewhere = ("folder", "workers", "pictures", "start", "student")
+    about = {key: value for key, value in asdict(plan).items() if key not in elsewhere}
+    about["pictures"] = pictures.digest(entries)[:16] if entries else "scenes"
+    for key, name in (("start", plan.start), ("student", plan.student)):
+        about[key] = weights.content(embedded.folder_of(name))[:16] if name else None
+    return about
+
+
+def _train(
+    plan: Plan,
+    entries: Sequence[Captioned],
+    start: EmbeddedBackbone | None,
+    text: TextConfig,
+    denoiser: DenoiserConfig,
+    autoencoder: Autoencoder,
+    device: torch.device,
+) -> Path:
+    """Train text encoder and denoiser on the latents of an autoencoder, then what the receiver needs."""
+    grown = start if start is not None and not plan.reset_denoiser else None
+    prompts = _sample_prompts(entries)
+    model = None if grown is None else (_trained_on(grown, text, denoiser), grown.latent_mean, grown.latent_scale)
     keeps_latents = plan.autoencoder.decoder_only or plan.autoencoder.steps == 0
-    start_folder = backbones.folder_of(plan.start) if plan.start else Path()
+    start_folder = embedded.folder_of(plan.start) if plan.start else Path()
 
     def assemble(average: TextToLatent, step: int, mean: Tensor, scale: Tensor) -> Path:
         side = plan.image_px // PATCH
@@ -113,7 +132,7 @@ def train(plan: Plan, device: torch.device) -> Path:
         config = replace(grown.config, name=plan.name, text=text, denoiser=denoiser, grid=(side, side)) if grown else fresh
         if start and keeps_latents:
             config = replace(config, restorer=start.config.restorer)
-        whole = Backbone(config)
+        whole = EmbeddedBackbone(config)
         if start and keeps_latents:
             whole.restorer.load_state_dict(start.restorer.state_dict())
             _keep_prior(start_folder, plan.folder / "weights")
@@ -122,26 +141,38 @@ def train(plan: Plan, device: torch.device) -> Path:
         whole.autoencoder.load_state_dict(autoencoder.state_dict())
         whole.latent_mean.copy_(mean)
         whole.latent_scale.copy_(scale)
-        about = {"teacher_step": step, "teacher": asdict(plan.teacher), "trained_on_from": plan.start, **weights.provenance()}
-        backbones.save(whole, plan.folder / "weights", about)
-        write_samples(place(whole, device).eval(), plan.folder / f"samples-{step:06d}.png")
+        about = {"teacher_step": step, "teacher": asdict(plan.teacher), "trained_on_from": plan.start, **provenance()}
+        embedded.save(whole, plan.folder / "weights", about)
+        write_samples(place(whole, device).eval(), plan.folder / f"samples-{step:06d}.png", prompts)
         return plan.folder / "weights"
 
     if model is not None and plan.teacher.steps == 0:
         folder = assemble(model[0], 0, model[1], model[2])
         if plan.receiver_steps:
-            with _latents(replace(plan, fresh=0), autoencoder, device) as (data, _):
+            with _latents(replace(plan, fresh_scenes_per_step=0), entries, autoencoder, device) as (data, _):
                 finish_receiver(folder, data(0), plan, device)
         return folder
-    with _latents(plan, autoencoder, device) as (data, validation):
+    with _latents(plan, entries, autoencoder, device) as (data, validation):
         if model is not None and not keeps_latents:
             model = (model[0], *teacher.statistics(data(0).latents))
-        average, mean, scale = teacher.train(plan.teacher, text, denoiser, data, validation, plan.folder, device, model, assemble)
+        average, mean, scale = teacher.train(
+            plan.teacher, text, denoiser, data, validation, plan.folder, device, start=model, on_save=assemble
+        )
         seen = data(0)
     folder = assemble(average, plan.teacher.steps, mean, scale)
     if plan.receiver_steps:
         finish_receiver(folder, seen, plan, device)
     return folder
+
+
+def _trained_on(grown: EmbeddedBackbone, text: TextConfig, denoiser: DenoiserConfig) -> TextToLatent:
+    """The nets of a backbone that is trained on, in the shape of today's."""
+    model = TextToLatent(text, denoiser)
+    if model.text.direct is not None:
+        torch.nn.init.zeros_(model.text.direct.weight)  # where the start has none, the net begins as it was
+    model.text.load_state_dict(grown.text.state_dict(), strict=grown.config.text.direct)
+    model.denoiser.load_state_dict(grown.denoiser.state_dict(), strict=grown.config.denoiser.placed)
+    return model
 
 
 def _keep_prior(start: Path, folder: Path) -> None:
@@ -152,19 +183,19 @@ def _keep_prior(start: Path, folder: Path) -> None:
             temporary.write_bytes((start / priors.FILE).read_bytes())
 
 
-def _distill(plan: Plan, recipe: DistillRecipe, autoencoder: Autoencoder, device: torch.device) -> Path:
-    """Make a flow map of the plan's start. Errors: ValueError where it is one already."""
+def _distill(plan: Plan, entries: Sequence[Captioned], recipe: DistillRecipe, autoencoder: Autoencoder, device: torch.device) -> Path:
+    """Make a flow map of the plan's start. Errors: InputError where it is one already."""
     if plan.start is None:
-        raise ValueError("distillation needs a teacher: name a backbone to start from")
-    whole = backbones.load(plan.start, str(device))
+        raise InputError("distillation needs a teacher: name a backbone to start from")
+    whole = embedded.load(plan.start, str(device))
     if whole.config.flow_map:
-        raise ValueError(f"{plan.start} is a flow map already: distil the teacher that it was made from")
-    start = backbones.load(plan.student, str(device)).denoiser if plan.student else None
-    teacher_folder = backbones.folder_of(plan.start)
+        raise InputError(f"{plan.start} is a flow map already: distil the teacher that it was made from")
+    start = embedded.load(plan.student, str(device)).denoiser if plan.student else None
+    teacher_folder, prompts = embedded.folder_of(plan.start), _sample_prompts(entries)
     flow = replace(whole.config, name=plan.name, guidance=1.0, flow_map=True, steps=(1, 2, 4, 8, 12))
 
     def assemble(denoiser: Denoiser, step: int, errors: dict[str, float] | None = None) -> Path:
-        made = Backbone(flow)
+        made = EmbeddedBackbone(flow)
         made.load_state_dict({**whole.state_dict(), **denoiser.state_dict(prefix="denoiser.")})
         about = {
             "distill_step": step,
@@ -173,16 +204,46 @@ def _distill(plan: Plan, recipe: DistillRecipe, autoencoder: Autoencoder, device
             "teacher_weights": plan.start,
             "student": plan.student,
         }
-        backbones.save(made, plan.folder / "weights", about | weights.provenance())
+        embedded.save(made, plan.folder / "weights", about | provenance())
         _keep_prior(teacher_folder, plan.folder / "weights")
         if recipe.loss != "consistency":
-            write_samples(place(made, device).eval(), plan.folder / f"samples-{recipe.loss}-{step:06d}.png", steps=4)
+            write_samples(place(made, device).eval(), plan.folder / f"samples-{recipe.loss}-{step:06d}.png", prompts, steps=4)
         return plan.folder / "weights"
 
     along = recipe.loss == "trajectory"  # its steps read no latents of pictures
-    with _latents(replace(plan, fresh=0) if along else plan, autoencoder, device) as (data, validation):
-        best, errors = distill.train(recipe, whole, data, validation, plan.folder, device, assemble, start)
+    with _latents(replace(plan, fresh_scenes_per_step=0) if along else plan, entries, autoencoder, device) as (data, validation):
+        best, errors = distill.train(recipe, whole, data, validation, plan.folder, device, on_save=assemble, start=start)
         folder = assemble(best, recipe.steps, errors)
+        if plan.receiver_steps:
+            finish_receiver(folder, data(0), plan, device)
+    return folder
+
+
+def _sharpen(plan: Plan, recipe: AdversarialRecipe, device: torch.device) -> Path:
+    """Fine-tune the plan's start, a flow map, against a discriminator and a judge. Errors: InputError where it is none."""
+    assert plan.start is not None
+    whole = embedded.load(plan.start, str(device))
+    if not whole.config.flow_map:
+        raise InputError(f"{plan.start} is no flow map: distil one of it first, with --distill")
+    plan.folder.mkdir(parents=True, exist_ok=True)
+
+    def assemble(student: Student, step: int) -> Path:
+        made = EmbeddedBackbone(replace(whole.config, name=plan.name))
+        parts = {**student.text.state_dict(prefix="text."), **student.denoiser.state_dict(prefix="denoiser.")}
+        made.load_state_dict({**whole.state_dict(), **parts})
+        about = {"adversarial_step": step, "adversarial": asdict(recipe), "trained_on_from": plan.start, **provenance()}
+        embedded.save(made, plan.folder / "weights", about)
+        _keep_prior(embedded.folder_of(plan.start or ""), plan.folder / "weights")
+        return plan.folder / "weights"
+
+    with _latents(plan, [], whole.autoencoder, device) as (data, validation):
+        more = judges.more_latents(whole, judges.MORE_SCENES, plan.image_px, plan.folder / "latents")
+        pair = [
+            judges.train(recipe_of_judge, whole, data(0), more, plan.folder / f"judge-{name}.safetensors")
+            for name, recipe_of_judge in (("reward", judges.REWARD), ("choosing", judges.CHOOSING))
+        ]
+        student = adversarial.train(recipe, whole, (pair[0], pair[1]), data, validation, plan.folder, device, on_save=assemble)
+        folder = assemble(student, recipe.steps)
         if plan.receiver_steps:
             finish_receiver(folder, data(0), plan, device)
     return folder
@@ -190,96 +251,115 @@ def _distill(plan: Plan, recipe: DistillRecipe, autoencoder: Autoencoder, device
 
 def finish_receiver(folder: Path, data: LatentSet, plan: Plan, device: torch.device) -> None:
     """Train the entropy coder's prior and the restorer for the weights in `folder`, on its own latents and on true ones."""
-    backbone, quick = (backbones.load(str(folder), str(device), fast) for fast in (False, True))
-    _, about = weights.read_sharded(folder, backbones.STEM)
+    backbone, quick = (embedded.load(str(folder), str(device), fast) for fast in (False, True))
+    _, about = weights.read_sharded(folder, embedded.STEM)
     rng, chosen = np.random.default_rng(plan.teacher.seed), torch.arange(min(len(data), plan.made))
     true = (data.latents[chosen].float() - backbone.latent_mean.cpu()[:, None, None]) / backbone.latent_scale.cpu()[:, None, None]
     made = [true]
     counts = backbone.config.steps if backbone.config.flow_map else (12,)  # a teacher is good at many steps only
-    for first, _ in loop.progress(0, -(-plan.made // 8), "latents of the backbone's own, eight each"):
-        captions = [data.caption(int(i), rng) for i in rng.integers(len(data), size=8)]
-        steps = counts[first % len(counts)]
-        made.append(pipeline.denoise(quick, captions, range(8 * first, 8 * first + 8), steps, pipeline.Clock()).cpu())
+    count = own_latents(plan.made, len(data))
+    for first, _ in loop.progress(0, -(-count // 8), "latents of the backbone's own, eight each"):
+        seeds, steps = range(8 * first, min(8 * first + 8, count)), counts[first % len(counts)]
+        captions = [data.caption(int(i), rng) for i in rng.integers(len(data), size=len(seeds))]
+        made.append(sampled(quick, captions, seeds, steps).cpu())
     latents = torch.cat(made)[torch.from_numpy(rng.permutation(sum(map(len, made))))]
     few = latents[:3].to(device)
-    prior = prior_training.train(
-        latents, prior_training.relative_steps(backbone.decode_latents, few, plan.teacher.seed), plan.receiver_steps
-    )
-    priors.save(prior, folder, {"steps": plan.receiver_steps, **weights.provenance()})
+    prior = prior_training.train(latents, prior_training.relative_steps(backbone.decode, few, plan.teacher.seed), plan.receiver_steps)
+    priors.save(prior, folder, {"steps": plan.receiver_steps, **provenance()})
     config = replace(backbone.config, restorer=plan.restorer)
-    whole = Backbone(config)
+    whole = EmbeddedBackbone(config)
     whole.load_state_dict({**backbone.cpu().state_dict(), **whole.restorer.state_dict(prefix="restorer.")})
-    model = restorer_training.train(latents, prior, config.restorer, plan.folder, device, plan.receiver_steps)
+    model = restorer_training.train(latents, prior, config.restorer, plan.folder, device, steps=plan.receiver_steps)
     whole.restorer.load_state_dict(model.cpu().state_dict())
-    backbones.save(
+    embedded.save(
         whole, folder, {k: v for k, v in about.items() if k not in ("format", "config")} | {"receiver_steps": plan.receiver_steps}
     )
 
 
-def _check_captions(pictures: Path, text: TextConfig) -> None:
-    """Refuse what would stop a training half-way. Errors: ValueError."""
-    entries = latent_sets.read_captions(pictures)
+def own_latents(most: int, pictures: int) -> int:
+    """How many latents a backbone makes for its receiver to learn from: in proportion to the pictures, up to `most`."""
+    return min(most, OWN_PER_PICTURE * pictures)
+
+
+def _check_captions(entries: Sequence[Captioned], text: TextConfig) -> None:
+    """Refuse what would stop a training half-way. Errors: InputError."""
     if len(entries) < 2:
-        raise ValueError("a training needs at least two pictures, one of them to validate on")
-    for path, caption in entries:
-        if len(text_model.words(caption)) > text.max_words:
-            raise ValueError(f"the caption of {path.name} has more than {text.max_words} words: shorten it")
-    unknown = sorted({w for _, caption in entries for w in text_model.unknown_words(caption, text.vocabulary)})
+        raise InputError("a training needs at least two pictures, one of them to validate on")
+    for entry in entries:
+        if len(words(entry.caption)) > text.max_words:
+            raise InputError(f"the caption of {entry.name} has more than {text.max_words} words: shorten it")
+    unknown = sorted({w for entry in entries for w in left_out(entry.caption, text.vocabulary)})
     if unknown:
-        print(f"megen: warning: words that the backbone does not know are left out: {', '.join(unknown[:20])}", file=sys.stderr)
+        more = f" and {len(unknown) - 20} more" if len(unknown) > 20 else ""
+        print(f"megen: warning: left out of the captions, as no word that is learned: {', '.join(unknown[:20])}{more}", file=sys.stderr)
 
 
-def _autoencoder(plan: Plan, device: torch.device, start: Backbone | None) -> Autoencoder:
+def _autoencoder(plan: Plan, entries: Sequence[Captioned], device: torch.device, start: EmbeddedBackbone | None) -> Autoencoder:
     if start is not None and plan.autoencoder.steps == 0:
         return place(start.autoencoder, device).eval()
 
-    def pictures(first: int, count: int) -> Tensor:
-        if plan.pictures is None:
-            made = [latent_sets.scene(TRAIN_SEED, first + i) for i in range(count)]
+    def pool_of(first: int, count: int) -> Tensor:
+        if not entries:
+            made = [scene(TRAIN_SEED, first + i) for i in range(count)]
             pool = torch.empty(count, 3, plan.image_px, plan.image_px, dtype=torch.uint8)
             for i in range(0, count, 2):
                 pool[i : i + 2] = (render(made[i : i + 2], plan.image_px, device) * 255).round().byte().cpu()
             return pool
-        entries = latent_sets.read_captions(plan.pictures)[first : first + count]
-        return torch.stack([latent_sets.load_picture(p, plan.image_px) for p, _ in entries])
+        return pictures.stack(entries[first : first + count], plan.image_px)
 
     config = start.config.autoencoder if start else AutoencoderConfig(channels=plan.channels)
-    own = start.autoencoder if start else None
-    return autoencoder_training.train(plan.autoencoder, config, pictures, plan.folder, device, own).eval()
+    begun = start.autoencoder if start else None
+    return autoencoder_training.train(plan.autoencoder, config, pool_of, plan.folder, device, begun).eval()
 
 
 @contextmanager
-def _latents(plan: Plan, autoencoder: Autoencoder, device: torch.device) -> Iterator[tuple[Callable[[int], LatentSet], LatentSet]]:
+def _latents(
+    plan: Plan, entries: Sequence[Captioned], autoencoder: Autoencoder, device: torch.device
+) -> Iterator[tuple[Callable[[int], LatentSet], LatentSet]]:
     """What a step draws from, and what is validated on."""
-    kept, side = plan.folder / "latents", plan.image_px
-    if plan.pictures is None:
-        latent_sets.cache_scenes(autoencoder, VALIDATION_SEED, latent_sets.SHARD, side, kept / "validation", device, plan.workers)
-        validation = latent_sets.load(kept / "validation", latent_sets.SHARD)
-        growing = latent_sets.growing_scenes
-        with growing(autoencoder, TRAIN_SEED, plan.scenes, plan.fresh, side, kept / "train", device, plan.workers) as data:
+    folder, side = plan.folder / "latents", plan.image_px
+    if not entries:
+        latent_sets.cache_scenes(autoencoder, VALIDATION_SEED, latent_sets.SHARD, side, folder / "validation", device, plan.workers)
+        validation = latent_sets.load(folder / "validation", latent_sets.SHARD)
+        growing = (plan.scenes, plan.fresh_scenes_per_step, side, folder / "train")
+        with latent_sets.growing_scenes(autoencoder, TRAIN_SEED, *growing, device=device, workers=plan.workers) as data:
             yield data, validation
         return
-    latent_sets.cache_folder(autoencoder, plan.pictures, side, kept / "train", device)
-    every = latent_sets.load(kept / "train", len(latent_sets.read_captions(plan.pictures)))
-    held = max(1, min(48, len(every) // 10))
+    latent_sets.cache_pictures(autoencoder, entries, side, folder / "train", device)
+    every, held = latent_sets.load(folder / "train", len(entries)), _held_out(entries)
     train = LatentSet(every.latents[held:], every.sources[held:])
     yield lambda step: train, LatentSet(every.latents[:held], every.sources[:held])
 
 
-def _vocabulary(plan: Plan) -> list[str]:
-    if plan.pictures is None:
-        return scenes.vocabulary()
-    captions = [c for _, c in latent_sets.read_captions(plan.pictures)]
-    return sorted({w for c in captions for w in text_model.words(c)})
+def _held_out(entries: Sequence[Captioned]) -> int:
+    """How many pictures, the first ones, a training validates on."""
+    return max(1, min(48, len(entries) // 10))
 
 
-def write_samples(backbone: Backbone, out: Path, prompts: Sequence[str] = SAMPLE_PROMPTS, steps: int = 16, side_px: int = 320) -> None:
+def _sample_prompts(entries: Sequence[Captioned]) -> Sequence[str]:
+    """What samples are drawn of: held-out captions of the training's own pictures, or of scenes."""
+    return [entry.caption for entry in entries[: min(SAMPLES, _held_out(entries))]] if entries else scenes.SAMPLE_PROMPTS
+
+
+def _vocabulary(entries: Sequence[Captioned]) -> list[str]:
+    return sorted({w for entry in entries for w in words(entry.caption)}) if entries else scenes.vocabulary()
+
+
+def write_samples(backbone: EmbeddedBackbone, out: Path, prompts: Sequence[str], steps: int = 16, side_px: int = 320) -> None:
     """A contact sheet of prompts, four in a row, each at its own seed, without merging or link."""
-    latents = pipeline.denoise(backbone, prompts, range(len(prompts)), steps, pipeline.Clock())
-    receiver = pipeline.TorchReceiver(backbone, priors.plain(backbone.latent_shape[0]))
-    sheet = Image.new("RGB", (4 * side_px, -(-len(prompts) // 4) * side_px))
+    latents = sampled(backbone, prompts, range(len(prompts)), steps)
+    sheet = Image.new("RGB", (min(4, len(prompts)) * side_px, -(-len(prompts) // 4) * side_px))
     for i in range(len(prompts)):
-        picture = Image.fromarray(receiver(unharmed(pipeline.as_tokens(latents[i : i + 1]))))
+        with torch.inference_mode():
+            pixels = backbone.decode(latents[i : i + 1])[0].permute(1, 2, 0)
+        picture = Image.fromarray((pixels * 255).round().byte().cpu().numpy())
         sheet.paste(picture.resize((side_px, side_px), Image.Resampling.LANCZOS), (i % 4 * side_px, i // 4 * side_px))
     with replacing(out) as temporary:
         sheet.save(temporary, format="PNG")
+
+
+@torch.inference_mode()
+def sampled(backbone: EmbeddedBackbone, prompts: Sequence[str], seeds: Sequence[int], steps: int) -> Tensor:
+    """Latents of prompts, each from its own seed, in any number of steps."""
+    times = flow_map.times(steps, backbone.config.time_shift)
+    return denoise.sample(backbone, backbone.condition(prompts), seeds, times)

@@ -38,10 +38,11 @@ def batches(
     text: TextEncoder,
     statistics: tuple[Tensor, Tensor],
     size: int,
-    caption_dropout: float,
-    seed: int,
     steps: range,
     device: torch.device,
+    *,
+    caption_dropout: float,
+    seed: int,
 ) -> Iterator[Batch]:
     """A batch for each of `steps`, decided by seed and step alone; `data(step)` is the set that it is drawn from.
 
@@ -49,21 +50,21 @@ def batches(
     """
 
     def drawn(step: int) -> tuple[LatentSet, Tensor, Tensor]:
-        rng, known = np.random.default_rng([seed, step]), data(step)
-        index = torch.randint(len(known), (size,), generator=loop.step_generator(seed, step))
-        captions = ["" if rng.random() < caption_dropout else known.caption(i, rng) for i in index.tolist()]
+        rng, latents = np.random.default_rng([seed, step]), data(step)
+        index = torch.randint(len(latents), (size,), generator=loop.step_generator(seed, step))
+        captions = ["" if rng.random() < caption_dropout else latents.caption(i, rng) for i in index.tolist()]
         tokens = text.tokenise(captions)
         if device.type != "cpu":
             tokens = F.pad(tokens, (0, text.config.max_words - tokens.shape[1]), value=PAD)
-        return known, index, tokens
+        return latents, index, tokens
 
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(drawn, steps.start) if len(steps) else None
         for step in steps:
             assert coming is not None
-            known, index, tokens = coming.result()
+            latents, index, tokens = coming.result()
             coming = pool.submit(drawn, step + 1) if step + 1 < steps.stop else None
-            x = normalised(known.latents[index.to(known.latents.device)], *statistics, device)
+            x = normalised(latents.latents[index.to(latents.latents.device)], *statistics, device)
             generator = loop.step_generator(seed, step, device)
             noise = torch.randn(x.shape, generator=generator, device=device)
             yield Batch(x, noise.contiguous(memory_format=torch.channels_last), tokens.to(device), generator)

@@ -18,18 +18,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from megen.diffusion import losses, path
-from megen.diffusion.path import Velocity
-from megen.models import weights
-from megen.models.backbone import Backbone, Context
+from megen.backbone import Condition
+from megen.diffusion import flow_map, losses
+from megen.diffusion.flow_map import Velocity
 from megen.models.denoiser import FLOOR, N_SKIPPABLE, Denoiser
+from megen.models.embedded import EmbeddedBackbone
 from megen.models.placement import bf16_pays, place
+from megen.provenance import provenance
 from megen.training import loop
 from megen.training.batches import batches, normalised
-from megen.training.guided import field_of, joined, rows, velocity_of
+from megen.training.guided import encoded, field_of, velocity_of
 from megen.training.latents import LatentSet
 from megen.training.teacher import optimisers_of
 from megen.training.trajectories import Trajectories, compute
+from megen.types import InputError
 
 LOSSES = ("trajectory", "progressive", "lagrangian", "consistency")
 TEACHER_STEPS = 50
@@ -62,28 +64,29 @@ class DistillRecipe:
 def raw_error(velocity: Velocity, noise: Float[Tensor, "b c h w"], goal: Float[Tensor, "b c h w"], count: int, shift: float) -> float:
     """Mean squared distance of `count` steps of the flow map to the teacher's latents of the same noise."""
     end = noise
-    for end in path.walk(velocity, noise, path.times(count, shift)):  # noqa: B007
+    for end in flow_map.walk(velocity, noise, flow_map.times(count, shift)):  # noqa: B007
         pass
     return float((end - goal).square().mean())
 
 
 def train(
     recipe: DistillRecipe,
-    teacher: Backbone,
+    teacher: EmbeddedBackbone,
     data: Callable[[int], LatentSet],
     validation: LatentSet,
     folder: Path,
     device: torch.device,
+    *,
     on_save: Callable[[Denoiser, int], object] | None = None,
     start: Denoiser | None = None,
 ) -> tuple[Denoiser, dict[str, float]]:
     """Distil (or resume from `folder`); returns the weights of least raw error and that error by step count.
 
     `on_save(average, step)` is called after every checkpoint; `start` is a flow map to begin with.
-    Errors: ValueError on a loss that is not known, FloatingPointError where the loss is no number.
+    Errors: InputError on a loss that is not known, RunError where the loss is NaN or infinite.
     """
     if recipe.loss not in LOSSES:
-        raise ValueError(f"the distillation's loss must be one of {', '.join(LOSSES)}, got {recipe.loss!r}")
+        raise InputError(f"the distillation's loss must be one of {', '.join(LOSSES)}, got {recipe.loss!r}")
     place(teacher, device).eval().requires_grad_(False)
     shift = teacher.config.time_shift
     student, average, best = (place(copy.deepcopy(start or teacher.denoiser), device) for _ in range(3))
@@ -91,22 +94,16 @@ def train(
     ema, file = loop.Average(student, average, recipe.ema), folder / f"distill-{recipe.loss}.checkpoint.safetensors"
     done, bf16, least = 0, bf16_pays(device), float("inf")
     optimisers = optimisers_of(student, recipe.lr, bf16)
-    kept: dict[str, torch.nn.Module] = {"student": student, "average": average, "best": best}
+    modules: dict[str, torch.nn.Module] = {"student": student, "average": average, "best": best}
     if file.is_file():
-        about = loop.load_checkpoint(file, kept, optimisers)
-        done, bf16, least = int(about["step"]), about["bf16"], float(about["least"])
+        about = loop.load_checkpoint(file, modules, optimisers, asdict(recipe))
+        done, bf16, least = int(about["step"]), about["bf16"], float("inf") if about["least"] is None else float(about["least"])
         optimisers[0].param_groups[0]["bf16"] = bf16
 
     fast, fast_goal, fast_teacher = (loop.compiled(net, device) for net in (student, average, teacher.denoiser))
     field = field_of(teacher, fast_teacher, recipe.guidance, device)
     held = _Held.of(teacher, field_of(teacher, teacher.denoiser, recipe.guidance, device), validation, recipe, device, bf16)
-    if recipe.loss == "trajectory":
-        kept_in = folder / "paths"
-        count = min(recipe.paths, max(1, recipe.steps * recipe.batch // 4))
-        paths = compute(teacher, recipe.guidance, data(0), count, CAPTION_DROPOUT, recipe.seed, kept_in, device, bf16)
-        source = _along(paths, teacher, recipe, range(done, recipe.steps), device)
-    else:
-        source = _noised(data, teacher, recipe, range(done, recipe.steps), device)
+    source = _examples(recipe, teacher, data, range(done, recipe.steps), folder / "paths", device, bf16=bf16)
     smoothed, errors = loop.Smoothed(), held.errors(average, shift, device, bf16)
     for (step, shown), example in zip(loop.progress(done, recipe.steps, f"{recipe.loss} distillation"), source, strict=True):
         loop.set_lr(optimisers, loop.lr_factor(step, recipe.steps, max(1, min(100, recipe.steps // 8)), recipe.decay_share))
@@ -125,11 +122,30 @@ def train(
                 least = sum(errors.values())
                 best.load_state_dict(average.state_dict())
             shown.update({"loss": smoothed.read(), **{f"e{k}": v for k, v in errors.items()}})
-            about = {"step": step + 1, "least": least, "errors": errors, "recipe": asdict(recipe), "bf16": bf16, **weights.provenance()}
-            loop.save_checkpoint(file, kept, optimisers, about)
+            about = {"step": step + 1, "least": least, "errors": errors, "recipe": asdict(recipe), "bf16": bf16, **provenance()}
+            loop.save_checkpoint(file, modules, optimisers, about)
             if on_save is not None:
                 on_save(average, step + 1)
     return best.eval(), {str(k): v for k, v in held.errors(best, shift, device, bf16).items()}
+
+
+def _examples(
+    recipe: DistillRecipe,
+    teacher: EmbeddedBackbone,
+    data: Callable[[int], LatentSet],
+    steps: range,
+    folder: Path,
+    device: torch.device,
+    *,
+    bf16: bool,
+) -> Iterator[_Example]:
+    """What the loss learns from: places on the teacher's own paths (kept in `folder`), or latents of pictures with noise."""
+    if recipe.loss != "trajectory":
+        return _noised(data, teacher, recipe, steps, device)
+    count = min(recipe.paths, max(1, recipe.steps * recipe.batch // 4))
+    given = (teacher, recipe.guidance, data(0), count, folder, device)
+    paths = compute(*given, caption_dropout=CAPTION_DROPOUT, seed=recipe.seed, bf16=bf16)
+    return _along(paths, teacher, recipe, steps, device)
 
 
 @dataclass(frozen=True)
@@ -139,7 +155,7 @@ class _Example:
     z: Tensor
     s: Tensor
     t: Tensor
-    context: Context
+    context: Condition
     generator: torch.Generator
     goal: Tensor | None = None
 
@@ -155,16 +171,16 @@ def _diagonal(recipe: DistillRecipe) -> int:
 
 
 def _noised(
-    data: Callable[[int], LatentSet], teacher: Backbone, recipe: DistillRecipe, steps: range, device: torch.device
+    data: Callable[[int], LatentSet], teacher: EmbeddedBackbone, recipe: DistillRecipe, steps: range, device: torch.device
 ) -> Iterator[_Example]:
     """Latents of pictures with noise on them."""
     statistics = (teacher.latent_mean, teacher.latent_scale)
-    for batch in batches(data, teacher.text, statistics, recipe.batch, CAPTION_DROPOUT, recipe.seed, steps, device):
+    for batch in batches(data, teacher.text, statistics, recipe.batch, steps, device, caption_dropout=CAPTION_DROPOUT, seed=recipe.seed):
         s, t = _times(recipe, teacher.config.time_shift, batch.generator)
-        yield _Example(path.interpolate(batch.x, batch.noise, s), s, t, _context(teacher, batch.tokens), batch.generator)
+        yield _Example(flow_map.interpolate(batch.x, batch.noise, s), s, t, _context(teacher, batch.tokens), batch.generator)
 
 
-def _along(paths: Trajectories, teacher: Backbone, recipe: DistillRecipe, steps: range, device: torch.device) -> Iterator[_Example]:
+def _along(paths: Trajectories, teacher: EmbeddedBackbone, recipe: DistillRecipe, steps: range, device: torch.device) -> Iterator[_Example]:
     """Places on the teacher's own paths."""
     for step in steps:
         generator = loop.step_generator(recipe.seed, step, device)
@@ -175,7 +191,7 @@ def _along(paths: Trajectories, teacher: Backbone, recipe: DistillRecipe, steps:
 
 
 def _loss(
-    recipe: DistillRecipe, nets: tuple[torch.nn.Module, torch.nn.Module], field: Callable[[Context], Velocity], example: _Example
+    recipe: DistillRecipe, nets: tuple[torch.nn.Module, torch.nn.Module], field: Callable[[Condition], Velocity], example: _Example
 ) -> Tensor:
     """The mean over the batch: its first rows learn the teacher's velocity, the others the flow map."""
     z, s, t, context = example.z, example.s, example.t, example.context
@@ -183,16 +199,16 @@ def _loss(
     if example.goal is not None:
         return (student(z, s, t) - example.goal).square().mean()
     if recipe.loss == "lagrangian":  # which is the teacher's velocity already where t = s
-        twice = velocity_of(nets[0], joined(context, context))
+        twice = velocity_of(nets[0], Condition.cat([context, context]))
         return losses.lagrangian(twice, field(context), z, s, t, HALF_SPAN).square().mean()
     if recipe.loss == "consistency":
         return losses.consistency(student, velocity_of(nets[1], context), field(context), z, s, CONSISTENCY_SPAN, FLOOR).square().mean()
     with torch.no_grad():
-        told = field(rows(context, slice(0, n)))(z[:n], s[:n], s[:n])
+        velocity = field(context.rows(slice(0, n)))(z[:n], s[:n], s[:n])
     made = student(z, s, t)  # one pass for both parts
-    goal = velocity_of(nets[1], rows(context, slice(n, None)))
+    goal = velocity_of(nets[1], context.rows(slice(n, None)))
     lost = losses.progressive(lambda *_: made[n:], goal, z[n:], s[n:], t[n:])
-    return torch.cat([made[:n] - told, lost]).square().mean()
+    return torch.cat([made[:n] - velocity, lost]).square().mean()
 
 
 def _shallow_loss(student: Denoiser, example: _Example) -> Tensor:
@@ -203,10 +219,10 @@ def _shallow_loss(student: Denoiser, example: _Example) -> Tensor:
     between = int(torch.randint(1, N_SKIPPABLE, (), generator=generator, device=generator.device))
     total = z.new_zeros(())
     for skipped, chosen in ((N_SKIPPABLE, slice(0, n)), (between, slice(n, 2 * n))):
-        few = rows(example.context, chosen)
-        if not len(few.text):
+        few = example.context.rows(chosen)
+        if not len(few):
             continue
-        arguments = (z[chosen], example.s[chosen], t[chosen], few.text, few.pooled, few.there)
+        arguments = (z[chosen], example.s[chosen], t[chosen], few.text, few.pooled, few.mask)
         with torch.no_grad():
             full = student(*arguments).float()
         total = total + 0.25 * (student(*arguments, skipped).float() - full).square().mean()
@@ -214,15 +230,15 @@ def _shallow_loss(student: Denoiser, example: _Example) -> Tensor:
 
 
 @torch.no_grad()
-def _context(teacher: Backbone, tokens: Tensor) -> Context:
-    return Context(*teacher.text(tokens))
+def _context(teacher: EmbeddedBackbone, tokens: Tensor) -> Condition:
+    return encoded(teacher.text, tokens)
 
 
 @dataclass(frozen=True)
 class _Held:
     """Prompts and noises that no step learns from, and where the teacher's 50 steps take them."""
 
-    context: Context
+    context: Condition
     noise: Tensor
     goal: Tensor
     counts: tuple[int, ...]
@@ -230,8 +246,8 @@ class _Held:
     @staticmethod
     @torch.no_grad()
     def of(
-        teacher: Backbone,
-        field_of: Callable[[Context], Velocity],
+        teacher: EmbeddedBackbone,
+        field_of: Callable[[Condition], Velocity],
         validation: LatentSet,
         recipe: DistillRecipe,
         device: torch.device,
@@ -239,13 +255,13 @@ class _Held:
     ) -> _Held:
         n = min(recipe.held, len(validation))
         tokens = teacher.text.tokenise([validation.caption(i, np.random.default_rng(i)) for i in range(n)])
-        context = Context(*teacher.text(tokens.to(device)))
+        context = encoded(teacher.text, tokens.to(device))
         shape = normalised(validation.latents[:n], teacher.latent_mean, teacher.latent_scale, device).shape
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(recipe.seed + 1)).to(device)
         noise = noise.contiguous(memory_format=torch.channels_last)
-        goal, grid = noise, path.times(TEACHER_STEPS, teacher.config.time_shift)
+        goal, grid = noise, flow_map.times(TEACHER_STEPS, teacher.config.time_shift)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            for goal in path.walk(field_of(context), noise, grid):  # noqa: B007
+            for goal in flow_map.walk(field_of(context), noise, grid):  # noqa: B007
                 pass
         return _Held(context, noise, goal.float(), COUNTS[:1] if recipe.loss == "consistency" else COUNTS)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import multiprocessing
 import os
 import signal
@@ -18,23 +17,21 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
 from megen.models import weights
-from megen.models.autoencoder import PATCH, Autoencoder
-from megen.training import loop
-from megen.training.render import render
-from megen.training.scenes import HELD_OUT, Scene, caption, sample_scene
+from megen.models.autoencoder import Autoencoder
+from megen.provenance import provenance
+from megen.scenes.captions import HELD_OUT, Scene, caption
+from megen.scenes.render import render
+from megen.scenes.splits import scene
+from megen.training import loop, pictures
+from megen.training.pictures import Captioned
+from megen.types import InputError
 
 SHARD, PART = 256, 16
 AHEAD = 2  # shards that each of the background's processes renders before they are asked for
 GPU_WORKERS = 6  # processes that share a GPU: drawing a scene is many small kernels, and Python launches them
-
-
-def scene(seed: int, index: int, *, unseen: bool = False) -> Scene:
-    """The scene of an index: train, validation and test sets are told apart by their seed."""
-    return sample_scene(np.random.default_rng([seed, index]), unseen=unseen)
 
 
 @dataclass(frozen=True)
@@ -91,12 +88,12 @@ def cache_scenes(autoencoder: Autoencoder, seed: int, count: int, size_px: int, 
     missing = _missing(folder, range((count + SHARD - 1) // SHARD), made_from)
     if not missing:
         return
-    own = copy.deepcopy(autoencoder).cpu().eval()
+    encoder = copy.deepcopy(autoencoder).cpu().eval()
     tasks = [(seed, i * SHARD + k, PART, size_px) for i in missing for k in range(0, SHARD, PART)]
     on_cpu = device.type == "cpu"
     start = multiprocessing.get_context("fork" if on_cpu else "spawn")  # forks share the encoder's memory, but cannot use a GPU
     n = min(workers, len(tasks)) if on_cpu else min(workers, GPU_WORKERS, len(missing))
-    with ProcessPoolExecutor(n, mp_context=start, initializer=_start_worker, initargs=(own, device)) as pool:
+    with ProcessPoolExecutor(n, mp_context=start, initializer=_start_worker, initargs=(encoder, device)) as pool:
         try:
             _write_shards(pool.map(_worker, tasks), missing, seed, folder, made_from)
         except BaseException:
@@ -112,6 +109,7 @@ def growing_scenes(
     per_step: int,
     size_px: int,
     folder: Path,
+    *,
     device: torch.device,
     workers: int,
 ) -> Iterator[Callable[[int], LatentSet]]:
@@ -122,13 +120,13 @@ def growing_scenes(
     shards ahead on the CPU, and a step waits for a shard that is late. The latents lie on `device`.
     """
     cache_scenes(autoencoder, seed, count, size_px, folder, device, workers)
-    known, ready = load(folder, count), (count + SHARD - 1) // SHARD
-    data = LatentSet(known.latents.to(device), known.sources)
+    latents, ready = load(folder, count), (count + SHARD - 1) // SHARD
+    data = LatentSet(latents.latents.to(device), latents.sources)
     if not per_step:
         yield lambda step: data
         return
     made_from = _made_from(autoencoder, _source(seed, size_px))
-    own = copy.deepcopy(autoencoder).cpu().eval()
+    encoder = copy.deepcopy(autoencoder).cpu().eval()
     jobs: deque[Future[None]] = deque()
     spawn = multiprocessing.get_context("spawn")  # no fork: this process has threads by now
 
@@ -155,7 +153,7 @@ def growing_scenes(
             data = LatentSet(room[:size], data.sources + tuple(s for part in fresh for s in part.sources))
         return data
 
-    with ProcessPoolExecutor(n, mp_context=spawn, initializer=_start_worker, initargs=(own, torch.device("cpu"))) as pool:
+    with ProcessPoolExecutor(n, mp_context=spawn, initializer=_start_worker, initargs=(encoder, torch.device("cpu"))) as pool:
         try:
             yield at
         finally:
@@ -174,14 +172,14 @@ def _made_from(autoencoder: Autoencoder, source: str) -> str:
 
 
 def _missing(folder: Path, shards: Iterable[int], made_from: str) -> list[int]:
-    """Which of the shards are still to be written. Errors: ValueError where one is of another encoder or other pictures."""
+    """Which of the shards are still to be written. Errors: InputError where one is of another encoder or world."""
     missing = []
     for i in shards:
         path = folder / f"latents-{i:05d}.safetensors"
         if not path.is_file():
             missing.append(i)
         elif weights.about(path).get("made_from") != made_from:
-            raise ValueError(f"{path} was made from another encoder or other pictures: remove {folder}, or train into another folder")
+            raise InputError(f"{path} was made from another encoder or world: remove {folder}, or train into another folder")
     return missing
 
 
@@ -193,62 +191,27 @@ def _write_shards(parts: Iterator[np.ndarray], missing: Sequence[int], seed: int
 def _write_shard(parts: Iterator[np.ndarray], index: int, seed: int, folder: Path, made_from: str) -> None:
     latents = np.concatenate([next(parts) for _ in range(SHARD // PART)])
     sources = [asdict(scene(seed, index * SHARD + i)) for i in range(SHARD)]
-    about = {"scenes": sources, "made_from": made_from, **weights.provenance()}
+    about = {"scenes": sources, "made_from": made_from, **provenance()}
     weights.write_safely({"latents": torch.from_numpy(latents)}, folder / f"latents-{index:05d}.safetensors", about)
 
 
-def cache_folder(autoencoder: Autoencoder, pictures: Path, size_px: int, folder: Path, device: torch.device) -> None:
-    """Encode a folder of pictures with `metadata.jsonl` captions (Hugging Face imagefolder layout)."""
-    entries = read_captions(pictures)
+def cache_pictures(autoencoder: Autoencoder, entries: Sequence[Captioned], size_px: int, folder: Path, device: torch.device) -> None:
+    """Encode pictures into shards of `folder`; a shard is kept where encoder, captions and the files' contents are what made it."""
     autoencoder.to(device).eval()
-    made_from = _made_from(autoencoder, f"{size_px} px, " + repr([(p.name, p.stat().st_size, c) for p, c in entries]))
-    missing = _missing(folder, range((len(entries) + SHARD - 1) // SHARD), made_from)
+    encoder = _made_from(autoencoder, f"pictures at {size_px} px")
+    parts = [entries[i : i + SHARD] for i in range(0, len(entries), SHARD)]
+    missing = []
+    for k, part in enumerate(parts):
+        path, made_from = folder / f"latents-{k:05d}.safetensors", f"{encoder} {pictures.digest(part)}"
+        if not path.is_file() or weights.about(path).get("made_from") != made_from:
+            missing.append((path, part, made_from))
     for k, _ in loop.progress(0, len(missing), f"latents ({SHARD} a shard)"):
-        path, part = folder / f"latents-{missing[k]:05d}.safetensors", entries[missing[k] * SHARD : (missing[k] + 1) * SHARD]
+        path, part, made_from = missing[k]
         with torch.inference_mode():
-            encoded = [autoencoder.encoder(load_picture(p, size_px)[None].to(device).float() / 255).half().cpu() for p, _ in part]
-        about = {"captions": [c for _, c in part], "made_from": made_from, **weights.provenance()}
-        weights.write_safely({"latents": torch.cat(encoded)}, path, about)
-
-
-def read_captions(pictures: Path) -> list[tuple[Path, str]]:
-    """Picture paths and captions from `metadata.jsonl` (`file_name`, `text`).
-
-    Errors: ValueError with the line that is wrong.
-    """
-    listing = pictures / "metadata.jsonl"
-    if not listing.is_file():
-        raise ValueError(f'{pictures} has no metadata.jsonl: write one line a picture, {{"file_name": ..., "text": ...}}')
-    entries = []
-    for number, line in enumerate(listing.read_text().splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-            path, text = pictures / entry["file_name"], str(entry["text"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{listing}:{number}: each line needs file_name and text ({error})") from error
-        if not path.is_file():
-            raise ValueError(f"{listing}:{number}: no picture at {path}")
-        entries.append((path, text))
-    if not entries:
-        raise ValueError(f"{listing} names no pictures")
-    return entries
-
-
-def load_picture(path: Path, size_px: int) -> Tensor:
-    """One picture as bytes [3, size_px, size_px]: centre square, resized. Errors: ValueError."""
-    if size_px % PATCH:
-        raise ValueError(f"the picture size must be a multiple of {PATCH} px, got {size_px}")
-    try:
-        with Image.open(path) as file:
-            picture = file.convert("RGB")
-    except Exception as error:  # Pillow raises a class of its own for each kind of damage
-        raise ValueError(f"{path} is not a readable picture ({error})") from error
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    square = picture.crop((left, top, left + side, top + side)).resize((size_px, size_px), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(square)).permute(2, 0, 1)
+            images = (pictures.load_picture(entry.path, size_px)[None].to(device).float() / 255 for entry in part)
+            encoded = torch.cat([autoencoder.encoder(image).half().cpu() for image in images])
+        about = {"captions": [entry.caption for entry in part], "made_from": made_from, **provenance()}
+        weights.write_safely({"latents": encoded}, path, about)
 
 
 def load(folder: Path, count: int) -> LatentSet:

@@ -10,7 +10,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from megen import console
+from megen import console, run_folder
+from megen.errors import RunError
 from megen.models import weights
 
 
@@ -58,12 +59,19 @@ def save_checkpoint(
     weights.write_safely(tensors, path, metadata)
 
 
-def load_checkpoint(path: Path, models: dict[str, nn.Module], optimisers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
-    """Restore what `save_checkpoint` wrote, and return its metadata. Errors: weights.WeightsError."""
+def load_checkpoint(
+    path: Path, models: dict[str, nn.Module], optimisers: Sequence[torch.optim.Optimizer], recipe: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Restore what `save_checkpoint` wrote, and return its metadata.
+
+    Errors: weights.WeightsError; InputError where it was made by another `recipe`.
+    """
     tensors, metadata = weights.read(path)
+    if recipe is not None:
+        run_folder.check_same(recipe, metadata.get("recipe"), str(path))
     for name, model in models.items():
-        own = {k.removeprefix(f"{name}/"): v for k, v in tensors.items() if k.startswith(f"{name}/")}
-        weights.load_into(model, own, f"{path} ({name})")
+        tensors_of = {k.removeprefix(f"{name}/"): v for k, v in tensors.items() if k.startswith(f"{name}/")}
+        weights.load_into(model, tensors_of, f"{path} ({name})")
     states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimisers]
     for key, value in tensors.items():
         if key.startswith("optimiser/"):
@@ -90,10 +98,10 @@ class Smoothed:
         self._mean = value.clone() if self._mean is None else self._mean.lerp_(value, 0.02)
 
     def read(self) -> float:
-        """The mean. Errors: FloatingPointError where some value of it was no number."""
+        """The mean. Errors: RunError where some value of it was NaN or infinite."""
         mean = float("nan") if self._mean is None else float(self._mean)
         if mean != mean or abs(mean) == float("inf"):
-            raise FloatingPointError(f"the loss is {mean}: lower --lr and run the same command again to go on from the last checkpoint")
+            raise RunError(f"the loss is {mean}: train into another folder with a lower --lr")
         return mean
 
 

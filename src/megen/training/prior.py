@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from megen import merging
 from megen.codec import features
 from megen.codec.features import MAX_DEPTH, MIN_DEPTH, base_step
-from megen.codec.prior import UNIT, WEIGHT, Net, Prior, groups
+from megen.codec.prior import ACTIVATION, INT32, LIMIT, UNIT, WEIGHT, Net, Prior, bound, groups
 from megen.codec.pyramid import KINDS, NONE, segments
 from megen.training import loop
 
@@ -31,22 +31,26 @@ class _Net(nn.Module):
         nn.init.zeros_(self.second.bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        mean, scale = self.second(torch.relu(self.first(x))).chunk(2, -1)
+        mean, scale = self.second(self.first(x).clamp(0, ACTIVATION / UNIT)).chunk(2, -1)
         return mean, scale
 
     def whole(self) -> Net:
-        """Weights rounded to fixed point."""
+        """Weights rounded to fixed point; those of a unit whose sum could leave 32 bits are scaled down until it cannot."""
 
-        def rounded(tensor: Tensor, unit: int, bound: int) -> np.ndarray:
-            return np.asarray(np.rint(tensor.detach().double().cpu().numpy() * unit).clip(-bound, bound - 1))
+        def rounded(tensor: Tensor, unit: int, largest: int) -> np.ndarray:
+            return np.asarray(np.rint(tensor.detach().double().cpu().numpy() * unit).clip(-largest, largest))
 
-        layers = (self.first, self.second)
-        return Net(*(a for n in layers for a in (rounded(n.weight.T, WEIGHT, 2**15), rounded(n.bias, WEIGHT * UNIT, 2**31))))
+        layers = []
+        for layer, reach in ((self.first, LIMIT), (self.second, ACTIVATION)):
+            weights, bias = rounded(layer.weight.T, WEIGHT, 2**15 - 1), rounded(layer.bias, WEIGHT * UNIT, INT32)
+            share = np.minimum(1, INT32 / bound(weights, bias, reach).clip(1))
+            layers += [np.trunc(weights * share), np.trunc(bias * share)]
+        return Net(*layers)
 
 
 @torch.inference_mode()
 def relative_steps(decode: Callable[[Tensor], Tensor], latents: Float[Tensor, "n c h w"], seed: int) -> np.ndarray:
-    """Each channel's quantiser step, so that all harm the picture alike: inverse gains of the decoder to noise in a channel."""
+    """Each channel's quantiser step, so that all degrade the picture alike: inverse gains of the decoder to noise in a channel."""
     generator, gains = torch.Generator().manual_seed(seed), []
     clean = decode(latents)
     for channel in range(latents.shape[1]):
@@ -104,25 +108,25 @@ def train(
         chosen = torch.from_numpy(rng.integers(len(values), size=batch))
         depth = int(rng.integers(MIN_DEPTH, MAX_DEPTH + 1)) if rng.random() < 0.4 else int(rng.integers(10, 24))
         base = base_step(depth)
-        own = relative * base / UNIT
+        steps_of_channels = relative * base / UNIT
         exact, stays = values[chosen], coded[chosen]
         noise = torch.from_numpy(rng.random(exact.shape, np.float32)) - 0.5
-        known = exact + noise * own
+        quantised = exact + noise * steps_of_channels
         total, count = torch.zeros(()), 0
         for kind in range(KINDS):
             tokens = np.concatenate([s.tokens for s in stages if s.kind == kind] or [np.empty(0, np.int64)])
             if not len(tokens):
                 continue
             neighbours = np.concatenate([s.neighbours for s in stages if s.kind == kind])
-            around = known[:, np.maximum(neighbours, 0)] * torch.from_numpy(neighbours != NONE).float()[..., None]
+            around = quantised[:, np.maximum(neighbours, 0)] * torch.from_numpy(neighbours != NONE).float()[..., None]
             y, x = np.divmod(tokens, width)
             place = torch.from_numpy(np.stack([2 * y / height - 1, 2 * x / width - 1, np.full(len(tokens), np.log2(base / UNIT))], 1))
             here = stays[:, tokens]
             inputs = torch.cat([around.flatten(2), place.float().expand(batch, -1, -1)], -1)[here]
-            told, wanted = known[:, tokens][here], exact[:, tokens][here]
+            sent, wanted = quantised[:, tokens][here], exact[:, tokens][here]
             for g, group in enumerate(parts):
-                mean, scale = nets[kind][g](torch.cat([inputs, told[:, : group.start]], -1))
-                total = total + bits(mean, scale, wanted[:, group], own[group]).sum()
+                mean, scale = nets[kind][g](torch.cat([inputs, sent[:, : group.start]], -1))
+                total = total + bits(mean, scale, wanted[:, group], steps_of_channels[group]).sum()
             count += wanted.numel()
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(total / count)
@@ -140,5 +144,5 @@ def measured_bits(prior: Prior, latents: Float[Tensor, "n c h w"], depth: int, r
     for tokens in latents.flatten(2).transpose(1, 2).float().numpy():
         mapping = merging.merge_map(merging.match(tokens, *grid, ratio), *grid)
         rows, _ = merging.merge(tokens, mapping)
-        total += 8 * sum(map(len, features.encode_parts(rows, mapping, grid, prior, depth)))
+        total += 8 * sum(map(len, features.encode_parts(rows, mapping, grid, prior, depth).parts))
     return total / len(latents)

@@ -11,58 +11,46 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from megen import codec, merging, pipeline
-from megen.codec import features
+from megen import merging
+from megen.codec import FeatureCodec, Prior, features
+from megen.link import NotDeliveredError, RadioLink
 from megen.models import weights
 from megen.models.placement import bf16_pays, place
 from megen.models.restorer import Restorer, RestorerConfig
-from megen.pipeline import Clock, Link
+from megen.pipeline import tokens_of
+from megen.provenance import provenance
 from megen.training import loop
 from megen.training.muon import Muon
-from megen.ue import Arrival, arrive
+from megen.types import Received
 
 RATIOS = (0.0, 0.0, 0.25, 0.5, 0.75)
 SNR_DB = (-8.0, 26.0)
 LOST_SHARE = 0.15
-IDENTITY = 0
+FINGERPRINT = 0  # the codec of a training talks to itself
 
 
-class _Notes:
-    """A receiver that keeps what arrived instead of making a picture of it."""
-
-    identity = IDENTITY
-
-    def __init__(self, prior: codec.Prior) -> None:
-        self.prior = prior
-        self.heard: list[Arrival] = []
-
-    def __call__(self, arrival: Arrival) -> np.ndarray:
-        self.heard.append(arrival)
-        return np.empty(0)
-
-
-def harm(latent: Float[Tensor, "1 c h w"], prior: codec.Prior, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """One latent after a random merge and link: [c, h, w] as it is unmerged, and its state [4, h, w]."""
-    notes, (height, width) = _Notes(prior), latent.shape[-2:]
-    ratio = float(rng.choice(RATIOS))
+def degraded(latent: Float[Tensor, "1 c h w"], learned: Prior, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """One latent after a random merge and link: [c, h, w] as it is unmerged, and its degradation [4, h, w]."""
+    codec, (height, width) = FeatureCodec(learned, FINGERPRINT), latent.shape[-2:]
+    merged = merging.merged(tokens_of(latent), (height, width), float(rng.choice(RATIOS)))
     if rng.random() < 0.5:
-        fading = "awgn" if rng.random() < 0.5 else "rayleigh"
-        link, result = Link("analog", float(rng.uniform(*SNR_DB)), fading=fading), None
-        while result is None:  # until the header arrives; a poor channel is told by the features alone
+        link = RadioLink(fading="awgn" if rng.random() < 0.5 else "rayleigh", snr_db=float(rng.uniform(*SNR_DB)))
+        sent, received = codec.encode(merged, analog=True), None
+        while received is None:  # until the header arrives; a poor channel shows in the features alone
             try:
-                result = pipeline.send(latent, ratio, link, rng, notes, Clock())
-            except pipeline.NotDeliveredError:
+                received = link.send(sent, rng).received
+            except NotDeliveredError:
                 link = replace(link, snr_db=link.snr_db + 1)
     else:
         depth = int(rng.integers(features.MIN_DEPTH, features.MAX_DEPTH + 1))
-        payload = pipeline.send(latent, ratio, Link(), rng, notes, Clock(), depth).payload
+        payload = codec.encode(merged, quantiser_bits=depth / 4).payload
         if rng.random() < LOST_SHARE and len(payload.features) > 1:
             lost = int(rng.integers(1, len(payload.features)))
             payload = replace(payload, features=tuple(b"" if i == lost else p for i, p in enumerate(payload.features)))
-        notes(arrive(payload, notes))
-    last = notes.heard[-1]
-    tokens = merging.unmerge(last.rows, last.mapping)
-    return _as_grid(tokens, height, width), _as_grid(last.state, height, width)
+        received = Received(payload)
+    decoded = codec.decode(received)
+    tokens = merging.unmerge(decoded.rows, decoded.merge_map)
+    return _as_grid(tokens, height, width), _as_grid(decoded.degradation, height, width)
 
 
 def _as_grid(columns: np.ndarray, height: int, width: int) -> Tensor:
@@ -71,16 +59,17 @@ def _as_grid(columns: np.ndarray, height: int, width: int) -> Tensor:
 
 def train(
     latents: Float[Tensor, "n c h w"],
-    prior: codec.Prior,
+    prior: Prior,
     config: RestorerConfig,
     folder: Path,
     device: torch.device,
+    *,
     steps: int = 1200,
     batch: int = 16,
     lr: float = 2e-3,
     seed: int = 0,
 ) -> Restorer:
-    """Train (or resume from `folder`) on normalised latents, each harmed anew every few times it is seen."""
+    """Train (or resume from `folder`) on normalised latents, each degraded once."""
     channels = latents.shape[1]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -94,18 +83,18 @@ def train(
         torch.optim.AdamW([{"params": biases, "base_lr": lr}], lr=lr, weight_decay=0.0),
     ]
     path, done = folder / "restorer.checkpoint.safetensors", 0
-    made_from = weights.digest(f"prior {prior.digest}, {config}", {"latents": latents})
+    made_from = weights.digest(f"prior {prior.digest}, {config}, {steps} steps of {batch} at {lr}, seed {seed}", {"latents": latents})
     if path.is_file() and weights.about(path).get("made_from") == made_from:  # else its latents are not these
         about = loop.load_checkpoint(path, {"model": model}, optimisers)
         done, bf16 = int(about["step"]), bool(about["bf16"])
         optimisers[0].param_groups[0]["bf16"] = bf16
-    harmed = _pool(latents, prior, seed)
+    pool = _pool(latents, prior, seed)
     for step, shown in loop.progress(done, steps, "restorer"):
         loop.set_lr(optimisers, loop.lr_factor(step, steps, warmup=50, decay_share=0.5))
-        index = torch.randint(len(harmed[0]), (batch,), generator=loop.step_generator(seed, step))
-        z, state, target = (part[index].to(device, memory_format=torch.channels_last) for part in harmed)
+        index = torch.randint(len(pool[0]), (batch,), generator=loop.step_generator(seed, step))
+        z, degradation, target = (part[index].to(device, memory_format=torch.channels_last) for part in pool)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            restored = model(z, state).float()
+            restored = model(z, degradation).float()
         error = ((restored - target) * weight).square().mean((1, 2, 3))
         before = ((z - target) * weight).square().mean((1, 2, 3))
         value = (error + 1e-6).sqrt().mean()
@@ -113,15 +102,15 @@ def train(
         gain_db = float(10 * torch.log10(before / error.detach()).mean())
         shown["gain_db"] = 0.97 * shown.get("gain_db", gain_db) + 0.03 * gain_db
         if (step + 1) % 200 == 0 or step == steps - 1:
-            about = {"step": step + 1, "bf16": bf16, "made_from": made_from, **weights.provenance()}
+            about = {"step": step + 1, "bf16": bf16, "made_from": made_from, **provenance()}
             loop.save_checkpoint(path, {"model": model}, optimisers, about)
     return model.eval()
 
 
-def _pool(latents: Float[Tensor, "n c h w"], prior: codec.Prior, seed: int) -> Sequence[Tensor]:
+def _pool(latents: Float[Tensor, "n c h w"], prior: Prior, seed: int) -> Sequence[Tensor]:
     parts = []
-    for i, shown in loop.progress(0, len(latents), "harmed latents"):
-        parts.append(harm(latents[i : i + 1], prior, np.random.default_rng([seed, i])))
+    for i, shown in loop.progress(0, len(latents), "degraded latents"):
+        parts.append(degraded(latents[i : i + 1], prior, np.random.default_rng([seed, i])))
         shown["of"] = float(len(latents))
-    z, state = (torch.stack(p) for p in zip(*parts, strict=True))
-    return z, state, latents
+    z, degradation = (torch.stack(p) for p in zip(*parts, strict=True))
+    return z, degradation, latents

@@ -12,11 +12,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from megen.diffusion import losses
-from megen.diffusion.path import interpolate
-from megen.models import weights
+from megen.diffusion.flow_map import interpolate
 from megen.models.denoiser import Denoiser, DenoiserConfig
 from megen.models.placement import bf16_pays, place
 from megen.models.text import TextConfig, TextEncoder
+from megen.provenance import provenance
 from megen.training import loop
 from megen.training.batches import batches, normalised
 from megen.training.latents import LatentSet
@@ -73,7 +73,7 @@ def statistics(latents: Float[Tensor, "n c h w"]) -> tuple[Float[Tensor, "c"], F
 def validation_error(model: TextToLatent, x: Float[Tensor, "n c h w"], captions: list[str], device: torch.device) -> list[float]:
     """Mean squared error of the clean-latent estimate in each band of `BANDS`, the same noise every time."""
     tokens = model.text.tokenise(captions).to(device)
-    found = []
+    errors = []
     with torch.inference_mode():
         text, pooled, there = model.text(tokens)
         for k, (low, high) in enumerate(BANDS):
@@ -82,8 +82,8 @@ def validation_error(model: TextToLatent, x: Float[Tensor, "n c h w"], captions:
             t = 1 - (low + (high - low) * torch.rand(len(x), generator=generator)).to(device)
             z = interpolate(x, noise, t)
             estimate = z + (1 - t)[:, None, None, None] * model.denoiser(z, t, t, text, pooled, there)
-            found.append(float((estimate - x).square().mean()))
-    return found
+            errors.append(float((estimate - x).square().mean()))
+    return errors
 
 
 def train(
@@ -94,6 +94,7 @@ def train(
     validation: LatentSet,
     folder: Path,
     device: torch.device,
+    *,
     start: tuple[TextToLatent, Tensor, Tensor] | None = None,
     on_save: Callable[[TextToLatent, int, Tensor, Tensor], object] | None = None,
 ) -> tuple[TextToLatent, Tensor, Tensor]:
@@ -114,16 +115,17 @@ def train(
     optimisers = optimisers_of(model, recipe.lr, bf16)
     mean, scale = statistics(data(0).latents) if start is None else start[1:]
     statistic = nn.ParameterDict({"mean": nn.Parameter(mean, False), "scale": nn.Parameter(scale, False)})
-    kept = {"model": model, "average": average, "statistics": statistic}
+    modules = {"model": model, "average": average, "statistics": statistic}
     if path.is_file():
-        about = loop.load_checkpoint(path, kept, optimisers)
+        about = loop.load_checkpoint(path, modules, optimisers, asdict(recipe))
         done, bf16 = int(about["step"]), about.get("bf16", False)  # a resumed run keeps its precision
         optimisers[0].param_groups[0]["bf16"] = bf16
     mean, scale = statistic["mean"].detach(), statistic["scale"].detach()
     held = normalised(validation.latents[:48], mean, scale, device)
     held_captions = [validation.caption(i, np.random.default_rng(i)) for i in range(len(held))]
     denoiser, loss = loop.compiled(model.denoiser, device), loop.Smoothed()
-    source = batches(data, model.text, (mean, scale), recipe.batch, recipe.caption_dropout, recipe.seed, range(done, recipe.steps), device)
+    steps = range(done, recipe.steps)
+    source = batches(data, model.text, (mean, scale), recipe.batch, steps, device, caption_dropout=recipe.caption_dropout, seed=recipe.seed)
     for (step, shown), batch in zip(loop.progress(done, recipe.steps, "denoiser"), source, strict=True):
         loop.set_lr(optimisers, loop.lr_factor(step, recipe.steps, decay_share=recipe.decay_share))
         t = losses.sample_times(recipe.batch, recipe.time_shift, batch.generator)
@@ -139,8 +141,8 @@ def train(
             bands = validation_error(average, held, held_captions, device)
             shown.update({"loss": loss.read(), **{f"x{k}": v for k, v in enumerate(bands)}})
             about = {"step": step + 1, "text": asdict(text), "denoiser": asdict(config), "recipe": asdict(recipe)}
-            about |= {"validation": bands, "bf16": bf16, **weights.provenance()}
-            loop.save_checkpoint(path, kept, optimisers, about)
+            about |= {"validation": bands, "bf16": bf16, **provenance()}
+            loop.save_checkpoint(path, modules, optimisers, about)
             if on_save is not None:
                 on_save(average, step + 1, mean, scale)
     return average, mean, scale

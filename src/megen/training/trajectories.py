@@ -11,13 +11,15 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from megen.diffusion.path import times, trace
+from megen.diffusion.flow_map import times, trace
 from megen.models import weights
-from megen.models.backbone import Backbone, Context
+from megen.models.embedded import EmbeddedBackbone
 from megen.models.text import PAD
+from megen.provenance import provenance
 from megen.training import loop
-from megen.training.guided import field_of
+from megen.training.guided import encoded, field_of
 from megen.training.latents import LatentSet
+from megen.types import InputError
 
 SHARD = 32
 STEPS = 12  # of a path, second order; between them it is a cubic
@@ -57,27 +59,28 @@ class Trajectories:
 
 
 def compute(
-    teacher: Backbone,
+    teacher: EmbeddedBackbone,
     guidance: float,
     data: LatentSet,
     count: int,
-    caption_dropout: float,
-    seed: int,
     folder: Path,
     device: torch.device,
+    *,
+    caption_dropout: float,
+    seed: int,
     bf16: bool,
 ) -> Trajectories:
     """`count` paths of captions of `data`, rounded up to whole shards; shards that `folder` holds already are read.
 
-    Errors: weights.WeightsError on a damaged shard, ValueError where the folder's are another teacher's.
+    Errors: weights.WeightsError on a damaged shard, InputError where the folder's are another teacher's.
     """
     grid = [*times(STEPS, teacher.config.time_shift)[:-1], LAST]
     made_from = _made_from(teacher, guidance, caption_dropout, seed, data)
     field, shards = field_of(teacher, teacher.denoiser, guidance, device), range(-(-count // SHARD))
     missing = [k for k in shards if not _path(folder, k).is_file()]
-    for kept in (_path(folder, k) for k in shards if k not in missing):
-        if weights.about(kept).get("made_from") != made_from:
-            raise ValueError(f"{kept} holds another teacher's paths: name another folder with --out, or remove it")
+    for path in (_path(folder, k) for k in shards if k not in missing):
+        if weights.about(path).get("made_from") != made_from:
+            raise InputError(f"{path} holds another teacher's paths: name another folder with --out, or remove it")
     for k, _ in loop.progress(0, len(missing), f"paths of the teacher ({SHARD} a shard)"):
         rng = np.random.default_rng([seed, missing[k]])
         captions = ["" if rng.random() < caption_dropout else data.caption(int(i), rng) for i in rng.integers(len(data), size=SHARD)]
@@ -86,22 +89,22 @@ def compute(
         tokens = teacher.text.tokenise(captions)
         tokens = F.pad(tokens, (0, teacher.config.text.max_words - tokens.shape[1]), value=PAD)
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            context = Context(*teacher.text(tokens.to(device)))
-            path = list(trace(field(context), noise.contiguous(memory_format=torch.channels_last), grid))
-        states, velocities = (torch.stack(x, 1).half().cpu() for x in zip(*path, strict=True))
-        about = {"captions": captions, "made_from": made_from, **weights.provenance()}
+            context = encoded(teacher.text, tokens.to(device))
+            sampled = list(trace(field(context), noise.contiguous(memory_format=torch.channels_last), grid))
+        states, velocities = (torch.stack(x, 1).half().cpu() for x in zip(*sampled, strict=True))
+        about = {"captions": captions, "made_from": made_from, **provenance()}
         weights.write_safely({"states": states, "velocities": velocities, "tokens": tokens}, _path(folder, missing[k]), about)
     parts = [weights.read(_path(folder, k))[0] for k in shards]
     states, velocities, tokens = (torch.cat([p[name] for p in parts]).to(device) for name in ("states", "velocities", "tokens"))
     return Trajectories(states, velocities, torch.tensor(grid, device=device), tokens)
 
 
-def _made_from(teacher: Backbone, guidance: float, caption_dropout: float, seed: int, data: LatentSet) -> str:
+def _made_from(teacher: EmbeddedBackbone, guidance: float, caption_dropout: float, seed: int, data: LatentSet) -> str:
     """What paths depend on: text encoder and denoiser, how they are asked, and where the captions come from."""
     asked = f"guidance {guidance}, shift {teacher.config.time_shift}, {STEPS} steps to {LAST}, dropout {caption_dropout}, seed {seed}"
-    captions = repr([data.caption(i, np.random.default_rng(0)) for i in range(min(len(data), 16))])
+    captions = repr([data.caption(i, np.random.default_rng(0)) for i in range(min(len(data), 16))])  # how scenes are put into words
     nets = {k: v for k, v in teacher.state_dict().items() if k.startswith(("text.", "denoiser."))}
-    return weights.digest(f"{asked}, {len(data)}: {captions}", nets)
+    return weights.digest(f"{asked}, {data.sources}: {captions}", nets)
 
 
 def _path(folder: Path, index: int) -> Path:

@@ -1,0 +1,5 @@
+"""`python -m megen`."""
+
+from megen.cli.main import main
+
+raise SystemExit(main())

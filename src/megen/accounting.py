@@ -1,0 +1,97 @@
+"""What the report of one image holds beside the request: seconds, joules, bits, the channel, and what decided the pixels."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, TypedDict
+
+import torch
+
+from megen.backbone import Backbone
+from megen.cost.energy import energy_j
+from megen.link import Link, PerfectLink, RadioLink
+from megen.provenance import provenance
+from megen.report import Channel, Energy, Latency, MadeBy, PayloadBits, Quality
+
+if TYPE_CHECKING:
+    from megen.types import Delivery, Transmission
+
+MODELLED_ENERGY = ("energy_j.es", "energy_j.radio", "energy_j.ue", "energy_j.total")
+MODELLED_LINK = ("latency_s.transmit", "latency_s.total", "channel.rate_bps", "channel.attempts", "channel.residual_bler")
+
+
+class Accounts(TypedDict):
+    """Fields of a report."""
+
+    latency_s: Latency
+    energy_j: Energy
+    payload_bits: PayloadBits
+    channel: Channel
+    quality: Quality
+    modelled: tuple[str, ...]
+
+
+def accounts(seconds: dict[str, float], sent: Transmission, delivery: Delivery, link: Link) -> Accounts:
+    """Seconds by stage, energies, bits and the channel of one image."""
+    bits = sent.payload.bits()
+    stages = {k: seconds[k] for k in ("text", "denoise", "merge", "code", "decode")}
+    latency = Latency(queue=0.0, transmit=delivery.latency_s, **stages)
+    used = not isinstance(link, PerfectLink)
+    rate_bps = bits["total"] / delivery.latency_s if used and sent.symbols is None and delivery.latency_s > 0 else None
+    return Accounts(
+        latency_s=latency,
+        energy_j=energy_j(latency.es, latency.transmit, rate_bps, latency.decode),
+        payload_bits=PayloadBits(**bits),
+        channel=_channel(link, sent, delivery, rate_bps),
+        quality=Quality(),
+        modelled=(*MODELLED_ENERGY, *(MODELLED_LINK if used else ())),
+    )
+
+
+def _channel(link: Link, sent: Transmission, delivery: Delivery, rate_bps: float | None) -> Channel:
+    symbols = 0 if sent.symbols is None else len(sent.symbols)
+    residual = delivery.parts_lost / delivery.parts if delivery.parts else 0.0
+    if not isinstance(link, RadioLink):
+        name = "none" if isinstance(link, PerfectLink) else type(link).__name__
+        return Channel(
+            name,
+            rate_bps=rate_bps,
+            analog_symbols=symbols,
+            attempts=delivery.attempts,
+            parts=delivery.parts,
+            parts_lost=delivery.parts_lost,
+            residual_bler=residual,
+        )
+    trace = link.trace
+    return Channel(
+        "digital" if sent.symbols is None else "analog",
+        fading=link.fading if trace is None else "trace",
+        snr_db=link.snr_db if trace is None else None,
+        bandwidth_hz=link.bandwidth_hz,
+        speed_m_s=link.speed_m_s,
+        csi_delay_s=link.csi_delay_s,
+        trace_sha256=None if trace is None else hashlib.sha256(b"".join(column.tobytes() for column in trace)).hexdigest(),
+        rate_bps=rate_bps,
+        analog_symbols=symbols,
+        attempts=delivery.attempts,
+        parts=delivery.parts,
+        parts_lost=delivery.parts_lost,
+        residual_bler=residual,
+    )
+
+
+def made_by(backbone: Backbone) -> MadeBy:
+    """Versions, weights, device, threads and precision: another thread count gives other last bits."""
+    origin = provenance()
+    digest = getattr(backbone, "digest", "unknown")
+    precision = str(getattr(backbone, "precision", torch.float32)).removeprefix("torch.")
+    return MadeBy(
+        origin["version"],
+        origin["commit"],
+        origin["command"],
+        torch.__version__,
+        digest,
+        str(backbone.device),
+        torch.get_num_threads(),
+        precision,
+    )

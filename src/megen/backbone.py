@@ -1,0 +1,115 @@
+"""What a backbone is: three methods that keep no state, and a spec that says what it offers.
+
+prompts ──condition──> Condition ─┐
+noise ────────────────────────────┴─step, step, ...──> latents ──decode──> images
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from megen import merging
+from megen.types import Decision, InputError
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Encoded prompts, a row each: a vector a word, one vector a prompt, which words there are, and how strongly they guide.
+
+    `null` is the encoded empty prompt (one row), there where some row has a guidance other than 1.
+    """
+
+    text: Float[Tensor, "b n d"]
+    pooled: Float[Tensor, "b e"]
+    mask: Bool[Tensor, "b n"]
+    guidance: Float[Tensor, "b"]
+    null: Condition | None = None
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+    def rows(self, chosen: slice | Tensor | Sequence[int]) -> Condition:
+        """Some of the rows."""
+        index = chosen if isinstance(chosen, slice | Tensor) else torch.tensor(list(chosen), dtype=torch.long, device=self.text.device)
+        return Condition(self.text[index], self.pooled[index], self.mask[index], self.guidance[index], self.null)
+
+    def padded(self, words: int) -> Condition:
+        """The same with room for `words` words."""
+        missing = words - self.text.shape[1]
+        return replace(self, text=F.pad(self.text, (0, 0, 0, missing)), mask=F.pad(self.mask, (0, missing)))
+
+    def expand(self, rows: int) -> Condition:
+        """A single row, repeated."""
+        return Condition(
+            self.text.expand(rows, -1, -1), self.pooled.expand(rows, -1), self.mask.expand(rows, -1), self.guidance.expand(rows), self.null
+        )
+
+    @staticmethod
+    def cat(parts: Sequence[Condition]) -> Condition:
+        """All rows of all parts, padded to the longest."""
+        words = max(part.text.shape[1] for part in parts)
+        wide = [part.padded(words) for part in parts]
+        null = next((part.null for part in parts if part.null is not None), None)
+        text, pooled, mask, guidance = (
+            torch.cat(column) for column in zip(*((c.text, c.pooled, c.mask, c.guidance) for c in wide), strict=True)
+        )
+        return Condition(text, pooled, mask, guidance, null)
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """What a backbone offers: `times[steps]` is its time grid from 0 (noise) to 1 (data) for an offered number of steps."""
+
+    name: str
+    latent_shape: tuple[int, int, int]  # channels, height, width
+    image_px: tuple[int, int]  # width, height
+    times: dict[int, tuple[float, ...]]
+    merge_ratios: tuple[float, ...]
+    max_words: int
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The offered numbers of denoising steps."""
+        return tuple(self.times)
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """Every decision, steps outermost."""
+        return tuple(Decision(n, r) for n in self.times for r in self.merge_ratios)
+
+    def check(self, decision: Decision) -> Decision:
+        """The decision, if this backbone offers it. Errors: InputError naming what it offers."""
+        if decision.steps not in self.times:
+            raise InputError(f"steps must be one of {', '.join(map(str, self.times))}, got {decision.steps}")
+        merging.merged_count(*self.latent_shape[1:], decision.merge_ratio)
+        return decision
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """Prompts to latents to images. Latents are normalised: about zero mean and unit variance."""
+
+    @property
+    def spec(self) -> BackboneSpec: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def condition(self, prompts: Sequence[str], guidance: float | None = None) -> Condition:
+        """Encode prompts, a row each; guidance None: the backbone's own. Errors: InputError on too many words."""
+        ...
+
+    def step(self, z: Tensor, s: Tensor, t: Tensor, condition: Condition, noise: Tensor | None = None) -> Tensor:
+        """From time s to t, a time and a condition for each row; `noise` where the sampler draws some."""
+        ...
+
+    def decode(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
+        """Latents to images in [0, 1]."""
+        ...

@@ -1,1 +1,0 @@
-"""What the air does to symbols and bits."""

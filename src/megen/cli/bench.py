@@ -1,0 +1,120 @@
+"""`megen bench`: one half of the system, measured."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from megen.cli import output
+from megen.cli.measure import counts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Options of the command."""
+    b = commands.add_parser(
+        "bench",
+        help="measure one half of the system and print a table",
+        description="Measure payloads and distortion of every way to bring an image over a link, or a backbone at each number of steps.",
+    )
+    b.set_defaults(run=run)
+    b.add_argument("what", choices=("link", "backbone"))
+    b.add_argument("--prompts", type=int, default=50, metavar="N", help="held-out prompts (default: %(default)s)")
+    b.add_argument("--steps", metavar="N", help="denoising steps of each image; for backbone several: 1,2,4 (default: the backbone's own)")
+    b.add_argument("--seed", type=int, default=0)
+    b.add_argument("--backbone", default="scenes", metavar="NAME|PATH")
+    b.add_argument("--device", default="auto", help="backbone: where it runs: auto, cpu or cuda (default: %(default)s)")
+    b.add_argument("--json", metavar="F.json", help="write the whole object there; - is stdout (default: a table on stdout)")
+    b.add_argument("--teacher", metavar="PATH", help="backbone: measure this teacher too, and distances to its images")
+    b.add_argument("--consistency", metavar="PATH", help="backbone: measure this consistency model beside it")
+    b.add_argument("--skipped", type=int, default=0, metavar="N", help="backbone: measure it also with N blocks left out")
+    b.add_argument("--batch", type=int, default=4, metavar="N", help="backbone: images denoised together (default: %(default)s)")
+    b.add_argument("--sheet", type=Path, metavar="F.jpg", help="backbone: write a contact sheet of steps x prompts")
+    b.add_argument("--sweep", type=int, default=8, metavar="N", help="link: how many prompts cross at every SNR (default: %(default)s)")
+    b.add_argument(
+        "--avif-speed", type=int, default=0, metavar="S", help="link: effort of AVIF files: 0 strongest, 10 fastest (default: %(default)s)"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure, and show a table or give the whole object."""
+    from megen import console
+    from megen.files import check_writable, emit
+
+    if args.json not in (None, "-"):
+        check_writable(Path(args.json))
+    for option, low, high in (
+        ("prompts", 1, 10_000),
+        ("sweep", 1, 10_000),
+        ("seed", 0, 2**14),
+        ("avif_speed", 0, 10),
+        ("skipped", 0, 3),
+        ("batch", 1, 4096),
+    ):
+        output.bounded(f"--{option.replace('_', '-')}", getattr(args, option), low, high)
+    if args.sheet is not None:
+        check_writable(args.sheet)
+        output.picture_format(args.sheet)
+    with console.status(args.what) as say:
+        figures = (_link if args.what == "link" else _backbone)(args, say)
+    from megen.provenance import provenance
+
+    if args.json is None:
+        print((_link_table if args.what == "link" else _backbone_table)(figures))
+    else:
+        emit({**figures, "made_by": provenance()}, args.json)
+
+
+def _link(args: argparse.Namespace, say: Callable[[str], object]) -> dict[str, Any]:
+    from megen.evaluation import link
+    from megen.pipeline import halves
+    from megen.types import Decision
+
+    transmitter, receiver = halves(args.backbone)
+    spec = transmitter.backbone.spec
+    (steps,) = counts(args.steps or str(spec.steps[-1]), 1)
+    spec.check(Decision(steps))
+    return link.compare(transmitter, receiver, args.prompts, args.sweep, args.seed, steps, avif_speed=args.avif_speed, on_progress=say)
+
+
+def _link_table(figures: dict[str, Any]) -> str:
+    rows = []
+    for name, by_snr in figures["schemes"].items():
+        for snr_db in ("0", "12", "24"):
+            if snr_db in by_snr:
+                rows.append({"scheme": name, "SNR, dB": snr_db, **by_snr[snr_db]})
+    head = (
+        f"bits against the int8 latent at its PSNR - 0.5 dB: {figures['bits_ratio_int8_latent']:.3f}; "
+        f"against AVIF at equal PSNR: {figures['bits_ratio_avif_equal_psnr']:.3f}\n"
+    )
+    return head + output.table(rows, ("scheme", "SNR, dB", "bits", "airtime_s", "psnr_db", "delivered"))
+
+
+def _backbone(args: argparse.Namespace, say: Callable[[str], object]) -> dict[str, Any]:
+    from megen.evaluation import backbone as evaluation
+    from megen.files import replacing
+    from megen.models import embedded
+    from megen.models.placement import device_of
+
+    device = str(device_of(args.device))
+    paths = (args.backbone, args.teacher, args.consistency)
+    backbone, teacher, consistency = (embedded.load(path, device, quick=True) if path else None for path in paths)
+    assert backbone is not None
+    steps = counts(args.steps or ",".join(map(str, backbone.config.steps)), 100)
+    prompts = evaluation.Prompts.of(args.prompts, args.seed)
+    figures, sheet = evaluation.compare(backbone, steps, prompts, teacher, consistency, skipped=args.skipped, batch=args.batch, say=say)
+    if args.sheet is not None:
+        with replacing(args.sheet) as temporary:
+            sheet.save(temporary, format=output.picture_format(args.sheet), quality=90)
+    return figures
+
+
+def _backbone_table(figures: dict[str, Any]) -> str:
+    rows = [{"steps": n, **row} for n, row in figures["steps"].items()]
+    return output.table(
+        rows, ("steps", "scene_fd", "scene_fd_error", "attribute_accuracy", "attribute_accuracy_unseen", "seconds", "gflops")
+    )

@@ -1,0 +1,37 @@
+"""`megen export`: the user equipment's half as one ONNX graph."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from megen.errors import InputError
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Options of the command."""
+    e = commands.add_parser(
+        "export",
+        help="write the receiver as one ONNX graph",
+        description="Write the user equipment's half (gather, restorer, decoder) as one ONNX graph, the entropy coder's prior beside it.",
+    )
+    e.set_defaults(run=run)
+    e.add_argument("--backbone", default="scenes", metavar="NAME|PATH")
+    e.add_argument("--out", type=Path, default=Path("receiver.onnx"), metavar="F.onnx")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the graph."""
+    from megen.codec import prior
+    from megen.export import export_receiver
+    from megen.files import check_writable
+    from megen.models import embedded
+
+    check_writable(args.out)
+    backbone = embedded.load(args.backbone)
+    learned = prior.load(embedded.folder_of(args.backbone), backbone.latent_shape[0])
+    beside = args.out.parent / prior.FILE
+    if beside.is_file() and prior.load(beside.parent, learned.channels).digest != learned.digest:
+        raise InputError(f"{beside} is another backbone's: export into another folder, or remove it")
+    export_receiver(backbone, learned, args.out)
+    print(args.out)

@@ -1,0 +1,249 @@
+"""`megen generate`: a prompt to an image, over a link."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from megen.cli import output
+from megen.errors import InputError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from megen.control.controller import Controller
+    from megen.link import Link
+    from megen.pipeline import Pipeline, Result
+    from megen.report import Quality
+    from megen.types import Budget
+
+CARRIER_HZ = 3.5e9
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Options of the command."""
+    g = commands.add_parser(
+        "generate",
+        help="make an image from a prompt, sent over a link",
+        description="Make one image: denoised and merged at the edge server, sent over a link, decoded at the user equipment.",
+    )
+    g.set_defaults(run=run)
+    g.add_argument("prompt", help='what to draw, e.g. "a lighthouse at sunset, snowy mountains, pine trees"')
+    g.add_argument("--out", type=Path, default=Path("megen.png"), metavar="F.png", help="where the image goes (default: %(default)s)")
+    g.add_argument("--report", type=Path, metavar="F.json", help="write latencies, energies, bits and quality here")
+    g.add_argument("--payload", type=Path, metavar="F", help="write what crossed the link here, for megen receive")
+    g.add_argument("--seed", type=int, default=0, help="start of all randomness (default: %(default)s)")
+    g.add_argument("--steps", default="4", metavar="N", help="denoising steps that the backbone offers, or auto (default: %(default)s)")
+    g.add_argument("--merge-ratio", default="0", metavar="R", help="share of tokens merged away, 0 to 0.75, or auto (default: %(default)s)")
+    _add_link(g)
+    g.add_argument(
+        "--bits-budget", type=int, metavar="N", help="the finest quantiser whose payload takes at most N bits (default: 5 bits a value)"
+    )
+    g.add_argument("--policy", default="cvpo", metavar="NAME|PATH", help="who decides auto (default: %(default)s)")
+    g.add_argument("--server", metavar="NAME|PATH", help="edge server's device profile for auto (default: this machine's)")
+    g.add_argument("--phone", metavar="NAME|PATH", help="phone's device profile for auto (default: this machine's)")
+    g.add_argument("--deadline-s", type=float, help="latency limit; where it is exceeded stderr says so; auto decides by it")
+    g.add_argument("--energy-budget-j", type=float, help="energy limit; where it is exceeded stderr says so; auto decides by it")
+    g.add_argument(
+        "--backbone", default="scenes", metavar="NAME|PATH", help="a bundled backbone or a folder of weights (default: %(default)s)"
+    )
+    g.add_argument("--device", default="auto", help="where the edge server's half runs: auto, cpu or cuda (default: %(default)s)")
+    g.add_argument(
+        "--reference",
+        action="store_true",
+        help="also make the image of the same seed with the most steps, no merging and no link, and report PSNR and SSIM to it",
+    )
+    g.add_argument("--grid", type=Path, metavar="F.png", help="also write a contact sheet over steps x merge ratio")
+    g.add_argument("--words", action="store_true", help="print the words that the backbone knows before anything else")
+
+
+def _add_link(g: argparse.ArgumentParser) -> None:
+    g.add_argument(
+        "--link", choices=("none", "analog", "digital"), default="digital", help="what the features cross (default: %(default)s)"
+    )
+    g.add_argument("--snr-db", type=float, default=10.0, help="mean signal-to-noise ratio per complex channel use (default: %(default)s)")
+    g.add_argument("--distance-m", type=float, help="take the SNR from a link budget at this distance instead")
+    g.add_argument(
+        "--path-loss", choices=("umi-los", "umi-nlos", "reference"), default="umi-los", help="of that budget (default: %(default)s)"
+    )
+    g.add_argument("--trace", type=Path, metavar="F.csv", help="take the SNR from a recording instead: columns time_s, snr_db")
+    g.add_argument("--bandwidth-hz", type=float, default=1e6, help="bandwidth of the link (default: %(default)s)")
+    fadings = ("awgn", "rayleigh", "rician")
+    g.add_argument("--fading", choices=fadings, default="awgn", help="how the channel fades (default: %(default)s)")
+    g.add_argument("--speed-m-s", type=float, default=1.0, help="how fast the user moves, for fading (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Make an image, and where asked for a report, a payload and a contact sheet."""
+    from dataclasses import asdict, replace
+
+    from megen import console
+    from megen.files import check_writable, write_json
+    from megen.types import Budget
+    from megen.words import words
+
+    targets = {name: path for name in ("out", "report", "grid", "payload") if (path := getattr(args, name))}
+    for path in targets.values():
+        check_writable(path)
+    for picture in (args.out, args.grid):
+        if picture:
+            output.picture_format(picture)
+    if len({path.resolve() for path in targets.values()}) < len(targets):
+        raise InputError(f"{', '.join(f'--{name}' for name in targets)} must be different files")
+    if not words(args.prompt):
+        raise InputError("the prompt is empty or holds no words: say what to draw")
+    output.bounded("--seed", args.seed, 0, 2**63 - 1)
+    budget = Budget(args.deadline_s, args.energy_budget_j)
+    steps, ratio = _whole("--steps", args.steps), _number("--merge-ratio", args.merge_ratio)
+    pipe, decided_by = _pipeline(args, steps, ratio)
+    decision = pipe.decide(args.prompt, steps=steps, merge_ratio=ratio, budget=budget)
+    if decided_by != "given":
+        output.say(f"the policy {args.policy!r} chose {decision.steps} steps and merge ratio {decision.merge_ratio:g}")
+    with console.bar("denoise", decision.steps) as on_step:
+        result = pipe(
+            args.prompt,
+            seed=args.seed,
+            steps=decision.steps,
+            merge_ratio=decision.merge_ratio,
+            bits_budget=args.bits_budget,
+            on_step=on_step,
+        )
+    if result.delivery.parts_lost:
+        output.say(
+            f"warning: {result.delivery.parts_lost} of {result.delivery.parts} parts were lost in transit and are filled from neighbours"
+        )
+    report = replace(result.report, decided_by=decided_by)
+    if args.reference:
+        report = replace(report, quality=_quality(pipe, result, args.prompt, args.seed))
+    if args.grid:
+        _contact_sheet(pipe, args.prompt, args.seed, args.grid)
+    output.save_image(result.image, args.out)
+    if args.payload:
+        _write_payload(result, args.payload)
+    if args.report:
+        write_json(args.report, asdict(report))
+    _say_exceeded(budget, report.latency_s.total, report.energy_j.total)
+    print(args.out)
+
+
+def _pipeline(args: argparse.Namespace, steps: int | None, ratio: float | None) -> tuple[Pipeline, str]:
+    """Both halves, the link and the policy of the options; and who decides."""
+    from megen.pipeline import Pipeline
+
+    link, policy, decided_by = _link(args), None, "given"
+    if steps is None or ratio is None:
+        policy, decided_by = _policy(args, steps, ratio), f"policy {args.policy}"
+    pipe = Pipeline.load(args.backbone, link=link, policy=policy, analog=args.link == "analog", device=args.device)
+    backbone = pipe.transmitter.backbone
+    backbone.condition([args.prompt])  # refuses a prompt that is too long before any work
+    if policy is not None:
+        policy.check(getattr(backbone, "digest", ""))
+    _warn_unknown(backbone, args.prompt, args.words)
+    return pipe, decided_by
+
+
+def _policy(args: argparse.Namespace, steps: int | None, ratio: float | None) -> Controller:
+    from megen.control.controller import Controller
+
+    if args.link != "digital":
+        raise InputError("auto decides for the digital link: give --steps and --merge-ratio, or --link digital")
+    controller = Controller.load(args.policy, server=args.server, phone=args.phone).restricted(steps, ratio)
+    for assumption in controller.assumptions:
+        output.say(assumption)
+    return controller
+
+
+def _link(args: argparse.Namespace) -> Link:
+    """The link of the options: a given SNR, a distance's, or a recording's."""
+    from megen.link import PerfectLink, RadioLink
+    from megen.link.propagation import LinkBudget, path_loss_db
+    from megen.link.trace import read_trace
+
+    snr_db, trace = args.snr_db, None
+    if args.distance_m is not None and args.trace is not None:
+        raise InputError("--distance-m and --trace both set the SNR: give one of them")
+    if args.distance_m is not None:
+        snr_db = float(LinkBudget(bandwidth_hz=args.bandwidth_hz).snr_db(path_loss_db(args.path_loss, args.distance_m, CARRIER_HZ)))
+    if args.trace is not None:
+        trace = read_trace(args.trace)
+    link = RadioLink(snr_db, args.bandwidth_hz, args.fading, args.speed_m_s, CARRIER_HZ, trace=trace)
+    return PerfectLink() if args.link == "none" else link
+
+
+def _whole(option: str, text: str) -> int | None:
+    """The whole number, or None for auto. Errors: InputError."""
+    if text == "auto":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"{option} must be a whole number or auto, got {text!r}") from None
+
+
+def _number(option: str, text: str) -> float | None:
+    """The number, or None for auto. Errors: InputError."""
+    if text == "auto":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"{option} must be a number or auto, got {text!r}") from None
+
+
+def _warn_unknown(backbone: object, prompt: str, show: bool) -> None:
+    from megen.models.embedded import EmbeddedBackbone
+
+    if not isinstance(backbone, EmbeddedBackbone):
+        return
+    if show:
+        output.say("known words: " + " ".join(backbone.config.text.vocabulary))
+    unknown = backbone.left_out(prompt)
+    if unknown:
+        output.say(f"warning: unknown words: {', '.join(unknown)} (--words lists the known ones)")
+
+
+def _quality(pipe: Pipeline, result: Result, prompt: str, seed: int) -> Quality:
+    from megen import console, metrics
+    from megen.report import Quality
+
+    most = max(pipe.transmitter.backbone.spec.steps)
+    with console.bar("reference", most) as on_step:
+        target = pipe.reference(prompt, seed=seed, on_step=on_step)
+    name = f"seed {seed}, {most} steps, no merging, no link"
+    return Quality(metrics.psnr_db(result.image, target), metrics.ssim(result.image, target), name)
+
+
+def _contact_sheet(pipe: Pipeline, prompt: str, seed: int, out: Path) -> None:
+    import numpy as np
+    from PIL import Image, ImageDraw
+
+    from megen import console
+
+    side, left, top = 256, 70, 24
+    spec = pipe.transmitter.backbone.spec
+    sheet = Image.new("RGB", (left + side * len(spec.merge_ratios), top + side * len(spec.steps)), "white")
+    draw = ImageDraw.Draw(sheet)
+    with console.bar("grid", len(spec.steps)) as on_step:
+        for i, n in enumerate(spec.steps):
+            draw.text((8, top + side * i + side // 2), f"{n} steps", "black")
+            for j, ratio in enumerate(spec.merge_ratios):
+                draw.text((left + side * j + 80, 6), f"merge ratio {ratio:g}", "black")
+                image = pipe(prompt, seed=seed, steps=n, merge_ratio=ratio).image
+                small = Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS)
+                sheet.paste(small, (left + side * j, top + side * i))
+            on_step(i + 1)
+    output.save_image(np.asarray(sheet), out)
+
+
+def _write_payload(result: Result, path: Path) -> None:
+    from megen import codec
+    from megen.files import replacing
+
+    with replacing(path) as temporary:
+        temporary.write_bytes(codec.pack(result.delivery.received))
+
+
+def _say_exceeded(budget: Budget, latency_s: float, energy_j: float) -> None:
+    if budget.deadline_s is not None and latency_s > budget.deadline_s:
+        output.say(f"the deadline of {budget.deadline_s:g} s was exceeded: {latency_s:.3g} s")
+    if budget.energy_j is not None and energy_j > budget.energy_j:
+        output.say(f"the energy budget of {budget.energy_j:g} J was exceeded: {energy_j:.3g} J")

@@ -1,0 +1,97 @@
+"""The command line. Each command is a module with `add` (its options) and `run`; heavy imports wait until one runs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Sequence
+
+from megen import __version__
+from megen.cli import bench, control, export, generate, measure, profile, receive, scenes, train
+from megen.errors import InputError, MegenError
+
+TYPE_CHECKING = False  # the import of `typing` would take a third of what --help takes
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+DESCRIPTION = "Text-to-image generation shared between an edge server and a phone."
+COMMANDS = (generate, receive, scenes, train, bench, profile, measure, control, export)
+EXTRAS = {  # which extra brings a package
+    "torch": "server",
+    "scipy": "server",
+    "jaxtyping": "server",
+    "onnx": "server",
+    "torchmetrics": "server",
+    "gymnasium": "control",
+    "stable_baselines3": "baselines",
+    "diffusers": "published",
+    "transformers": "published",
+}
+BROKEN_PIPE = 141  # as a shell reports a program that SIGPIPE ended
+
+
+class Parser(argparse.ArgumentParser):
+    """One line for a wrong option, and numbers such as -3e0 are numbers."""
+
+    def __init__(self, *args: object, **options: object) -> None:
+        super().__init__(*args, **options)  # type: ignore[arg-type]
+        self._negative_number_matcher = re.compile(r"^-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$|^-inf$")
+
+    def error(self, message: str) -> NoReturn:
+        print(f"megen: {' '.join(message.split())} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole parser."""
+    whole = Parser(prog="megen", description=DESCRIPTION)
+    whole.add_argument("--version", action="version", version=f"megen {__version__}")
+    commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+    for command in COMMANDS:
+        command.add(commands)
+    return whole
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code: 0, 2 for a wrong input, 1 for a failed run."""
+    try:
+        args = parser().parse_args(arguments)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    try:
+        args.run(args)
+        sys.stdout.flush()
+    except InputError as error:
+        print(f"megen: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        print(f"megen: this command needs {error.name}: pip install 'megen[{EXTRAS[error.name]}]'", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("megen: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever read our output has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except (MegenError, OSError, MemoryError) as error:
+        print(f"megen: failed: {_one_line(error)}", file=sys.stderr)
+        return 1
+    except Exception as error:  # nobody foresaw it: a bug, or a library's own trouble
+        import traceback
+
+        traceback.print_exc()
+        print(f"megen: failed unexpectedly, by {type(error).__name__}: {_one_line(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,49 @@
+"""`megen profile`: this machine's seconds, FLOPs and power by stage."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from megen.cli import output
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Options of the command."""
+    f = commands.add_parser(
+        "profile",
+        help="measure this machine's seconds, FLOPs and power by stage",
+        description="Measure this machine's device profile: seconds and FLOPs of every stage of a generation, and its power where it can."
+        " Without --out it is kept in the user's cache folder, and auto decides by it from then on.",
+    )
+    f.set_defaults(run=run)
+    f.add_argument("--out", type=Path, metavar="F.json", help="where the profile goes (default: the user's cache folder)")
+    f.add_argument("--name", default="this machine", help="the profile's name (default: %(default)s)")
+    f.add_argument("--backbone", default="scenes", metavar="NAME|PATH")
+    f.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
+    f.add_argument("--repeats", type=int, default=15, help="of each stage; the median counts (default: %(default)s)")
+    f.add_argument(
+        "--power-w", type=float, default=30.0, help="power while it works, where neither NVML nor RAPL tells it (default: %(default)s)"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure and write one profile."""
+    from megen.cost import device_profile
+    from megen.files import check_writable
+
+    out = args.out or device_profile.cached()
+    if args.out is None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(out)
+    output.bounded("--repeats", args.repeats, 1, 1000)
+    output.bounded("--power-w", args.power_w, 1e-3, 1e6)
+    from megen.evaluation.device_profile import profile
+    from megen.pipeline import halves
+    from megen.provenance import provenance
+
+    measured = profile(*halves(args.backbone, args.device), args.name, args.repeats, args.power_w)
+    device_profile.save(measured, out, provenance())
+    rows = [{"stage": s, "ms": 1e3 * getattr(measured, s)} for s in device_profile.SECONDS]
+    output.say("\n" + output.table(rows, ("stage", "ms")))
+    print(out)

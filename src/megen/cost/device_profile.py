@@ -1,0 +1,92 @@
+"""Device profiles: seconds of every stage and powers of one machine, with where each figure comes from.
+
+A profile is a JSON file; `megen profile` measures one. Those in `assets/profiles/` are known by name.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from megen.errors import InputError
+from megen.files import read_text, write_json
+
+ASSETS = Path(__file__).parents[1] / "assets" / "profiles"
+SECONDS = ("text_s", "step_s", "merge_s", "code_s", "arrive_s", "decode_s", "decode_torch_s")
+
+
+class ProfileError(InputError):
+    """A device profile that is missing or broken."""
+
+
+@dataclass(frozen=True)
+class DeviceProfile:
+    """What one machine takes for each stage of a generation; `assumed` names the fields that nobody measured."""
+
+    name: str
+    source: str
+    backbone: str  # whose stages these are
+    text_s: float  # one prompt, once for each guidance pass
+    step_s: float  # one denoising step of one image, guidance counted
+    merge_s: float
+    code_s: float
+    arrive_s: float  # received bits to rows and map
+    decode_s: float  # rows and map to an image, by onnxruntime
+    decode_torch_s: float  # the same in torch; no cost is made of it
+    step_gflop: float
+    decode_gflop: float  # without the restorer
+    power_w: float  # while it works
+    text_gflop: float = 0.0  # 0 where nobody counted; merging and coding run in NumPy, whose operations nothing counts
+    assumed: tuple[str, ...] = ()
+
+    def es_s(self, steps: int) -> float:
+        """Seconds that the edge server works on one image: text + steps * step + merge + code."""
+        return self.text_s + steps * self.step_s + self.merge_s + self.code_s
+
+    def ue_s(self) -> float:
+        """Seconds that the user equipment works on one image."""
+        return self.arrive_s + self.decode_s
+
+
+def save(profile: DeviceProfile, path: Path, about: dict[str, Any]) -> None:
+    """Write a profile as JSON, its provenance under `made_by`."""
+    write_json(path, {**asdict(profile), "made_by": about})
+
+
+def cached() -> Path:
+    """Where `megen profile` keeps this machine's own profile."""
+    return Path(platformdirs.user_cache_dir("megen")) / "profile.json"
+
+
+def this_machine() -> DeviceProfile | None:
+    """This machine's own profile, where it was measured. Errors: ProfileError where the file is broken."""
+    return load(str(cached())) if cached().is_file() else None
+
+
+def load(name_or_path: str) -> DeviceProfile:
+    """A bundled profile by name, or one from a file. Errors: ProfileError."""
+    bundled = {p.stem: p for p in sorted(ASSETS.glob("*.json"))}
+    path = bundled.get(name_or_path, Path(name_or_path))
+    if not path.is_file():
+        listing = f"one of {', '.join(bundled)}, or " if bundled else ""
+        raise ProfileError(f"no device profile {name_or_path!r}: give {listing}a file that megen profile wrote")
+    try:
+        values_ = json.loads(read_text(path))
+        names = {f.name for f in fields(DeviceProfile)}
+        values: dict[str, Any] = {k: tuple(v) if k == "assumed" else v for k, v in values_.items() if k in names}
+        for name in ("name", "source", "backbone"):
+            if not isinstance(values[name], str):
+                raise TypeError(f"{name} must be a text, got {values[name]!r}")
+        profile = DeviceProfile(**values)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ProfileError(f"{path} is not a device profile ({error}): write it with megen profile") from error
+    for name in (*SECONDS, "text_gflop", "step_gflop", "decode_gflop", "power_w"):
+        value = getattr(profile, name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+            raise ProfileError(f"{path}: {name} must be a number that is not negative, got {value!r}")
+    return profile

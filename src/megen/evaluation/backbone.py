@@ -1,0 +1,241 @@
+"""How good a backbone is at each number of steps: `megen bench backbone`.
+
+Scene Fréchet distance (in the judge's features, to renders of the same captions' scenes; not comparable with any
+FID), accuracy of the attributes that a prompt names, distance to the teacher's image of the same noise, seconds
+and FLOPs. The teacher, a consistency model and nets of reduced depth are measured beside it where they are given.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor, nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+
+from megen.diffusion import flow_map
+from megen.diffusion.denoise import noise_of
+from megen.evaluation.device_profile import gflops as counted_gflops
+from megen.models.embedded import EmbeddedBackbone
+from megen.scenes import judge
+from megen.scenes.captions import Scene
+from megen.scenes.judge import Classifier
+from megen.scenes.render import render
+from megen.training.distill import TEACHER_STEPS
+
+BOOTSTRAPS = 30
+SHEET_STEPS = (1, 2, 4, 8, 12)
+PROMPT = "a cabin on the left at night, a full moon"  # of seconds and FLOPs
+
+Walk = Callable[[flow_map.Velocity, Tensor, Sequence[float]], Iterator[Tensor]]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Held-out prompts, their scenes and seeds; the first half of combinations that training saw, the others not."""
+
+    texts: tuple[str, ...]
+    scenes: tuple[Scene, ...]
+    seeds: tuple[int, ...]
+    unseen: tuple[bool, ...]
+
+    @staticmethod
+    def of(count: int, seed: int) -> Prompts:
+        """`count` prompts of seen combinations and as many of unseen ones."""
+        drawn = [(u, *judge.held_out_prompt(100_000 * seed + i, u)) for u in (False, True) for i in range(count)]
+        seeds = tuple(100_000 * seed + i for i in range(len(drawn)))
+        return Prompts(tuple(t for _, _, t in drawn), tuple(s for _, s, _ in drawn), seeds, tuple(u for u, _, _ in drawn))
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What is kept of a set of pictures: features, what the judge sees, and small copies."""
+
+    features: Float[Tensor, "n 256"]
+    seen: tuple[dict[str, str], ...]
+    small: Float[Tensor, "n 3 256 256"]
+    latents: Float[Tensor, "n c h w"] | None = None
+
+
+class _Given(nn.Module):
+    """Stands where torchmetrics expects a feature extractor: the features are computed already."""
+
+    num_features = judge.N_FEATURES
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
+
+
+def frechet_distance(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> float:
+    """Fréchet distance of Gaussians fitted to two sets of the judge's features."""
+    metric = FrechetInceptionDistance(feature=_Given(), input_img_size=(1, 1, judge.N_FEATURES)).set_dtype(torch.float64)
+    metric.update(a.double().cpu(), real=True)
+    metric.update(b.double().cpu(), real=False)
+    return float(metric.compute())
+
+
+def frechet_error(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], resamples: int = BOOTSTRAPS) -> float:
+    """Standard error of the Fréchet distance over the prompts: pairs (render, picture) are drawn again."""
+    generator = torch.Generator().manual_seed(0)
+    draws = (torch.randint(len(a), (len(a),), generator=generator) for _ in range(resamples))
+    return float(np.std([frechet_distance(a[i], b[i]) for i in draws]))
+
+
+@torch.inference_mode()
+def judged(model: Classifier, images: Iterable[Tensor]) -> Pictures:
+    """Batches of pictures [b, 3, n, n] in [0, 1] to what is kept of them."""
+    figures_ = [
+        (model.features(judge.prepared(x)), judge.predict(model, x), F.interpolate(x, size=(256, 256), mode="area")) for x in images
+    ]
+    return Pictures(
+        torch.cat([f.float().cpu() for f, _, _ in figures_]),
+        tuple(s for _, seen, _ in figures_ for s in seen),
+        torch.cat([x.cpu().half() for _, _, x in figures_]),
+    )
+
+
+def accuracy(prompts: Prompts, seen: Sequence[dict[str, str]], unseen: bool) -> tuple[float, float, dict[str, float]]:
+    """Share of the named attributes that the judge finds, its standard error (over prompts), and the share by attribute."""
+    rows = [judge.compared(text, shown) for text, shown, kind in zip(prompts.texts, seen, prompts.unseen, strict=True) if kind == unseen]
+    right: dict[str, list[bool]] = {}
+    for row in rows:
+        for key, (asked, shown) in row.items():
+            right.setdefault(key, []).append(asked == shown)
+    hits, named = (np.array([f(row) for row in rows], float) for f in (lambda r: sum(a == b for a, b in r.values()), len))
+    share = hits.sum() / named.sum()
+    error = float(np.sqrt(((hits - share * named) ** 2).sum()) / named.sum())
+    return float(share), error, {k: sum(v) / len(v) for k, v in sorted(right.items())}
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How latents are made of prompts: a backbone, a way along the path, and blocks of its denoiser that are left out."""
+
+    backbone: EmbeddedBackbone
+    walk: Walk = flow_map.walk
+    skipped: int = 0
+
+    @torch.inference_mode()
+    def __call__(self, prompts: Sequence[str], seeds: Sequence[int], steps: int) -> Float[Tensor, "b c h w"]:
+        """Latents of prompts, each from its own seed, in any number of steps."""
+        backbone, condition = self.backbone, self.backbone.condition(prompts)
+        noise = torch.cat([noise_of(backbone.latent_shape, seed) for seed in seeds]).to(backbone.device)
+        z = noise.contiguous(memory_format=torch.channels_last)
+        grid = flow_map.times(steps, backbone.config.time_shift)
+        return list(self.walk(lambda z, s, t: backbone.velocity(z, s, t, condition, self.skipped), z, grid))[-1]
+
+
+def generate(sampler: Sampler, prompts: Prompts, steps: int, batch: int) -> Float[Tensor, "n c h w"]:
+    """Latents of all prompts, each from its own seed."""
+    cut = [slice(i, i + batch) for i in range(0, len(prompts.texts), batch)]
+    return torch.cat([sampler(prompts.texts[c], prompts.seeds[c], steps).cpu() for c in cut])
+
+
+def seconds(sampler: Sampler, steps: int, repeats: int = 3) -> float:
+    """Seconds of text and denoising of one image alone, the best of `repeats`."""
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        sampler([PROMPT], [0], steps).cpu()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def gflops(sampler: Sampler, steps: int) -> float:
+    """Floating-point operations of text and denoising of one image, in 10^9 (a multiply-add is two)."""
+    return counted_gflops(lambda: sampler([PROMPT], [0], steps))
+
+
+class Bench:
+    """Renders the prompts' scenes once, then measures one sampler after the other against them."""
+
+    def __init__(self, model: Classifier, prompts: Prompts, device: torch.device, batch: int, say: Callable[[str], object]) -> None:
+        self.model, self.prompts, self.batch, self.say = model.to(device), prompts, batch, say
+        say("renders")
+        cut = [prompts.scenes[i : i + 8] for i in range(0, len(prompts.scenes), 8)]
+        self.real = judged(self.model, (render(part, judge.SIZE_PX, device) for part in cut))
+        self.reference: Float[Tensor, "n c h w"] | None = None  # the teacher's latents of the same noise
+
+    @torch.inference_mode()
+    def measure(self, name: str, sampler: Sampler, steps: int) -> tuple[dict[str, Any], Pictures]:
+        """Figures of one sampler at one number of steps, and its pictures."""
+        self.say(f"{name}, {steps} steps")
+        backbone = sampler.backbone
+        latents = generate(sampler, self.prompts, steps, self.batch).to(backbone.device)
+        levels: list[Tensor] = []
+
+        def decoded() -> Iterator[Tensor]:
+            for i in range(0, len(latents), 8):
+                images = backbone.decode(latents[i : i + 8]).float()
+                if self.reference is not None:
+                    goal = backbone.decode(self.reference[i : i + 8]).float()
+                    levels.append(-10 * (images - goal).square().mean((1, 2, 3)).clamp(min=1e-10).log10().cpu())
+                yield images
+
+        made = judged(self.model, decoded())
+        figures: dict[str, Any] = {
+            "scene_fd": frechet_distance(self.real.features, made.features),
+            "scene_fd_error": frechet_error(self.real.features, made.features),
+        }
+        for unseen, suffix in ((False, ""), (True, "_unseen")):
+            share, error, by_attribute = accuracy(self.prompts, made.seen, unseen)
+            figures |= {
+                f"attribute_accuracy{suffix}": share,
+                f"attribute_accuracy{suffix}_error": error,
+                f"by_attribute{suffix}": by_attribute,
+            }
+        if self.reference is not None:
+            figures["psnr_teacher_db"] = float(torch.cat(levels).mean())
+        figures["seconds"] = seconds(sampler, steps)
+        figures["gflops"] = gflops(sampler, steps)
+        return figures, replace(made, latents=latents)
+
+
+def compare(
+    backbone: EmbeddedBackbone,
+    steps: Sequence[int],
+    prompts: Prompts,
+    teacher: EmbeddedBackbone | None = None,
+    consistency: EmbeddedBackbone | None = None,
+    *,
+    skipped: int = 0,
+    batch: int = 4,
+    say: Callable[[str], object] = lambda text: None,
+) -> tuple[dict[str, Any], Image.Image]:
+    """All figures, and a contact sheet: a row of six prompts for each number of steps."""
+    device = backbone.device
+    bench = Bench(judge.load(), prompts, device, batch, say)
+    figures_: dict[str, Any] = {"prompts": len(prompts.texts), "steps": {}}
+    rows: dict[str, Pictures] = {}
+    if teacher is not None:
+        teacher_figures, pictures = bench.measure("teacher", Sampler(teacher), TEACHER_STEPS)
+        bench.reference, rows[f"teacher {TEACHER_STEPS}"] = pictures.latents, pictures
+        figures_["teacher"] = {str(TEACHER_STEPS): teacher_figures}
+    for n in steps:
+        figures_["steps"][str(n)], pictures = bench.measure("flow map", Sampler(backbone), n)
+        rows = {str(n): pictures, **rows} if n in SHEET_STEPS else rows
+    if skipped:
+        reduced = Sampler(backbone, skipped=skipped)
+        figures_["reduced depth"] = {str(n): bench.measure(f"{skipped} blocks left out", reduced, n)[0] for n in steps}
+    if teacher is not None:
+        for name, walk in (("teacher, Euler", flow_map.walk), ("teacher, midpoint", flow_map.walk_midpoint)):
+            figures_[name] = {str(n): bench.measure(name, Sampler(teacher, walk), n)[0] for n in steps}
+    if consistency is not None:
+        walk = partial(flow_map.walk_consistently, generator=torch.Generator().manual_seed(0))
+        figures_["consistency"] = {str(n): bench.measure("consistency", Sampler(consistency, walk), n)[0] for n in steps}
+    return figures_, sheet({k: rows[k] for k in sorted(rows, key=lambda k: int(k.split()[-1]))})
+
+
+def sheet(rows: dict[str, Pictures], columns: int = 6) -> Image.Image:
+    """The first prompts' pictures, a row for each set."""
+    small = [p.small[:columns].float() for p in rows.values()]
+    grid = torch.cat([torch.cat(list(row), -1) for row in small], -2)
+    return Image.fromarray((grid.permute(1, 2, 0).clamp(0, 1) * 255).round().byte().numpy())

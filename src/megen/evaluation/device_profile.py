@@ -1,0 +1,112 @@
+"""Measures this machine's device profile: seconds and FLOPs of every stage, and its power where a counter tells it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from megen import merging
+from megen.cost.device_profile import DeviceProfile
+from megen.diffusion.denoise import noise_of
+from megen.export import TorchReceiver
+from megen.models.embedded import EmbeddedBackbone
+from megen.pipeline import Transmitter, tokens_of
+from megen.types import Received
+from megen.ue import Receiver
+
+PROMPT = "a lighthouse at sunset, snowy mountains, pine trees"
+RATIO = 0.25
+RAPL = Path("/sys/class/powercap/intel-rapl:0/energy_uj")
+
+
+def joules(device: torch.device) -> Callable[[], float] | None:
+    """A reader of a device's energy counter in J (a GPU's by NVML, the processor's by RAPL), or None where there is none."""
+    if device.type == "cuda":
+        with suppress(Exception):  # the library is missing, or its driver, or the counter
+            import pynvml
+
+            pynvml.nvmlInit()
+            handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+            pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
+            return lambda: float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3
+        return None
+    with suppress(OSError, ValueError):
+        int(RAPL.read_text())
+        return lambda: int(RAPL.read_text()) / 1e6
+    return None
+
+
+def median_s(work: Callable[[], object], repeats: int) -> float:
+    """Median seconds of a call, after one that does not count."""
+    work()
+    taken = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - began)
+    return float(np.median(taken))
+
+
+def gflops(work: Callable[[], object]) -> float:
+    """Floating-point operations of a call in 10^9, a multiply-add counted twice."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return float(counter.get_total_flops()) / 1e9
+
+
+def profile(transmitter: Transmitter, receiver: Receiver, name: str, repeats: int, power_w: float) -> DeviceProfile:
+    """Measure all stages of one image; `power_w` stands where no counter tells the power, and is marked assumed then."""
+    backbone = transmitter.backbone
+    assert isinstance(backbone, EmbeddedBackbone)  # whose halves are counted apart
+    shape, device = backbone.latent_shape, backbone.device
+    with torch.inference_mode():
+        condition = backbone.condition([PROMPT])
+        z = noise_of(shape, 0).to(device)
+        start, end = torch.zeros(1, device=device), torch.full((1,), 0.1, device=device)
+
+        def step() -> object:
+            return backbone.step(z, start, end, condition)
+
+        counter = joules(device)
+        text_s = median_s(lambda: backbone.condition([PROMPT]), repeats)
+        since, before = time.perf_counter(), counter() if counter else 0.0
+        step_s = median_s(step, repeats)
+        spent_j = counter() - before if counter else 0.0
+        if measured := spent_j > 0:  # a counter that wrapped says nothing
+            power_w = spent_j / (time.perf_counter() - since)
+        step_gflop, text_gflop = gflops(step), gflops(lambda: backbone.condition([PROMPT]))
+        decode_gflop = gflops(lambda: backbone.decode(torch.zeros(1, *shape, device=device)))
+    latent = transmitter.denoise([PROMPT], [0], min(backbone.spec.steps))
+    grid = (shape[1], shape[2])
+    merged = merging.merged(tokens_of(latent), grid, RATIO)
+    received = Received(transmitter.codec.encode(merged).payload)
+    features = receiver.codec.decode(received)
+    inputs = [torch.from_numpy(x).to(device) for x in (features.rows, features.merge_map, features.degradation)]
+    in_torch = TorchReceiver(backbone)
+    with torch.inference_mode():
+        decode_torch_s = median_s(lambda: in_torch(*inputs), repeats)
+    return DeviceProfile(
+        name=name,
+        source=f"measured by megen profile, median of {repeats}",
+        backbone=backbone.config.name,
+        text_s=text_s,
+        step_s=step_s,
+        merge_s=median_s(lambda: merging.merged(tokens_of(latent), grid, RATIO), repeats),
+        code_s=median_s(lambda: transmitter.codec.encode(merged), repeats),
+        arrive_s=median_s(lambda: receiver.codec.decode(received), repeats),
+        decode_s=median_s(lambda: receiver.image_of(features), repeats),
+        decode_torch_s=decode_torch_s,
+        step_gflop=step_gflop,
+        decode_gflop=decode_gflop,
+        power_w=power_w,
+        text_gflop=text_gflop,
+        assumed=() if measured else ("power_w",),
+    )

@@ -1,0 +1,134 @@
+"""Links: one without noise and time, and a radio whose SNR drives both the rate and the distortion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megen.link import analog, digital, fading, trace
+from megen.link.trace import Trace
+from megen.types import ComplexArray, Delivery, InputError, Payload, Received, RunError, Transmission
+
+BANDWIDTH_HZ = (1e4, 2e9)
+
+
+class NotDeliveredError(RunError):
+    """The link lost what no receiver can do without, after `latency_s`."""
+
+    def __init__(self, message: str, latency_s: float) -> None:
+        super().__init__(message)
+        self.latency_s = latency_s
+
+
+@runtime_checkable
+class Link(Protocol):
+    """Whatever carries a transmission. Errors of `send`: NotDeliveredError."""
+
+    def send(self, transmission: Transmission, rng: np.random.Generator) -> Delivery:
+        """Carry one transmission; all randomness is `rng`'s."""
+        ...
+
+
+@dataclass(frozen=True)
+class PerfectLink:
+    """No noise, no loss, no time."""
+
+    def send(self, transmission: Transmission, rng: np.random.Generator) -> Delivery:
+        """Everything arrives as it was."""
+        symbols = transmission.symbols
+        variance = None if symbols is None else np.zeros(len(symbols))
+        return Delivery(Received(transmission.payload, symbols, variance))
+
+
+@dataclass(frozen=True)
+class RadioLink:
+    """Bytes by the modulation and coding of 3GPP TS 38.214 with HARQ, symbols as y = h x + n, over one fading channel.
+
+    `snr_db` is the mean SNR per complex channel use. The receiver knows the channel's gains, the sender those of `csi_delay_s`
+    before. A `trace` of SNRs stands for SNR and fading. Errors: InputError on a link that cannot be.
+    """
+
+    snr_db: float = 10.0
+    bandwidth_hz: float = 1e6
+    fading: str = "awgn"
+    speed_m_s: float = 1.0
+    carrier_hz: float = 3.5e9
+    csi_delay_s: float = 4e-3
+    trace: Trace | None = None
+
+    def __post_init__(self) -> None:
+        analog.noise_variance(self.snr_db)
+        if self.fading not in fading.FADINGS:
+            raise InputError(f"fading must be {', '.join(fading.FADINGS)}, got {self.fading!r}")
+        fading.doppler_hz(self.speed_m_s, self.carrier_hz)
+        low, high = BANDWIDTH_HZ
+        if not low <= self.bandwidth_hz <= high:  # also refuses NaN
+            raise InputError(f"bandwidth_hz must lie in [{low:g}, {high:g}], got {self.bandwidth_hz:g}; 20 MHz are 2e7")
+        if not 0 <= self.csi_delay_s <= 1:
+            raise InputError(f"csi_delay_s must lie in [0, 1], got {self.csi_delay_s}")
+
+    def gain(self, rng: np.random.Generator) -> fading.Gain:
+        """The channel's complex gain over time relative to `snr_db`."""
+        if self.trace is not None:
+            recorded = self.trace
+            return lambda time_s: (10 ** ((trace.snr_at(recorded, time_s) - self.snr_db) / 20)).astype(np.complex128)
+        return fading.gain_of(self.fading, fading.doppler_hz(self.speed_m_s, self.carrier_hz), rng)
+
+    def send(self, transmission: Transmission, rng: np.random.Generator, outer_loop_db: float = 0.0) -> Delivery:
+        """Carry one transmission: its bytes first, then its symbols.
+
+        `outer_loop_db` is the link adaptation's offset that the last transmission left. Errors: NotDeliveredError where header, map
+        or base were lost.
+        """
+        gain = self.gain(rng)
+        delivery = self._send_bytes(transmission, gain, rng, outer_loop_db)
+        if transmission.symbols is None:
+            return delivery
+        symbols, variance = self._send_symbols(transmission.symbols, gain, delivery.latency_s, rng)
+        airtime_s = len(symbols) / self.bandwidth_hz / (1 - digital.OVERHEAD)
+        received = replace(delivery.received, symbols=symbols, variance=variance)
+        return replace(delivery, received=received, latency_s=delivery.latency_s + airtime_s)
+
+    def _send_bytes(self, transmission: Transmission, gain: fading.Gain, rng: np.random.Generator, outer_loop_db: float) -> Delivery:
+        payload = transmission.payload
+        snr_db = self._snr_db(gain)
+        bits = [8 * (len(payload.header) + len(payload.merge_map)), *(8 * len(part) for part in payload.features)]
+        present = [i for i, n in enumerate(bits) if n]  # a part without tokens has no block
+        reception = digital.transmit(
+            [bits[i] for i in present],
+            [transmission.error_rates[i] if i < len(transmission.error_rates) else digital.TARGET_BLER for i in present],
+            snr_db,
+            lambda time_s: float(snr_db(np.array([time_s - self.csi_delay_s]))[0]),
+            self.bandwidth_hz,
+            rng,
+            outer_loop_db,
+        )
+        lost = {i for i, delivered in zip(present, reception.delivered, strict=True) if not delivered}
+        if lost & {0, 1}:
+            what = "the header" if 0 in lost else "the base of the features"
+            times = f"{digital.MAX_ATTEMPTS} times at {self.snr_db:g} dB"
+            raise NotDeliveredError(f"the link lost {what} {times}: raise the SNR or reduce the distance", reception.latency_s)
+        attempts = float(np.mean(reception.attempts))
+        received = Received(_without(payload, lost))
+        return Delivery(received, reception.latency_s, attempts, len(present), len(lost), reception.olla_db)
+
+    def _send_symbols(
+        self, symbols: ComplexArray, gain: fading.Gain, start_s: float, rng: np.random.Generator
+    ) -> tuple[ComplexArray, NDArray[np.float64]]:
+        per_slot = max(1, int(self.bandwidth_hz * digital.SLOT_S * (1 - digital.OVERHEAD)))
+        slot = np.arange(-(-len(symbols) // per_slot), dtype=np.float64)
+        gains = np.repeat(gain(start_s + slot * digital.SLOT_S), per_slot)[: len(symbols)]
+        no = analog.noise_variance(self.snr_db)
+        return analog.equalise(analog.transmit(symbols, gains, no, rng), gains, no)
+
+    def _snr_db(self, gain: fading.Gain) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+        return lambda time_s: np.asarray(self.snr_db + 10 * np.log10(np.maximum(np.abs(gain(time_s)) ** 2, 1e-12)))
+
+
+def _without(payload: Payload, lost: set[int]) -> Payload:
+    """The payload with its lost feature parts empty."""
+    return replace(payload, features=tuple(b"" if i in lost else part for i, part in enumerate(payload.features, 1)))

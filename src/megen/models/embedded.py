@@ -1,0 +1,194 @@
+"""The embedded backbone: text encoder, denoiser and autoencoder joined, with all that decides how they are run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from megen.backbone import BackboneSpec, Condition
+from megen.diffusion import flow_map
+from megen.errors import RunError
+from megen.models import weights
+from megen.models.autoencoder import PATCH, Autoencoder, AutoencoderConfig
+from megen.models.denoiser import Denoiser, DenoiserConfig
+from megen.models.placement import bf16_pays, place
+from megen.models.restorer import Restorer, RestorerConfig
+from megen.models.text import TextConfig, TextEncoder
+from megen.words import left_out
+
+ASSETS = Path(__file__).parent.parent / "assets"
+STEM = "backbone"
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """Everything about a backbone but its weights; travels in their metadata."""
+
+    name: str
+    text: TextConfig
+    denoiser: DenoiserConfig
+    autoencoder: AutoencoderConfig
+    steps: tuple[int, ...] = (1, 2, 4, 8, 12)
+    merge_ratios: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75)
+    guidance: float = 2.0
+    flow_map: bool = False  # whether the denoiser learned average velocities, or the instantaneous one alone
+    time_shift: float = 2.0
+    grid: tuple[int, int] = (32, 32)
+    restorer: RestorerConfig = field(default_factory=RestorerConfig)
+
+    @property
+    def image_px(self) -> tuple[int, int]:
+        """Width and height of the images, in px."""
+        return self.grid[1] * PATCH, self.grid[0] * PATCH
+
+
+class EmbeddedBackbone(nn.Module):
+    """The `Backbone` that megen trains and ships, and its receiver's nets."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.digest = ""  # of the weights, where they were loaded
+        self.text = TextEncoder(config.text)
+        self.denoiser = Denoiser(config.denoiser)
+        self.autoencoder = Autoencoder(config.autoencoder)
+        self.restorer = Restorer(config.restorer, config.autoencoder.channels)
+        self.register_buffer("latent_mean", torch.zeros(config.autoencoder.channels))
+        self.register_buffer("latent_scale", torch.ones(config.autoencoder.channels))
+        self.latent_mean: Tensor
+        self.latent_scale: Tensor
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of a latent."""
+        return self.config.autoencoder.channels, *self.config.grid
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.latent_mean.device
+
+    @property
+    def precision(self) -> torch.dtype:
+        """Of the denoiser's weights."""
+        return self.denoiser.inward.weight.dtype
+
+    @property
+    def spec(self) -> BackboneSpec:
+        """What is offered."""
+        config = self.config
+        times = {n: tuple(flow_map.times(n, config.time_shift)) for n in config.steps}
+        return BackboneSpec(config.name, self.latent_shape, config.image_px, times, config.merge_ratios, config.text.max_words)
+
+    def left_out(self, prompt: str) -> list[str]:
+        """What of the prompt this backbone never learned and does not read: unknown words, digits, symbols."""
+        return left_out(prompt, self.config.text.vocabulary)
+
+    def condition(self, prompts: Sequence[str], guidance: float | None = None) -> Condition:
+        """Encode prompts, each alone and padded to the most words, so that a row does not depend on its batch; "" is the null prompt.
+
+        Errors: InputError on too many words.
+        """
+        strength = self.config.guidance if guidance is None else guidance
+        tokens = [self.text.tokenise([prompt], self.config.text.max_words) for prompt in prompts]  # refuses before any work
+        rows = [self.text(row.to(self.device)) for row in tokens]
+        text, pooled, mask = (torch.cat(column) for column in zip(*rows, strict=True))
+        null = None if strength == 1.0 else self.condition([""], 1.0)
+        return Condition(text, pooled, mask, torch.full((len(prompts),), strength, device=self.device), null)
+
+    def velocity(
+        self, z: Float[Tensor, "b c h w"], s: Float[Tensor, "b"], t: Float[Tensor, "b"], condition: Condition, skipped: int = 0
+    ) -> Float[Tensor, "b c h w"]:
+        """Guided velocity v_null + guidance * (v_text - v_null), a guidance for each row; the net runs once where all are 1.
+
+        A backbone that learned the instantaneous velocity alone is asked at t = s. `skipped`: blocks of the denoiser left out.
+        """
+        end = t if self.config.flow_map else s
+        if condition.null is None:
+            out: Tensor = self.denoiser(z, s, end, condition.text, condition.pooled, condition.mask, skipped)
+            return out
+        twice = Condition.cat([condition, condition.null.expand(len(z))])
+        both, starts, ends = torch.cat([z, z]), torch.cat([s, s]), torch.cat([end, end])
+        conditioned, null = self.denoiser(both, starts, ends, twice.text, twice.pooled, twice.mask, skipped).chunk(2)
+        strength = condition.guidance[:, None, None, None]
+        return torch.where(strength == 1, conditioned, null + strength * (conditioned - null))
+
+    def step(
+        self,
+        z: Float[Tensor, "b c h w"],
+        s: Float[Tensor, "b"],
+        t: Float[Tensor, "b"],
+        condition: Condition,
+        noise: Tensor | None = None,
+    ) -> Float[Tensor, "b c h w"]:
+        """X_{s,t}(z) = z + (t - s) v(z, s, t); `noise` is not used.
+
+        Errors: RunError where the denoiser gives NaN or infinity.
+        """
+        out = flow_map.step(lambda z, s, t: self.velocity(z, s, t, condition), z, s, t)
+        if not torch.isfinite(out).all():
+            raise RunError("the denoiser gave NaN or infinity: its weights are broken")
+        return out
+
+    def encode_images(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
+        """Images in [0, 1] to normalised latents."""
+        latents: Tensor = self.autoencoder.encoder(images)
+        return (latents - self.latent_mean[:, None, None]) / self.latent_scale[:, None, None]
+
+    def decode(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
+        """Normalised latents to images in [0, 1]."""
+        latents = z * self.latent_scale[:, None, None] + self.latent_mean[:, None, None]
+        images: Tensor = self.autoencoder.decoder(latents)
+        return images.clamp(0, 1)
+
+
+def save(backbone: EmbeddedBackbone, folder: Path, extra: dict[str, Any]) -> list[Path]:
+    """Write a backbone in half precision, with its configuration and provenance."""
+    halves = {k: v.half() for k, v in backbone.state_dict().items()}
+    about = {"format": "megen-backbone-1", "config": asdict(backbone.config), **extra}
+    return weights.save_sharded(halves, folder, STEM, about)
+
+
+def folder_of(name_or_path: str) -> Path:
+    """Where a bundled backbone's files lie, or those of one that was trained here. Errors: weights.WeightsError."""
+    bundled = sorted({p.parent.name for p in ASSETS.glob(f"*/{STEM}-*.safetensors")})  # assets hold other folders too
+    folder = ASSETS / name_or_path if name_or_path in bundled else Path(name_or_path)
+    if not folder.is_dir():
+        raise weights.WeightsError(f"no backbone named {name_or_path!r}: give one of {', '.join(bundled)}, or a folder of weights")
+    return folder
+
+
+def load(name_or_path: str, device: str = "cpu", quick: bool = False) -> EmbeddedBackbone:
+    """Load a bundled backbone by name, or one that was trained here by its folder; `quick`: the denoiser in bf16 where that pays.
+
+    Errors: weights.WeightsError where it is unknown, truncated, foreign or misshapen.
+    """
+    folder = folder_of(name_or_path)
+    tensors, about = weights.read_sharded(folder, STEM)
+    if about.get("format") != "megen-backbone-1" or "config" not in about:
+        raise weights.WeightsError(f"{folder} was not written by megen train")
+    backbone = EmbeddedBackbone(_config(about["config"]))
+    weights.load_into(backbone, tensors, str(folder))
+    backbone.digest = weights.digest("", tensors)[:16]
+    place(backbone, device).eval()
+    if quick and bf16_pays(torch.device(device)):
+        backbone.denoiser.bfloat16()
+    return backbone
+
+
+def _config(fields: dict[str, Any]) -> BackboneConfig:
+    def plain(values: dict[str, Any]) -> dict[str, Any]:
+        return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+    nested = {"text": TextConfig, "denoiser": DenoiserConfig, "autoencoder": AutoencoderConfig, "restorer": RestorerConfig}
+    fields.setdefault("restorer", asdict(RestorerConfig()))
+    try:
+        return BackboneConfig(**{**plain(fields), **{k: cls(**plain(fields[k])) for k, cls in nested.items()}})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise weights.WeightsError(f"the backbone's configuration is not one that this version reads ({error})") from error

@@ -1,0 +1,116 @@
+"""What one generation took and how: the JSON of `--report`. What it holds suffices to make the image again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from megen.types import Decision
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Seconds by stage; transmission is modelled, the others are measured."""
+
+    queue: float
+    text: float
+    denoise: float
+    merge: float
+    code: float
+    transmit: float
+    decode: float
+    total: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        stages = (self.queue, self.text, self.denoise, self.merge, self.code, self.transmit, self.decode)
+        object.__setattr__(self, "total", sum(stages))
+
+    @property
+    def es(self) -> float:
+        """Seconds that the edge server worked."""
+        return self.text + self.denoise + self.merge + self.code
+
+
+@dataclass(frozen=True)
+class Energy:
+    """Joules of edge server, radio and user equipment, all modelled as power x time."""
+
+    es: float
+    radio: float
+    ue: float
+    total: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "total", self.es + self.radio + self.ue)
+
+
+@dataclass(frozen=True)
+class PayloadBits:
+    """Bits of header, merge map and features."""
+
+    header: int
+    merge_map: int
+    features: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Channel:
+    """The link, and what became of the transmission; `link` is none, digital, analog or the name of a link of one's own."""
+
+    link: str
+    fading: str | None = None
+    snr_db: float | None = None
+    bandwidth_hz: float | None = None
+    speed_m_s: float | None = None
+    csi_delay_s: float | None = None
+    trace_sha256: str | None = None
+    rate_bps: float | None = None
+    analog_symbols: int = 0
+    attempts: float = 1.0
+    parts: int = 0
+    parts_lost: int = 0
+    residual_bler: float = 0.0
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Distances to the reference image, where one was made."""
+
+    psnr_db: float | None = None
+    ssim: float | None = None
+    reference: str | None = None
+
+
+@dataclass(frozen=True)
+class MadeBy:
+    """What decides the pixels beside the request: versions, weights, device, threads and precision."""
+
+    version: str
+    commit: str
+    command: str
+    torch: str
+    weights: str
+    device: str
+    threads: int
+    precision: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """Every figure of one generation; those that are modelled are named in `modelled`."""
+
+    prompt: str
+    seed: int
+    backbone: str
+    decision: Decision
+    decided_by: str
+    image: dict[str, int]
+    latency_s: Latency
+    energy_j: Energy
+    payload_bits: PayloadBits
+    quantiser_bits: float | None
+    bits_budget: int | None
+    channel: Channel
+    quality: Quality
+    made_by: MadeBy
+    modelled: tuple[str, ...]

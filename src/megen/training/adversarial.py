@@ -1,0 +1,294 @@
+"""Fine-tunes a flow map in latents: a discriminator for crispness, a judge's reward for what was asked, the start for everything else.
+
+Only the last jump s -> 1 carries a gradient; the states that it begins at are the flow map's own. What is learned is
+1.5 GAN + 0.3 reward + 10 |v - v_start|^2 (weights: `AdversarialRecipe`). Health is in `health.jsonl`: the discriminator's win rate
+(healthy .7 to .87), the ratio of the two gradients, sharpness, diversity, and what the choosing judge says of held-out prompts.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from megen.backbone import Condition
+from megen.diffusion import flow_map, losses
+from megen.errors import RunError
+from megen.models.embedded import EmbeddedBackbone
+from megen.models.placement import bf16_pays, place
+from megen.provenance import provenance
+from megen.scenes.captions import Scene
+from megen.scenes.completion import training_caption
+from megen.scenes.latent_judge import LatentJudge, log_likelihood, targets
+from megen.training import loop
+from megen.training.adversarial_health import Watch
+from megen.training.batches import normalised
+from megen.training.discriminator import Discriminator, beaten, discriminator_loss, named
+from megen.training.guided import encoded, velocity_of
+from megen.training.latents import LatentSet
+
+
+@dataclass(frozen=True)
+class AdversarialRecipe:
+    """How long, with which weights, and what keeps the discriminator ahead by a little."""
+
+    steps: int = 4000
+    batch: int = 24
+    lr: float = 1.2e-4
+    text_lr: float = 3e-5
+    discriminator_lr: float = 8e-4
+    gan_weight: float = 1.5  # 0: without a discriminator
+    reward_weight: float = 0.3  # 0: without a reward
+    start_weight: float = 10.0
+    penalty: float = 20.0
+    discriminator_rounds: int = 3  # for each step of the flow map, all but one from the last `kept` batches
+    least_win_rate: float = 0.6  # below it, in the mean of ten rounds, the discriminator learns on alone, up to `most_alone` rounds
+    most_alone: int = 4
+    alone: int = 25  # steps of the discriminator before the first of the flow map
+    kept: int = 24
+    moon_weight: float = 3.0
+    decay_share: float = 0.25
+    ema: float = 0.995
+    seed: int = 0
+    save_every: int = 25
+    watch_every: int = 100
+
+
+class Student(nn.Module):
+    """Text encoder and denoiser: all that is trained."""
+
+    def __init__(self, backbone: EmbeddedBackbone) -> None:
+        super().__init__()
+        self.text, self.denoiser = copy.deepcopy(backbone.text), copy.deepcopy(backbone.denoiser)
+
+
+@dataclass
+class _Batch:
+    """True latents, what was asked of them, and the noise of the step."""
+
+    true: Tensor
+    prompts: list[str]
+    wanted: Tensor
+    noise: Tensor
+    generator: torch.Generator
+    made: Tensor = field(default_factory=lambda: torch.empty(0))
+
+
+START_TIMES = {1: 0.35, 2: 0.22, 4: 0.25, 8: 0.10, 12: 0.08}  # how often each step count's times are drawn
+
+
+def start_times(n: int, shift: float, generator: torch.Generator) -> Tensor:
+    """Times that a sampler of an offered number of steps begins its steps at: 0 in about half of the rows, at most .85."""
+    counts, chances = list(START_TIMES), torch.tensor(list(START_TIMES.values()))
+    drawn = torch.multinomial(chances, n, replacement=True, generator=generator)
+    place_in = torch.rand(n, generator=generator)
+    grids = [flow_map.times(count, shift) for count in counts]
+    return torch.tensor([grids[i][int(u * counts[i])] for i, u in zip(drawn.tolist(), place_in.tolist(), strict=True)])
+
+
+def train(
+    recipe: AdversarialRecipe,
+    start: EmbeddedBackbone,
+    judges: tuple[LatentJudge, LatentJudge],
+    data: Callable[[int], LatentSet],
+    validation: LatentSet,
+    folder: Path,
+    device: torch.device,
+    *,
+    on_save: Callable[[Student, int], object] | None = None,
+) -> Student:
+    """Fine-tune (or resume from `folder`) and return the averaged weights; `judges`: the reward's, then the choosing one.
+
+    Errors: RunError where a figure is NaN or infinite.
+    """
+    place(start, device).eval().requires_grad_(False)
+    student, average = (place(Student(start), device) for _ in range(2))
+    student.requires_grad_(True)
+    reward, chooser = (place(judge, device).eval().requires_grad_(False) for judge in judges)
+    duel = _Duel(recipe, start, student, place(Discriminator(reward), device), reward, device)
+    ema, bf16 = loop.Average(student, average, recipe.ema), bf16_pays(device)
+    optimisers = [duel.optimiser, duel.critic_optimiser]
+    nets: dict[str, nn.Module] = {"student": student, "average": average, "critic": duel.critic}
+    file, done = folder / "adversarial.checkpoint.safetensors", -recipe.alone
+    if file.is_file():
+        done = int(loop.load_checkpoint(file, nets, optimisers, asdict(recipe))["step"])
+    watch = Watch(start, chooser, validation, folder, device)
+    for step, shown in loop.progress(done, recipe.steps, "adversarial fine-tuning"):
+        began = time.monotonic()
+        loop.set_lr([duel.optimiser], loop.lr_factor(max(step, 0), recipe.steps, 20, recipe.decay_share))
+        loop.set_lr([duel.critic_optimiser], loop.lr_factor(step + recipe.alone, recipe.steps + recipe.alone, 20, recipe.decay_share))
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            figures = duel.play(data(max(step, 0)), step)
+        if step >= 0:
+            ema.update(student, step)
+        _check(figures)
+        shown.update(figures)
+        watch.log({"step": step, **figures, "seconds": time.monotonic() - began})
+        if _due(step, recipe.save_every, recipe.steps):
+            loop.save_checkpoint(file, nets, optimisers, {"step": step + 1, "recipe": asdict(recipe), **provenance()})
+        if _due(step, recipe.watch_every, recipe.steps):
+            watch.look(average.text, average.denoiser, step + 1)
+            if on_save is not None:
+                on_save(average, step + 1)
+    return average.eval()
+
+
+@dataclass
+class _Duel:
+    """The flow map against the discriminator; the batches that the latter remembers are not kept in checkpoints."""
+
+    recipe: AdversarialRecipe
+    start: EmbeddedBackbone
+    student: Student
+    critic: Discriminator
+    reward: LatentJudge
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        recipe = self.recipe
+        self.optimiser = _adamw((self.student.denoiser, recipe.lr), (self.student.text, recipe.text_lr))
+        self.critic_optimiser = _adamw((self.critic, recipe.discriminator_lr))
+        self.recent: deque[_Batch] = deque(maxlen=recipe.kept)
+        self.win_rates = deque([1.0], maxlen=10)
+
+    def play(self, latents: LatentSet, step: int) -> dict[str, float]:
+        """Rounds of the discriminator until it is ahead, then a step of the flow map (before step 0 a round alone)."""
+        recipe, figures = self.recipe, {}
+        for turn in range(recipe.most_alone + 1):
+            batch = _batch(recipe, self.start, latents, (recipe.most_alone + 1) * (step + recipe.alone) + turn, self.device)
+            with torch.set_grad_enabled(step >= 0):
+                condition = encoded(self.student.text, self.student.text.tokenise(batch.prompts).to(self.device))
+            leaf, made = _made(self.student, self.start, condition, batch, grad=step >= 0)
+            self.recent.append(batch)
+            figures = {"turns": turn + 1.0}
+            if recipe.gan_weight:
+                figures["win_rate"] = _train_critic(recipe, self.critic, self.critic_optimiser, self.recent)
+                self.win_rates.append(figures["win_rate"])
+            if step < 0 or float(np.mean(self.win_rates)) >= recipe.least_win_rate:
+                break
+        if step < 0:
+            return figures
+        gradient, more = _gradients(recipe, self.critic, self.reward, batch, leaf)
+        distance = _distance(recipe, self.student, self.start, condition, batch)
+        self.optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward([made, recipe.start_weight * distance], [gradient, None])
+        norm = torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
+        self.optimiser.step()
+        return figures | more | {"to_start": float(distance.detach()), "norm": float(norm)}
+
+
+def _due(step: int, every: int, steps: int) -> bool:
+    return step >= 0 and ((step + 1) % every == 0 or step == steps - 1)
+
+
+def _check(figures: dict[str, float]) -> None:
+    if not all(np.isfinite(v) for v in figures.values()):
+        raise RunError(f"a figure of the training is NaN or infinite ({figures}): train into another folder with a lower --lr")
+
+
+def _adamw(*parts: tuple[nn.Module, float]) -> torch.optim.Optimizer:
+    groups = [{"params": list(part.parameters()), "base_lr": lr} for part, lr in parts]
+    return torch.optim.AdamW(groups, lr=parts[0][1], betas=(0.5, 0.95), weight_decay=0.0)
+
+
+def _batch(recipe: AdversarialRecipe, start: EmbeddedBackbone, latents: LatentSet, number: int, device: torch.device) -> _Batch:
+    """Scenes with their captions; nights are drawn twice as often as they occur."""
+    generator, rng = loop.step_generator(recipe.seed, number), np.random.default_rng([recipe.seed, 17, number])
+    chance = np.array([2.0 if isinstance(s, Scene) and s.time == "night" else 1.0 for s in latents.sources])
+    index = rng.choice(len(latents), recipe.batch, p=chance / chance.sum())
+    prompts = [s if isinstance(s, str) else training_caption(s, rng) for s in (latents.sources[i] for i in index)]
+    true = normalised(latents.latents[torch.from_numpy(index)], start.latent_mean, start.latent_scale, device)
+    noise = torch.randn(true.shape, generator=generator).to(device).contiguous(memory_format=torch.channels_last)
+    return _Batch(true, prompts, named(prompts).to(device), noise, generator)
+
+
+def _made(student: Student, start: EmbeddedBackbone, condition: Condition, batch: _Batch, *, grad: bool) -> tuple[Tensor, Tensor]:
+    """The latents of the last jump: as a leaf whose gradient can be taken, and with their graph.
+
+    A state at s > 0 is, half and half, the flow map's own jump to data with new noise on it, or its own step from 0 to s.
+    """
+    n, device = len(batch.noise), batch.noise.device
+    s = start_times(n, start.config.time_shift, batch.generator).to(device)
+    later, jumps = s > 0, torch.rand(n, generator=batch.generator).to(device) < 0.5
+    fresh = torch.randn(batch.noise.shape, generator=batch.generator).to(device)
+    z = batch.noise.clone()
+    if later.any():
+        with torch.no_grad():
+            chosen = condition.rows(later)
+            end = torch.where(jumps, torch.ones_like(s), s)[later]
+            moved = flow_map.step(velocity_of(student.denoiser, chosen), batch.noise[later], torch.zeros_like(end), end)
+            again = flow_map.interpolate(moved, fresh[later], s[later])
+            z[later] = torch.where(jumps[later][:, None, None, None], again, moved)
+    with torch.set_grad_enabled(grad):
+        made = flow_map.step(velocity_of(student.denoiser, condition), z, s, torch.ones_like(s))
+    batch.made = made.detach()
+    return made.detach().requires_grad_(True), made
+
+
+def _train_critic(recipe: AdversarialRecipe, critic: Discriminator, optimiser: torch.optim.Optimizer, recent: deque[_Batch]) -> float:
+    """A round on the newest batch, the others on rows of the last ones; returns the newest's win rate before its update."""
+    win_rate = 0.0
+    for turn in range(recipe.discriminator_rounds):
+        newest, generator = recent[-1], recent[-1].generator
+        if turn == 0:
+            true, made, wanted = newest.true, newest.made, newest.wanted
+        else:
+            picks = torch.randint(len(recent), (recipe.batch,), generator=generator).tolist()
+            at = torch.randint(recipe.batch, (recipe.batch,), generator=generator).tolist()
+            true = torch.stack([recent[k].true[i] for k, i in zip(picks, at, strict=True)])
+            made = torch.stack([recent[k].made[i] for k, i in zip(picks, at, strict=True)])
+            wanted = torch.stack([recent[k].wanted[i] for k, i in zip(picks, at, strict=True)])
+        value, wins = discriminator_loss(critic, true, made, wanted, recipe.penalty, generator)
+        win_rate = wins if turn == 0 else win_rate
+        loop.descend(value, critic, [optimiser])
+    return win_rate
+
+
+def _gradients(
+    recipe: AdversarialRecipe, critic: Discriminator, reward: LatentJudge, batch: _Batch, leaf: Tensor
+) -> tuple[Tensor, dict[str, float]]:
+    """The gradient of both losses in the made latents, and how they compare."""
+    total, figures = torch.zeros_like(leaf), {}
+    norms = []
+    if recipe.gan_weight:
+        critic.requires_grad_(False)
+        with torch.no_grad():
+            of_true = critic(batch.true, batch.wanted)
+        value = beaten(of_true, critic(leaf, batch.wanted))
+        (gradient,) = torch.autograd.grad(recipe.gan_weight * value, leaf)
+        critic.requires_grad_(True)
+        total, figures["gan"] = total + gradient, float(value.detach())
+        norms.append(float(gradient.norm()))
+    if recipe.reward_weight:
+        wanted = {k: v.to(leaf.device) for k, v in targets(batch.prompts).items()}
+        logits = reward(leaf)
+        asked = sum((v >= 0).float() for v in wanted.values())
+        moon = {"body": torch.where(wanted["body"] > 0, wanted["body"], -1)}
+        likelihood = log_likelihood(logits, wanted) + (recipe.moon_weight - 1) * log_likelihood(logits, moon)
+        value = -(likelihood / asked).mean()
+        (gradient,) = torch.autograd.grad(recipe.reward_weight * value, leaf)
+        total, figures["reward_loss"] = total + gradient, float(value.detach())
+        norms.append(float(gradient.norm()))
+    if len(norms) == 2:
+        figures["gradient_ratio"] = norms[0] / max(norms[1], 1e-9)
+    return total, figures
+
+
+def _distance(recipe: AdversarialRecipe, student: Student, start: EmbeddedBackbone, condition: Condition, batch: _Batch) -> Tensor:
+    """|v - v_start|^2 at random times on a fifth of the rows."""
+    few = slice(0, max(1, recipe.batch // 5))
+    s = losses.sample_times(few.stop, start.config.time_shift, batch.generator)
+    t = losses.sample_spans(s, few.stop // 3, batch.generator)
+    s, t = s.to(batch.true.device), t.to(batch.true.device)
+    z = flow_map.interpolate(batch.true[few], batch.noise[few], s)
+    with torch.no_grad():
+        before = encoded(start.text, start.text.tokenise(batch.prompts[few]).to(s.device))
+        goal = velocity_of(start.denoiser, before)(z, s, t)
+    return (velocity_of(student.denoiser, condition.rows(few))(z, s, t) - goal).square().mean()

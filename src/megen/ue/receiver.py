@@ -1,0 +1,72 @@
+"""The user equipment in Python: what is received to an image, by onnxruntime and without torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from megen.codec import FeatureCodec, prior
+from megen.errors import InputError, RunError
+from megen.types import Features, Received
+
+GRAPH, OUTPUTS = "receiver.onnx", {"image", "finite"}
+ASSETS = Path(__file__).parents[1] / "assets"
+
+
+class ReceiverError(InputError):
+    """A receiver graph that is missing, broken or not one of megen's."""
+
+
+@dataclass(frozen=True)
+class Receiver:
+    """The codec, and one ONNX graph from features to pixels."""
+
+    codec: FeatureCodec
+    session: onnxruntime.InferenceSession
+
+    @classmethod
+    def load(cls, path: Path | str, threads: int = 0) -> Receiver:
+        """Load a graph and the entropy coder's prior beside it: a bundled backbone's by name, or one from a file or its folder.
+
+        0 threads: as many as there are cores. Errors: ReceiverError.
+        """
+        named, path = ASSETS / str(path) / GRAPH, Path(path)
+        path = named if named.is_file() else path / GRAPH if path.is_dir() else path
+        if not path.is_file():
+            raise ReceiverError(f"no receiver graph at {path}: write it with megen export")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        try:
+            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            metadata = session.get_modelmeta().custom_metadata_map
+            fingerprint, digest = int(metadata["fingerprint"]), int(metadata["codec"])
+            learned = prior.load(path.parent, int(metadata["channels"]))
+            height, width = json.loads(metadata["grid"])
+            grid = (int(height), int(width))
+            missing = {"rows", "merge_map"} - {i.name for i in session.get_inputs()} | OUTPUTS - {o.name for o in session.get_outputs()}
+            if missing:
+                raise KeyError(", ".join(sorted(missing)))
+        except Exception as error:  # onnxruntime raises classes of its own for each kind of broken file
+            raise ReceiverError(f"{path} is not a receiver graph of this version: write it again with megen export") from error
+        if learned.digest != digest:
+            raise ReceiverError(f"{path} needs the {prior.FILE} that it was exported with beside it: write both again with megen export")
+        return cls(FeatureCodec(learned, fingerprint, grid), session)
+
+    def decode(self, received: Received) -> np.ndarray:
+        """The image [H, W, 3] in bytes of what was received. Errors: CodecError."""
+        return self.image_of(self.codec.decode(received))
+
+    def image_of(self, features: Features) -> np.ndarray:
+        """The image [H, W, 3] in bytes of decoded features. Errors: RunError where the decoder gives NaN or infinity."""
+        given = {"rows": features.rows, "merge_map": features.merge_map, "degradation": features.degradation}
+        inputs = {i.name: given[i.name] for i in self.session.get_inputs()}  # a backbone without a restorer reads no degradation
+        image, finite = self.session.run(["image", "finite"], inputs)
+        if not finite:
+            raise RunError("the decoder gave NaN or infinity: its weights are broken, or the features are")
+        pixels: np.ndarray = image
+        return pixels

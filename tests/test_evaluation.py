@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import io
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from megen.cli.main import main
+from megen.evaluation import backbone as bench_backbone
+from megen.evaluation import link
+from megen.models.embedded import EmbeddedBackbone
+from megen.scenes import judge
+from megen.scenes.captions import HELD_OUT, parse, sample_scene
+from megen.scenes.render import render
+from tests.conftest import make_tiny
+
+
+def picture() -> np.ndarray:
+    drawn = render([sample_scene(np.random.default_rng(0))], 128)[0]
+    return (drawn.permute(1, 2, 0) * 255).round().byte().numpy()
+
+
+def test_a_file_is_found_at_its_psnr() -> None:
+    kind = link.file_kinds(10)["webp"]
+    bits, db, data = link.file_at(kind, picture(), 35.0)
+    assert db == 35.0
+    opened = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    assert link.psnr_db(opened, picture()) >= 35.0
+    assert 0.8 * 8 * len(data) < bits <= 8 * len(data)
+    least, found, _ = link.file_at(kind, picture(), 0.0)
+    assert least < bits
+    assert found > 0
+    assert link.file_at(kind, picture(), 98.0)[1] < 98.0
+
+
+def test_psnr_and_ssim_of_equal_and_unequal_images() -> None:
+    image = picture()
+    assert link.psnr_db(image, image) == 99.0
+    assert link.ssim(image, image) == pytest.approx(1)
+    off = np.clip(image.astype(int) + 5, 0, 255).astype(np.uint8)
+    assert link.psnr_db(off, image) == pytest.approx(20 * np.log10(255 / 5), abs=0.3)
+
+
+def test_a_file_takes_its_bits_over_the_links_rate() -> None:
+    rng = np.random.default_rng(0)
+    near, whole = link.airtime(200_000, 24.0, 1e6, rng)
+    far, _ = link.airtime(200_000, 0.0, 1e6, rng)
+    assert whole
+    assert 200_000 / 1e6 / 8 < near < far
+    assert not link.airtime(200_000, -30.0, 1e6, rng)[1]
+
+
+def test_bench_link_prints_the_table(tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [
+        "bench",
+        "link",
+        "--prompts",
+        "2",
+        "--sweep",
+        "1",
+        "--steps",
+        "1",
+        "--avif-speed",
+        "10",
+        "--backbone",
+        str(tiny_folder),
+        "--json",
+        "-",
+    ]
+    assert main(command) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["bits_ratio_avif_equal_psnr"] > 0
+    assert told["bits_ratio_int8_latent"] > 0
+    assert len(told["bits_ratio_avif_each"]) == 2
+    for scheme in ("digital 0", "analog 0.5", "int8 latent", "reference fp16, ratio 0.5", "png", "avif", "jpeg", "webp"):
+        rows = told["schemes"][scheme]
+        assert set(rows) == {f"{s:g}" for s in link.SNRS_DB}
+        assert set(rows["24"]) == {"bits", "airtime_s", "psnr_db", "ssim", "delivered"}
+        assert rows["24"]["delivered"] == 1
+    analog = [told["schemes"]["analog 0"][f"{s:g}"]["psnr_db"] for s in link.SNRS_DB if s >= 0]
+    assert all(b > a for a, b in itertools.pairwise(analog))
+
+
+def test_frechet_distance_of_shifted_and_of_scaled_sets() -> None:
+    a = torch.randn(2000, judge.N_FEATURES, generator=torch.Generator().manual_seed(0))
+    a = a - a.mean(0)
+    assert bench_backbone.frechet_distance(a, a) == pytest.approx(0, abs=1e-3)
+    assert bench_backbone.frechet_distance(a, a + 2) == pytest.approx(4 * judge.N_FEATURES, rel=1e-4)
+    variance = float(torch.cov(a.T.double()).trace())  # between N(0, S) and N(0, 9 S): tr S (1 + 9 - 2 * 3)
+    assert bench_backbone.frechet_distance(a, 3 * a) == pytest.approx(4 * variance, rel=1e-4)
+
+
+def test_prompts_of_unseen_combinations_ask_for_them() -> None:
+    for index in range(6):
+        for unseen in (False, True):
+            drawn, text = judge.held_out_prompt(index, unseen)
+            named = parse(text)
+            assert all(named[k] == getattr(drawn, k) for k in named)
+            assert ((drawn.object, drawn.time, drawn.weather) in HELD_OUT) == unseen
+            assert {"object", "time", "weather"} <= named.keys()
+
+
+def test_accuracy_counts_what_prompts_name() -> None:
+    prompts = bench_backbone.Prompts.of(3, 0)
+    perfect = [parse(text) for text in prompts.texts]
+    blind = [dict.fromkeys(right, "nothing") for right in perfect]
+    for unseen in (False, True):
+        assert bench_backbone.accuracy(prompts, perfect, unseen)[:2] == (1.0, 0.0)
+        assert bench_backbone.accuracy(prompts, blind, unseen)[0] == 0.0
+    half = [right if i % 3 else wrong for i, (right, wrong) in enumerate(zip(perfect, blind, strict=True))]
+    share, error, _ = bench_backbone.accuracy(prompts, half, False)
+    assert 0.3 < share < 0.95
+    assert error > 0
+
+
+def test_a_backbone_is_measured_beside_its_teacher(tiny: EmbeddedBackbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_backbone, "frechet_error", lambda a, b: 0.0)
+    monkeypatch.setattr(bench_backbone, "TEACHER_STEPS", 3)
+    other = make_tiny(1)
+    found, sheet = bench_backbone.compare(tiny, [1, 2], bench_backbone.Prompts.of(2, 0), tiny, other, skipped=2)
+    assert sheet.size == (4 * 256, 3 * 256)
+    assert found["steps"].keys() == {"1", "2"}
+    for row in (*found["steps"].values(), *found["consistency"].values()):
+        assert row.keys() >= {"scene_fd", "attribute_accuracy", "attribute_accuracy_unseen", "psnr_teacher_db", "seconds", "gflops"}
+    assert found["steps"]["2"]["gflops"] > 1.8 * found["steps"]["1"]["gflops"] - 0.1
+    assert found["reduced depth"]["2"]["gflops"] < found["steps"]["2"]["gflops"]
+    assert found["teacher, midpoint"]["2"]["gflops"] > 1.9 * found["teacher, Euler"]["2"]["gflops"] - 0.1
+    assert found["teacher, Euler"]["2"]["psnr_teacher_db"] == pytest.approx(found["steps"]["2"]["psnr_teacher_db"], abs=0.01)
+    json.dumps(found)

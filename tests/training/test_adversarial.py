@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from megen.models.embedded import EmbeddedBackbone
+from megen.scenes.latent_judge import LatentJudge, LatentJudgeConfig, targets
+from megen.scenes.splits import scene
+from megen.training import adversarial, discriminator
+from megen.training.adversarial import AdversarialRecipe
+from megen.training.latents import LatentSet
+from megen.types import InputError
+from tests.conftest import make_tiny
+
+CPU = torch.device("cpu")
+RECIPE = AdversarialRecipe(steps=2, batch=4, alone=1, kept=2, save_every=1, watch_every=2, most_alone=1)
+
+
+def flow_map() -> EmbeddedBackbone:
+    torch.manual_seed(0)
+    tiny = make_tiny()
+    backbone = EmbeddedBackbone(replace(tiny.config, grid=(32, 32), flow_map=True, guidance=1.0))
+    backbone.load_state_dict(tiny.state_dict())
+    return backbone.eval()
+
+
+def latents() -> LatentSet:
+    values = torch.randn(12, 8, 32, 32, generator=torch.Generator().manual_seed(1)).half()
+    return LatentSet(values, tuple(scene(1, i) for i in range(12)))
+
+
+def judges() -> tuple[LatentJudge, LatentJudge]:
+    config = LatentJudgeConfig(channels=8, widths=(4, 4, 4), features=8)
+    return LatentJudge(config), LatentJudge(config)
+
+
+@pytest.mark.parametrize(("change", "has"), [({}, {"win_rate", "reward_loss"}), ({"gan_weight": 0.0}, {"reward_loss"})])
+def test_it_logs_its_health_changes_the_weights_and_goes_on(change: dict[str, float], has: set[str], tmp_path: Path) -> None:
+    start, data, recipe = flow_map(), latents(), replace(RECIPE, **change)  # type: ignore[arg-type]
+    before = start.denoiser.outward.weight.clone()
+    average = adversarial.train(recipe, start, judges(), lambda step: data, data, tmp_path, CPU)
+    assert (average.denoiser.outward.weight != before).any()
+    torch.testing.assert_close(start.denoiser.outward.weight, before)  # the start stays as it was
+    lines = [json.loads(line) for line in (tmp_path / "health.jsonl").read_text().splitlines()]
+    assert has <= lines[1].keys()
+    assert ("win_rate" in lines[1]) == ("win_rate" in has)
+    look = next(line for line in lines if "look" in line)
+    assert {"all_right_short_1", "octaves_4", "diversity_1"} <= look.keys()
+    assert (tmp_path / "adversarial-00002.png").is_file()
+    again = adversarial.train(recipe, flow_map(), judges(), lambda step: data, data, tmp_path, CPU)
+    torch.testing.assert_close(again.denoiser.outward.weight, average.denoiser.outward.weight)
+    with pytest.raises(InputError, match="lr is"):
+        adversarial.train(replace(recipe, lr=1e-5), flow_map(), judges(), lambda step: data, data, tmp_path, CPU)
+
+
+def test_the_times_are_those_at_which_offered_steps_begin() -> None:
+    times = adversarial.start_times(4000, 2.0, torch.Generator().manual_seed(0))
+    assert 0.3 < float((times == 0).float().mean()) < 0.7
+    assert 0.8 < float(times.max()) < 0.87
+    assert len(times.unique()) > 15
+
+
+def test_the_discriminator_learns_to_tell_made_from_true_and_what_was_asked() -> None:
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    critic = discriminator.Discriminator(judges()[0])
+    optimiser = torch.optim.Adam(critic.parameters(), lr=3e-3)
+    wanted = discriminator.named(["a castle at night", "a cabin at noon"] * 8)
+    true, made = torch.randn(16, 8, 32, 32), torch.randn(16, 8, 32, 32) * 0.5
+    first, wins = discriminator.discriminator_loss(critic, true, made, wanted, 1.0, generator)
+    for _ in range(40):
+        value, wins = discriminator.discriminator_loss(critic, true, made, wanted, 1.0, generator)
+        optimiser.zero_grad()
+        value.backward()
+        optimiser.step()
+    assert float(value.detach()) < float(first.detach())
+    assert wins > 0.7
+
+
+def test_what_a_prompt_leaves_open_is_not_judged_but_weather_is_clear() -> None:
+    wanted = targets(["a castle", "rain, a lake"])
+    assert wanted["weather"].tolist() == [0, 1]
+    assert wanted["time"].tolist() == [-1, -1]
+    assert wanted["count"].tolist() == [0, 0]
