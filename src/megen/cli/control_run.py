@@ -126,10 +126,4 @@ def _table_of(name: str, env: str, cmdp: CMDP) -> report.Array:
     """The table of a policy by its name, or from a file or a training's folder."""
     if name in report.RULES:
         return report.RULES[name](cmdp)
-    bundled = policies.bundled(env)
-    path = bundled.get(name, Path(name))
-    if name not in bundled and not path.exists():
-        raise policies.PolicyError(
-            f"no policy {name!r}: give {', '.join(('lp', *report.RULES, *bundled))}, or a path that megen control train wrote"
-        )
-    return policies.table_of(policies.load(path / policies.FILE if path.is_dir() else path), cmdp)
+    return policies.table_of(policies.find(name, env, ("lp", *report.RULES)), cmdp)

@@ -134,7 +134,6 @@ def _pipeline(args: argparse.Namespace, steps: int | None, ratio: float | None) 
         policy, decided_by = _policy(args, steps, ratio), f"policy {args.policy}"
     pipe = Pipeline.load(args.backbone, link=link, policy=policy, analog=args.link == "analog", device=args.device)
     backbone = pipe.transmitter.backbone
-    backbone.condition([args.prompt])  # refuses a prompt that is too long before any work
     if policy is not None:
         policy.check(getattr(backbone, "digest", ""))
     _warn_unknown(backbone, args.prompt, args.words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,12 +98,12 @@ def bundled(env: str = "main") -> dict[str, Path]:
     return {p.stem: p for p in sorted((BUNDLED / env).glob("*.npz"))}
 
 
-def find(name_or_path: str, env: str = "main") -> Policy:
-    """A bundled policy by name, or one from a file or a training's folder. Errors: PolicyError."""
+def find(name_or_path: str, env: str = "main", others: Sequence[str] = ()) -> Policy:
+    """A bundled policy by name, or one from a file or a training's folder; a refusal offers `others` too. Errors: PolicyError."""
     files = bundled(env)
     path = files.get(name_or_path, Path(name_or_path))
     if name_or_path not in files and not path.exists():
-        raise PolicyError(f"no policy {name_or_path!r}: give {', '.join(files)}, or a path that megen control train wrote")
+        raise PolicyError(f"no policy {name_or_path!r}: give {', '.join((*others, *files))}, or a path that megen control train wrote")
     return load(path / FILE if path.is_dir() else path)
 
 

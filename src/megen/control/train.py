@@ -32,7 +32,7 @@ ALGORITHMS = ("cvpo", "cvpo-value", "ppo-lag", "sac-lag", "fixed-penalty")  # cv
 RATES: dict[str, dict[str, Any]] = {"sac-lag": {"multiplier_lr": 0.2}, "fixed-penalty": {"multiplier_lr": 0.0, "multiplier_gain": 0.0}}
 ITERATIONS = cvpo.Recipe().iterations
 SAMPLES_AN_ITERATION = cvpo.Recipe().links * cvpo.Recipe().horizon
-FILE, MARK = "policy.npz", "training.json"
+FILE, MARK = policies.FILE, "training.json"
 Row = dict[str, float]
 
 
