@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import matplotlib
+from experiments import common, plot
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
-from experiments import common
-
-COLOURS = ("#0072B2", "#009E73", "#E69F00", "#D55E00")
+COLOURS = (plot.BLUE, plot.GREEN, plot.ORANGE, plot.RED)
 
 
 def main() -> None:
     result = common.read("merging_against_quantiser")
-    figure, axes = plt.subplots(figsize=(6.4, 4.2))
+    figure, (ax,) = plot.axes(1, width=6.4)
     for (ratio, rows), colour, mark in zip(result["payloads"].items(), COLOURS, "os^v", strict=False):
         bits = [row["bits"]["mean"] / 1e3 for row in rows]
         level = [row["psnr_db"]["mean"] for row in rows]
         error = [row["psnr_db"]["standard_error"] for row in rows]
-        axes.errorbar(bits, level, error, fmt=f"{mark}-", color=colour, markersize=4, label=f"merge ratio {ratio}")
-    axes.set(xscale="log", xlabel="payload (kbit)", ylabel="PSNR to the undisturbed image (dB)")
-    axes.grid(alpha=0.3, which="both")
-    axes.legend(loc="lower right")
-    axes.set_title(f"{len(rows)} quantiser depths, {result['prompts']} prompts, mean and standard error", fontsize=9)
-    figure.tight_layout()
-    figure.savefig(common.DOCS / "merging-against-quantiser.png", dpi=110)
+        ax.errorbar(bits, level, error, fmt=f"{mark}-", color=colour, markersize=4, label=f"merge ratio {ratio}")
+    ax.set(xscale="log", xlabel="payload (kbit)", ylabel="PSNR to the undisturbed image (dB)")
+    ticks = [5, 10, 20, 50, 100]
+    ax.set_xticks(ticks, [str(t) for t in ticks])
+    plot.save(figure, "merging-against-quantiser", f"{len(rows)} quantiser depths, {result['prompts']} prompts, mean and standard error")
 
 
 if __name__ == "__main__":

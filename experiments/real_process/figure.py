@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import matplotlib
+from experiments import common, plot
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
-from experiments import common
-
-STYLE = {"cvpo": ("#0072B2", "MEG-CVPO"), "ppo-lag": ("#D55E00", "PPO-Lagrangian")}
+STYLE = {"cvpo": (plot.BLUE, "MEG-CVPO"), "ppo-lag": (plot.RED, "PPO-Lagrangian")}
 MEANS = {"stationary": ("o", "stationary"), "discounted_from_empty": ("^", "discounted, from an empty server")}
 STEPS = {
     "all as the tables": "tables",
@@ -22,7 +17,7 @@ STEPS = {
 
 def main() -> None:
     result = common.read("real_process")
-    figure, axes = plt.subplots(figsize=(7.2, 4.2))
+    figure, (axes,) = plot.axes(1, width=7.2, height=4.4)
     for name, (colour, label) in STYLE.items():
         rows = result["policies"][name]
         for mean, (mark, text) in MEANS.items():
@@ -30,14 +25,11 @@ def main() -> None:
             levels, errors = [row["mean"] for row in late], [row["standard_error"] for row in late]
             filled = colour if mean == "stationary" else "none"
             axes.errorbar(range(len(STEPS)), levels, errors, fmt=f"{mark}-", color=colour, mfc=filled, capsize=2, label=f"{label}, {text}")
-    axes.axhline(1, color="0.4", linestyle="--", label="limit")
+    axes.axhline(1, color=plot.GREY, linestyle="--", label="limit")
     axes.set_xticks(range(len(STEPS)), list(STEPS.values()), fontsize=8)
     axes.set(ylabel="share of late requests by its limit", xlabel="what is as described, from left to right one more")
-    axes.grid(alpha=0.3)
     axes.set_ylim(0.8, None)
-    axes.legend(fontsize=8, loc="lower right")
-    figure.tight_layout()
-    figure.savefig(common.DOCS / "control-real-process.png", dpi=110)
+    plot.save(figure, "control-real-process", legend_columns=2)
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def decoder(body: bytes) -> object:
 
 def low_bits(classes: IntArray) -> IntArray:
     """How many of a level's lowest bits travel as they are, so that the rest falls into one of the first `CLASSES`."""
-    out: IntArray = -(-(classes - CLASSES + 1).clip(0) // PER_OCTAVE)
+    out: IntArray = -(-np.maximum(classes - CLASSES + 1, 0) // PER_OCTAVE)
     return out
 
 
@@ -94,15 +94,16 @@ def put(coder: object, levels: IntArray, classes: IntArray, table: NDArray[np.fl
 
 def get(coder: object, classes: IntArray, table: NDArray[np.float64]) -> IntArray:
     """Levels [n] of scale classes [n], as `put` took them. Errors: InputError on bits that no encoder wrote."""
-    low = low_bits(classes)
-    fine = low > 0
+    low, fine = low_bits(classes), classes >= CLASSES
+    any_fine = bool(fine.any())
     try:
-        high = coder.decode(_FAMILY, table[classes - PER_OCTAVE * low]).astype(np.int64) - REACH  # type: ignore[attr-defined]
-        far = np.abs(high) == REACH
+        rows = table[classes - PER_OCTAVE * low if any_fine else classes]
+        levels: IntArray = coder.decode(_FAMILY, rows).astype(np.int64) - REACH  # type: ignore[attr-defined]
+        far = np.abs(levels) == REACH
         if far.any():
-            high[far] += np.sign(high[far]) * coder.decode(_ESCAPE, int(far.sum())).astype(np.int64)  # type: ignore[attr-defined]
-        levels: IntArray = high << low
-        if fine.any():
+            levels[far] += np.sign(levels[far]) * coder.decode(_ESCAPE, int(far.sum())).astype(np.int64)  # type: ignore[attr-defined]
+        if any_fine:
+            levels <<= low
             rest = coder.decode(_UNIFORM, (1 << low[fine]).astype(np.int32)).astype(np.int64)  # type: ignore[attr-defined]
             levels[fine] += rest - ((1 << low[fine]) >> 1)
     except AssertionError as error:  # what constriction raises on bits that no encoder wrote

@@ -65,18 +65,22 @@ class _Picture:
             if len(tokens):
                 if prior.nets:
                     inputs = priors.context(self.values, neighbours, tokens, self.grid, base_step(self.depth))
+                    earlier = np.empty((len(tokens), prior.channels))  # the token's own channels, as they become known
                 else:
                     means = priors.mean_of(self.values, neighbours)
                 for number, group in enumerate(prior.groups):
                     if prior.nets:
-                        earlier = self.values[tokens, : group.start].clip(-priors.LIMIT, priors.LIMIT)
                         net = prior.nets[stage.kind][number]
-                        mean, log2_scale = priors.predict(net, np.concatenate([inputs, earlier], 1, dtype=np.float64))
+                        mean, log2_scale = priors.predict(net, np.concatenate([inputs, earlier[:, : group.start]], 1))
                         classes = priors.scale_class(log2_scale, step[group])
                     else:
                         mean, classes = means[:, group], np.tile(self.scales[stage.kind, group], (len(tokens), 1))
                     change = levels(stage.kind, group, tokens, mean, classes) * step[group]
-                    self.values[tokens, group] = (mean + change).clip(-BOUND, BOUND)
+                    change += mean
+                    known = priors.clipped(change, BOUND)
+                    self.values[tokens, group] = known
+                    if prior.nets:
+                        earlier[:, group] = priors.clipped(known, priors.LIMIT)
             merged = stage.tokens[~coded]
             self.values[merged] = self.values[self.source[merged]]
 
@@ -103,7 +107,7 @@ class _Reader:
 
     def __call__(self, kind: int, group: slice, tokens: IntArray, mean: Whole, classes: IntArray) -> Whole:
         levels = entropy.get(self.decoder, classes.ravel(), self.table)
-        return levels.reshape(classes.shape).clip(-MAX_LEVEL, MAX_LEVEL).astype(np.float64)
+        return priors.clipped(levels, MAX_LEVEL).reshape(classes.shape).astype(np.float64)
 
 
 def _predicted(kind: int, group: slice, tokens: IntArray, mean: Whole, classes: IntArray) -> Whole:

@@ -14,6 +14,7 @@ import json
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -156,7 +157,14 @@ def context(values: NDArray[np.float32], neighbours: IntArray, tokens: IntArray,
 
 def around(values: NDArray[np.float32], neighbours: IntArray) -> Whole:
     """The four neighbours' values [n, 4, c], clipped to `LIMIT`; 0 where there is none."""
-    out: Whole = np.where(neighbours[:, :, None] == NONE, 0, values[neighbours]).clip(-LIMIT, LIMIT).astype(np.float64)
+    out: Whole = clipped(values[neighbours], LIMIT).astype(np.float64)
+    out[neighbours == NONE] = 0
+    return out
+
+
+def clipped(values: NDArray[Any], largest: int) -> NDArray[Any]:
+    """Values within +- `largest`; `ndarray.clip` looks its dtype's limits up first, which takes longer than a stage's work."""
+    out: NDArray[Any] = np.minimum(np.maximum(values, -largest), largest)
     return out
 
 
@@ -189,17 +197,29 @@ def predict(net: Net, inputs: Whole) -> tuple[Whole, Whole]:
     """Mean [n, g] and log2 scale [n, g], both in 1 / UNIT."""
     hidden = _product(inputs, net.w1)
     hidden += net.b1
-    np.floor(hidden.clip(0, (ACTIVATION + 1) * WEIGHT - 1, out=hidden) / WEIGHT, out=hidden)
-    out = np.floor((_product(hidden, net.w2) + net.b2) / WEIGHT)
-    mean, scale = np.split(out, 2, axis=1)
-    return mean.clip(-LIMIT, LIMIT), scale
+    np.maximum(hidden, 0, out=hidden)
+    np.minimum(hidden, (ACTIVATION + 1) * WEIGHT - 1, out=hidden)
+    hidden *= 1 / WEIGHT  # a power of two: exact
+    np.floor(hidden, out=hidden)
+    out = _product(hidden, net.w2)
+    out += net.b2
+    out *= 1 / WEIGHT
+    np.floor(out, out=out)
+    half = out.shape[1] // 2
+    return clipped(out[:, :half], LIMIT), out[:, half:]
 
 
 def scale_class(log2_scale: Whole, step: IntArray) -> IntArray:
     """The class of each scale relative to its step: round(4 (log2 scale - log2 step + 4)), a half rounded up, in [0, 60]."""
-    relative = log2_scale - np.array([_log2(int(s)) for s in step])
     width = UNIT // PER_OCTAVE
-    return np.asarray(np.floor((relative - LOWEST * UNIT + width // 2) / width).clip(0, MOST).astype(np.int64))
+    relative = log2_scale - (_log2_of(tuple(step.tolist())) + LOWEST * UNIT - width // 2)
+    relative *= 1 / width
+    return np.asarray(np.minimum(np.maximum(np.floor(relative), 0), MOST).astype(np.int64))
+
+
+@functools.lru_cache(maxsize=64)
+def _log2_of(steps: tuple[int, ...]) -> Whole:
+    return np.array([_log2(step) for step in steps], float)
 
 
 def save(prior: Prior, folder: Path, metadata: dict[str, object]) -> Path:

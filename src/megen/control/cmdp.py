@@ -7,7 +7,7 @@
 | transition | W' = max(W + S - G, 0) with service time S and gap G, clipped to the top cell; c and f are Markov chains, p is drawn |
 | reward | r(c, p, a) |
 | costs | any number, by name: `late` = P(W + S + decoding > deadline), `latency_s` its mean, or the tables given |
-| means | (1 - gamma) sum gamma^t x_t from an empty server; each cost's is bounded by its limit |
+| means | (1 - gamma) sum gamma^t x_t from an empty server, or where gamma is 1 in the long run; each cost's is bounded by its limit |
 
 A backlog between two cells is split linearly between them, so that its mean is exact. Service times and gaps are
 equiprobable draws. The simulator, the optimum and every exact evaluation use these same tables.
@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from megen.control.markov import Chain, split_between_cells, stationary_distribution
 from megen.errors import InputError
 from megen.types import Decision
 
@@ -154,27 +155,8 @@ class CMDP:
     @cached_property
     def backlog_transitions(self) -> Array:
         """Probability of the next backlog cell [C, P, F, A, W, W']."""
-        c, p, f, w = self.shape
-        share = 1 / (self.service_s.shape[-1] * self.gap_s.shape[-1])
-        by_phase = []
-        for phase in range(f):
-            total = np.zeros(c * p * self.actions * w * w)
-            row = np.arange(c * p * self.actions * w) * w
-            for k in range(self.service_s.shape[-1]):
-                for gap in self.gap_s[phase]:
-                    after = self.backlog_s + self.service_s[:, :, :, k, None] - gap  # [C, P, A, W]
-                    low, upper = self._cells(after.ravel())
-                    total += share * np.bincount(row + low, 1 - upper, len(total))
-                    total += share * np.bincount(row + np.minimum(low + 1, w - 1), upper, len(total))
-            by_phase.append(total.reshape(c, p, self.actions, w, w))
-        return np.stack(by_phase, 2)
-
-    def _cells(self, backlog_s: Array) -> tuple[NDArray[np.int64], Array]:
-        """The cell below each backlog, and the share that belongs to the cell above it."""
-        top = len(self.backlog_s) - 1
-        place = np.clip(backlog_s / self.backlog_s[1], 0, top)
-        low = np.minimum(place.astype(np.int64), top)
-        return low, place - low
+        by_phase = [(self.service_s[..., None] - gap_s).reshape(*self.service_s.shape[:3], -1) for gap_s in self.gap_s]
+        return np.ascontiguousarray(np.stack([split_between_cells(draws, self.backlog_s) for draws in by_phase], 2))
 
     @cached_property
     def start(self) -> Array:
@@ -186,55 +168,65 @@ class CMDP:
 
     def expected_next_value(self, value: Array) -> Array:
         """E[value(s') | s, a] as an array [S, A], of a function of the next state [S]."""
-        v = np.einsum("cd,p,fg,dpgw->cfw", self.channel, self.prompts, self.phases, value.reshape(self.shape), optimize=True)
-        out = np.einsum("cpfawv,cfv->cpfwa", self.backlog_transitions, v, optimize=True)
-        return np.ascontiguousarray(out).reshape(self.states, self.actions)
+        return self.expected_after(np.einsum("p,cpfw->cfw", self.prompts, value.reshape(self.shape)))
+
+    def expected_after(self, value: Array) -> Array:
+        """The same of a function [C, F, W] of the next state that the prompt class plays no part in."""
+        c, p, f, w = self.shape
+        after: Array = (self.mixing @ value.reshape(c * f, w)).reshape(c, 1, f, w, 1)
+        rows = self.backlog_transitions.reshape(c, p, f, -1, w)
+        out: Array = np.matmul(rows, after).reshape(c, p, f, self.actions, w)
+        return np.ascontiguousarray(np.swapaxes(out, 3, 4)).reshape(self.states, self.actions)
+
+    @cached_property
+    def mixing(self) -> Array:
+        """Transitions of channel and phase together [C * F, C * F]."""
+        return np.asarray(np.kron(self.channel, self.phases), np.float64)
+
+    def transition_of(self, decisions: NDArray[np.int64]) -> Array:
+        """Backlog transitions [C, P, F, W, W'] where each state [S] has one decision."""
+        c, p, f, w = np.ix_(*map(np.arange, self.shape))
+        out: Array = self.backlog_transitions[c, p, f, decisions.reshape(self.shape), w]
+        return out
 
     def policy_transition(self, policy: Array) -> Array:
         """Backlog transitions [C, P, F, W, W'] under a policy [S, A]."""
         out: Array = np.einsum("cpfwa,cpfawv->cpfwv", policy.reshape(*self.shape, -1), self.backlog_transitions, optimize=True)
         return out
 
-
-def stationary_distribution(matrix: Array) -> Array:
-    """The stationary distribution of a row-stochastic matrix."""
-    n = len(matrix)
-    system = np.vstack([matrix.T - np.eye(n), np.ones(n)])
-    out: Array = np.linalg.lstsq(system, np.append(np.zeros(n), 1.0), rcond=None)[0]
-    return out
+    def chain(self, transition: Array) -> Chain:
+        """The Markov chain over channel, phase and backlog, the prompt class averaged, from transitions [C, P, F, W, W']."""
+        c, _, f, w = self.shape
+        blocks = np.einsum("p,cpfwv->cfwv", self.prompts, transition).reshape(c * f, w, w)
+        return Chain(blocks, self.mixing, self.gamma, self.start.reshape(self.shape).sum(1).ravel())
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Exact discounted means, (1 - gamma) sum gamma^t, of a policy from the start distribution."""
+    """Exact means of a policy: (1 - gamma) sum gamma^t from the start distribution, or where gamma is 1 in the long run."""
 
     reward: float
     costs: Array  # [K]
     occupancy: Array  # [S], sums to 1
-    reward_values: Array  # [S]: sum gamma^t r, not normalised
+    reward_values: Array  # [S]: sum gamma^t r, not normalised; where gamma is 1, sum of r less its mean, up to a constant
     cost_values: Array  # [K, S]
 
 
 def evaluate(cmdp: CMDP, policy: Array) -> Evaluation:
-    """Solve a stochastic policy [S, A] exactly: V = (I - gamma P)^-1 r, and its discounted occupancy.
+    """Solve a stochastic policy [S, A] exactly: V = (I - gamma P)^-1 r, and its occupancy.
 
     A request's prompt class tells nothing of the next one, so both systems have one unknown for each channel, phase and backlog.
     """
     c, _, f, w = cmdp.shape
-    n, gamma, prompts = c * f * w, cmdp.gamma, cmdp.prompts
-    transition = cmdp.policy_transition(policy)  # [C, P, F, W, W']
-    mean = np.einsum("p,cpfwv->cfwv", prompts, transition)
-    chains = np.einsum("cd,fg->cfdg", cmdp.channel, cmdp.phases)
-    signals = np.stack([(policy * table).sum(1).reshape(cmdp.shape) for table in (cmdp.rewards, *cmdp.costs)])  # [1 + K, C, P, F, W]
-    # what follows on the backlog that a request leaves: U(c, f, w') = E[V(c', p', f', w') | c, f]
-    first = np.einsum("cfdg,p,kdpgw->cfwk", chains, prompts, signals, optimize=True).reshape(n, -1)
-    system = np.einsum("cfdg,dgwv->cfwdgv", chains, mean).reshape(n, n)
-    after = np.linalg.solve(np.eye(n) - gamma * system, first).reshape(c, f, w, -1)
-    values = signals + gamma * np.einsum("cpfwv,cfvk->kcpfw", transition, after, optimize=True)
-    flow = np.einsum("cfdg,cfwv->dgvcfw", chains, mean).reshape(n, n)
-    start = (1 - gamma) * cmdp.start.reshape(cmdp.shape).sum(1).reshape(n)
-    visits = np.linalg.solve(np.eye(n) - gamma * flow, start).reshape(c, 1, f, w)
-    occupancy = (visits * prompts[:, None, None]).reshape(-1)
-    flat = values.reshape(len(signals), -1)
-    means = signals.reshape(len(signals), -1) @ occupancy
-    return Evaluation(float(means[0]), means[1:], occupancy, flat[0], flat[1:])
+    transition = cmdp.policy_transition(policy)
+    chain = cmdp.chain(transition)
+    occupancy = (chain.visits().reshape(c, 1, f, w) * cmdp.prompts[:, None, None]).reshape(-1)
+    signals = [(policy * table).sum(1) for table in (cmdp.rewards, *cmdp.costs)]
+    values = []
+    for signal in signals:
+        mean = np.einsum("p,cpfw->cfw", cmdp.prompts, signal.reshape(cmdp.shape)).ravel()
+        after = (cmdp.mixing @ chain.values(mean).reshape(c * f, w)).reshape(c, 1, f, w, 1)
+        level = float(occupancy @ signal) if cmdp.gamma == 1 else 0.0
+        values.append(signal - level + cmdp.gamma * np.matmul(transition, after).reshape(-1))
+    means = np.array(signals) @ occupancy
+    return Evaluation(float(means[0]), means[1:], occupancy, values[0], np.array(values[1:]).reshape(-1, cmdp.states))

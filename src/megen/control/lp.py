@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linprog
+from scipy.optimize import OptimizeResult, linprog
 
-from megen.control.cmdp import CMDP, evaluate
+from megen.control.cmdp import CMDP
 from megen.errors import InputError
 
 Array = NDArray[np.float64]
@@ -34,10 +34,14 @@ class InfeasibleError(InputError):
 
 @dataclass(frozen=True)
 class Optimum:
-    """The best policy [S, A], its discounted mean reward and costs [K], and the multiplier of each limit (reward per unit of cost)."""
+    """The best policy [S, A], its mean reward and costs [K], and the multiplier of each limit (reward per unit of cost).
+
+    No policy that keeps the limits has a greater mean reward than `bound`.
+    """
 
     policy: Array
     reward: float
+    bound: float
     costs: Array
     multipliers: Array
     occupancy: Array  # [S, A]
@@ -52,12 +56,14 @@ class _Vertex:
     occupancy: Array
 
 
-def solve(cmdp: CMDP, constrained: bool = True) -> Optimum:
-    """The optimum; without limits where `constrained` is False. Errors: InfeasibleError and ValueError as `check`."""
+def solve(cmdp: CMDP, constrained: bool = True, gap: float = GAP) -> Optimum:
+    """The optimum, to a relative `gap` of its reward; without limits where `constrained` is False.
+
+    Errors: InfeasibleError and InputError as `check`.
+    """
     count = len(cmdp.limits)
-    if constrained:
-        check(cmdp)
-    vertices, mixture, multipliers = _maximise(cmdp, np.eye(1 + count)[0], range(count if constrained else 0))
+    known = check(cmdp) if constrained else []
+    vertices, mixture, multipliers, bound = _maximise(cmdp, np.eye(1 + count)[0], range(count if constrained else 0), known, gap)
     occupancy = np.zeros((cmdp.states, cmdp.actions))
     for vertex, weight in zip(vertices, mixture, strict=True):
         occupancy[np.arange(cmdp.states), vertex.decisions] += weight * vertex.occupancy
@@ -67,20 +73,21 @@ def solve(cmdp: CMDP, constrained: bool = True) -> Optimum:
     means = mixture @ np.array([v.means for v in vertices])
     every = np.zeros(count)
     every[: len(multipliers)] = multipliers
-    return Optimum(policy, float(means[0]), means[1:], every, occupancy)
+    return Optimum(policy, float(means[0]), bound, means[1:], every, occupancy)
 
 
-def check(cmdp: CMDP) -> None:
-    """Refuse limits that no policy keeps, in a second or two; limits that do not bind are seen at once.
+def check(cmdp: CMDP) -> list[_Vertex]:
+    """Refuse limits that no policy keeps; limits that do not bind are seen at once. Returns policies that mix to one that keeps them.
 
     Errors: InfeasibleError, naming the least of each cost that is too high, or of the last while the others keep their limits;
     ValueError on a limit that is not positive.
     """
     if not (cmdp.limits > 0).all():
         raise InputError(f"every limit must be positive, got {', '.join(f'{v:g}' for v in cmdp.limits)}")
-    ratio = _least_ratio(cmdp, range(len(cmdp.limits)))[0]
+    ratio, vertices = _least_ratio(cmdp, range(len(cmdp.limits)))
     if ratio > 1 + TOLERANCE:
         raise InfeasibleError(f"no policy keeps the limits: {_nearest(cmdp, ratio)}")
+    return vertices
 
 
 def least_cost(cmdp: CMDP, name: str) -> float:
@@ -94,16 +101,19 @@ def _best_response(cmdp: CMDP, weights: Array, start: NDArray[np.int64] | None =
 
     A decision changes only where it gains more than rounding, so that tables of zeros end at once. Errors: RuntimeError at the cap.
     """
-    table = np.tensordot(weights, np.stack([cmdp.rewards, *cmdp.costs]), 1)
-    decisions, rows = (table.argmax(1) if start is None else start), np.arange(cmdp.states)
+    c, _, f, w = cmdp.shape
+    tables = np.stack([cmdp.rewards, *cmdp.costs])
+    table, rows, values = np.tensordot(weights, tables, 1), np.arange(cmdp.states), None
+    decisions = table.argmax(1) if start is None else start
     for _ in range(POLICY_ROUNDS):
-        evaluation = evaluate(cmdp, np.eye(cmdp.actions)[decisions])
-        values = weights @ np.stack([evaluation.reward_values, *evaluation.cost_values])
-        action_values = table + cmdp.gamma * cmdp.expected_next_value(values)
+        chain = cmdp.chain(cmdp.transition_of(decisions))
+        values = chain.values(np.einsum("p,cpfw->cfw", cmdp.prompts, table[rows, decisions].reshape(cmdp.shape)).ravel(), values)
+        action_values = table + cmdp.gamma * cmdp.expected_after(values)
         best = action_values.argmax(1)
         better = action_values[rows, best] - action_values[rows, decisions] > 1e-11 * np.abs(action_values).max()
         if not better.any():
-            return _Vertex(decisions, np.append(evaluation.reward, evaluation.costs), evaluation.occupancy)
+            occupancy = (chain.visits().reshape(c, 1, f, w) * cmdp.prompts[:, None, None]).reshape(-1)
+            return _Vertex(decisions, tables[:, rows, decisions] @ occupancy, occupancy)
         decisions = np.where(better, best, decisions)
     raise RuntimeError(f"policy iteration did not end in {POLICY_ROUNDS} rounds: the tables are too ill-conditioned")
 
@@ -150,40 +160,50 @@ def _game(ratios: Array) -> tuple[float, Array]:
     return float(result.fun), weights / weights.sum()
 
 
-def _maximise(cmdp: CMDP, objective: Array, bounded: Sequence[int]) -> tuple[list[_Vertex], Array, Array]:
-    """Vertices and their mixture [n] that maximise the objective [1 + K] while the costs `bounded` keep their limits, and multipliers.
+def _maximise(
+    cmdp: CMDP, objective: Array, bounded: Sequence[int], known: Sequence[_Vertex] = (), gap: float = GAP
+) -> tuple[list[_Vertex], Array, Array, float]:
+    """Vertices and their mixture [n] that maximise the objective [1 + K] while the costs `bounded` keep their limits; multipliers; bound.
 
-    Errors: InfeasibleError where they cannot, RuntimeError at the cap.
+    `known` vertices mix to a policy that keeps them, where there are any. Errors: InfeasibleError, RuntimeError at the cap.
     """
     if not len(bounded):
-        return [_best_response(cmdp, objective)], np.ones(1), np.zeros(0)
-    ratio, vertices = _least_ratio(cmdp, bounded)
+        best = _best_response(cmdp, objective)
+        return [best], np.ones(1), np.zeros(0), float(objective @ best.means)
+    limits, rows, most = cmdp.limits[list(bounded)], 1 + np.array(bounded), np.inf
+    vertices = list(known) or _least_ratio(cmdp, bounded)[1]
+    ratio, _ = _game(np.array([v.means[rows] for v in vertices]).T / limits[:, None])
     if ratio > 1 + TOLERANCE:
         raise InfeasibleError("no policy keeps the limits")
     allowed = max(1.0, ratio * (1 + GAP))
-    limits, rows, most = cmdp.limits[list(bounded)], 1 + np.array(bounded), np.inf
     for _ in range(VERTICES):
         means = np.array([v.means for v in vertices]).T
-        result = linprog(
-            -objective @ means,
-            A_ub=means[rows] / limits[:, None],
-            b_ub=np.full(len(rows), allowed),
-            A_eq=np.ones((1, len(vertices))),
-            b_eq=[1.0],
-            method="highs",
-            options=EXACT,
-        )
-        if not result.success:
-            raise RuntimeError(f"the linear program was not solved: {result.message}")
+        result = _master(-objective @ means, means[rows] / limits[:, None], allowed)
         multipliers = np.maximum(-result.ineqlin.marginals, 0) / limits
         signed = objective.copy()
         signed[rows] -= multipliers
         vertex = _best_response(cmdp, signed, vertices[-1].decisions)
         most = min(most, float(signed @ vertex.means + allowed * multipliers @ limits))  # by duality, for any multipliers
+        if most + result.fun <= gap * max(1.0, abs(result.fun)):
+            return [*vertices, vertex], np.append(np.maximum(result.x, 0), 0.0), multipliers, most
         vertices.append(vertex)
-        if most + result.fun <= GAP * max(1.0, abs(result.fun)):
-            return vertices, np.append(np.maximum(result.x, 0), 0.0), multipliers
     raise RuntimeError(f"the linear program was not solved with {VERTICES} policies: between {-result.fun:.9g} and {most:.9g}")
+
+
+def _master(loss: Array, ratios: Array, allowed: float) -> OptimizeResult:
+    """The mixture of least loss [n] whose costs by their limits [K, n] are `allowed` at most. Errors: RuntimeError."""
+    result = linprog(
+        loss,
+        A_ub=ratios,
+        b_ub=np.full(len(ratios), allowed),
+        A_eq=np.ones((1, len(loss))),
+        b_eq=[1.0],
+        method="highs",
+        options=EXACT,
+    )
+    if not result.success:
+        raise RuntimeError(f"the linear program was not solved: {result.message}")
+    return result
 
 
 def _nearest(cmdp: CMDP, ratio: float) -> str:
@@ -195,7 +215,7 @@ def _nearest(cmdp: CMDP, ratio: float) -> str:
     for k in reversed(range(len(limits))):
         others = [i for i in range(len(limits)) if i != k]
         try:
-            vertices, mixture, _ = _maximise(cmdp, -np.eye(1 + len(limits))[1 + k], others)
+            vertices, mixture, _, _ = _maximise(cmdp, -np.eye(1 + len(limits))[1 + k], others)
         except InfeasibleError:
             continue
         name, cost = cmdp.cost_names[k], float(mixture @ [v.means[1 + k] for v in vertices])

@@ -49,8 +49,7 @@ class AdversarialRecipe:
     start_weight: float = 10.0
     penalty: float = 20.0
     discriminator_rounds: int = 3  # for each step of the flow map, all but one from the last `kept` batches
-    least_win_rate: float = 0.6  # below it, in the mean of ten rounds, the discriminator learns on alone, up to `most_alone` rounds
-    most_alone: int = 4
+    least_win_rate: float = 0.65  # while the mean of the last ten is below it, the discriminator has twice as many rounds
     alone: int = 25  # steps of the discriminator before the first of the flow map
     kept: int = 24
     moon_weight: float = 3.0
@@ -159,20 +158,19 @@ class _Duel:
         self.win_rates = deque([1.0], maxlen=10)
 
     def play(self, latents: LatentSet, step: int) -> dict[str, float]:
-        """Rounds of the discriminator until it is ahead, then a step of the flow map (before step 0 a round alone)."""
+        """Rounds of the discriminator, more where it is behind, then a step of the flow map (before step 0 none)."""
         recipe, figures = self.recipe, {}
-        for turn in range(recipe.most_alone + 1):
-            batch = _batch(recipe, self.start, latents, (recipe.most_alone + 1) * (step + recipe.alone) + turn, self.device)
-            with torch.set_grad_enabled(step >= 0):
-                condition = encoded(self.student.text, self.student.text.tokenise(batch.prompts).to(self.device))
-            leaf, made = _made(self.student, self.start, condition, batch, grad=step >= 0)
-            self.recent.append(batch)
-            figures = {"turns": turn + 1.0}
-            if recipe.gan_weight:
-                figures["win_rate"] = _train_critic(recipe, self.critic, self.critic_optimiser, self.recent)
-                self.win_rates.append(figures["win_rate"])
-            if step < 0 or float(np.mean(self.win_rates)) >= recipe.least_win_rate:
-                break
+        batch = _batch(recipe, self.start, latents, step + recipe.alone, self.device)
+        with torch.set_grad_enabled(step >= 0):
+            condition = encoded(self.student.text, self.student.text.tokenise(batch.prompts).to(self.device))
+        leaf, made = _made(self.student, self.start, condition, batch, grad=step >= 0)
+        self.recent.append(batch)
+        if recipe.gan_weight:
+            behind = float(np.mean(self.win_rates)) < recipe.least_win_rate
+            rounds = recipe.discriminator_rounds * (1 + behind)
+            win_rate = _train_critic(rounds, recipe, self.critic, self.critic_optimiser, self.recent)
+            self.win_rates.append(win_rate)
+            figures = {"rounds": float(rounds), "win_rate": win_rate}
         if step < 0:
             return figures
         gradient, more = _gradients(recipe, self.critic, self.reward, batch, leaf)
@@ -232,10 +230,12 @@ def _made(student: Student, start: EmbeddedBackbone, condition: Condition, batch
     return made.detach().requires_grad_(True), made
 
 
-def _train_critic(recipe: AdversarialRecipe, critic: Discriminator, optimiser: torch.optim.Optimizer, recent: deque[_Batch]) -> float:
+def _train_critic(
+    rounds: int, recipe: AdversarialRecipe, critic: Discriminator, optimiser: torch.optim.Optimizer, recent: deque[_Batch]
+) -> float:
     """A round on the newest batch, the others on rows of the last ones; returns the newest's win rate before its update."""
     win_rate = 0.0
-    for turn in range(recipe.discriminator_rounds):
+    for turn in range(rounds):
         newest, generator = recent[-1], recent[-1].generator
         if turn == 0:
             true, made, wanted = newest.true, newest.made, newest.wanted

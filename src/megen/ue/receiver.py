@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnxruntime
 
 from megen.codec import FeatureCodec, prior
 from megen.errors import InputError, RunError
 from megen.types import Features, Received
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 GRAPH, OUTPUTS = "receiver.onnx", {"image", "finite"}
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -38,6 +41,8 @@ class Receiver:
         path = named if named.is_file() else path / GRAPH if path.is_dir() else path
         if not path.is_file():
             raise ReceiverError(f"no receiver graph at {path}: write it with megen export")
+        import onnxruntime  # a third of this module's import time, and a program that only names the class needs none of it
+
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
