@@ -19,7 +19,12 @@ def main() -> None:
     ax.axhline(result["optimum_reward_on_the_tables"], color=plot.BLACK, linestyle=":", label="exact optimum of the tables")
     ax.axvline(1, color=plot.GREY, linestyle="--", label="limit")
     ax.set(xlabel="share of late requests by its limit", ylabel="reward: -ln MSE")
-    plot.save(figure, "simple-rule", "hollow: exact discounted means on the tables; filled: stationary means on the process as described", legend_columns=2)
+    plot.save(
+        figure,
+        "simple-rule",
+        "hollow: exact discounted means on the tables; filled: stationary means on the process as described",
+        legend_columns=2,
+    )
 
 
 if __name__ == "__main__":

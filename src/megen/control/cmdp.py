@@ -6,7 +6,7 @@
 | action | a, one of the decisions |
 | transition | W' = max(W + S - G, 0) with service time S and gap G, clipped to the top cell; c and f are Markov chains, p is drawn |
 | reward | r(c, p, a) |
-| costs | any number, by name: `late` = P(W + S + decoding > deadline), `latency_s` its mean, or the tables given |
+| costs | any number, by name: the tables given, or `late` = P(W + S + decoding > deadline) and `latency_s`, its mean |
 | means | (1 - gamma) sum gamma^t x_t from an empty server, or where gamma is 1 in the long run; each cost's is bounded by its limit |
 
 A backlog between two cells is split linearly between them, so that its mean is exact. Service times and gaps are
@@ -56,7 +56,7 @@ class CMDP:
     cost_tables: Mapping[str, Array]  # [C, P, A, D] each: what single requests cost
     decode_s: float
     gap_s: Array  # [F, G]
-    deadline_s: float
+    deadline_s: float | Array  # of every request, or by prompt class [P]
     cost_names: tuple[str, ...]
     limits: Array  # [K]
     gamma: float
@@ -136,11 +136,17 @@ class CMDP:
 
     def cost_draws(self, name: str) -> Array:
         """One cost for every draw of the service [C, P, W or 1, A, D]."""
-        if name not in TIME_COSTS:
+        if name in self.cost_tables:
             table = self.cost_tables[name]
             return table[:, :, None] if table.ndim == 4 else table
         latency_s: Array = self.backlog_s[:, None, None] + self.service_s[:, :, None] + self.decode_s
-        return latency_s if name == "latency_s" else (latency_s > self.deadline_s).astype(float)
+        return latency_s if name == "latency_s" else (latency_s > self.deadlines_s[:, None, None, None]).astype(float)
+
+    @property
+    def deadlines_s(self) -> Array:
+        """The deadline of each prompt class [P]."""
+        out: Array = np.broadcast_to(np.asarray(self.deadline_s, float), self.prompts.shape)
+        return out
 
     def of_states(self, table: NDArray[T]) -> NDArray[T]:
         """A table [C, P, W or 1, A] for every state [S, A]."""

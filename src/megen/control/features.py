@@ -19,7 +19,7 @@ def features(cmdp: CMDP) -> Array:
     and tent basis features of the backlog, an eighth of the deadline apart, as misses begin at a sharp edge."""
     c, p, f, w = cmdp.shape
     ci, pi, fi, wi = np.unravel_index(np.arange(cmdp.states), (c, p, f, w))
-    waiting = cmdp.backlog_s[wi] / cmdp.deadline_s
+    waiting = cmdp.backlog_s[wi] / cmdp.deadlines_s[pi]
     tents = np.maximum(0.0, 1 - np.abs(TENTS * np.minimum(waiting, 1)[:, None] - np.arange(TENTS + 1)))
     numbers = np.stack([cmdp.snr_db[ci] / 10, waiting, fi.astype(float)], 1)
     return np.hstack([numbers, np.eye(c)[ci], np.eye(p)[pi], tents])

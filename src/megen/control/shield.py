@@ -59,7 +59,7 @@ def _scores(cmdp: CMDP, half: int) -> Array:
 def allowed(cmdp: CMDP, shield: Shield) -> NDArray[np.bool_]:
     """Which decisions the shield lets through in each state [S, A]."""
     service_s = shield.predicted_s + shield.margin_s
-    passed = cmdp.backlog_s[:, None] + service_s[:, :, None] <= cmdp.deadline_s  # [C, P, W, A]
+    passed = cmdp.backlog_s[:, None] + service_s[:, :, None] <= cmdp.deadlines_s[:, None, None]  # [C, P, W, A]
     return cmdp.of_states(passed)
 
 
@@ -93,6 +93,6 @@ def coverage(cmdp: CMDP, policy: Array, shield: Shield) -> tuple[float | None, f
     weight = evaluate(cmdp, policy).occupancy * choice
     service_s = cmdp.service_s.mean(-1, keepdims=True) + _scores(cmdp, 1)
     latency_s = cmdp.backlog_s[:, None, None] + service_s[:, :, None] + cmdp.decode_s  # [C, P, W, A, H]
-    on_time = (policy * cmdp.of_states((latency_s <= cmdp.deadline_s).mean(-1))).sum(1)
+    on_time = (policy * cmdp.of_states((latency_s <= cmdp.deadlines_s[:, None, None, None]).mean(-1))).sum(1)
     reached = float(weight.sum())
     return (float(weight @ on_time) / reached if reached > 0 else None), reached

@@ -62,6 +62,7 @@ class Simulator:
         self._per_s = 1 / cmdp.backlog_s[1]
         self._cell_s = float(cmdp.backlog_s[1])
         self._start = np.cumsum(cmdp.start)
+        self._deadlines_s = np.tile(cmdp.deadlines_s, c)
 
     def start(self, n: int, rng: np.random.Generator) -> Ints:
         """First states of n links [n]."""
@@ -91,7 +92,7 @@ class Simulator:
         for k, name in enumerate(self.cmdp.cost_names):
             table = self._costs.get(name)
             if table is None:
-                costs[k] = latency_s if name == "latency_s" else latency_s > self.cmdp.deadline_s
+                costs[k] = latency_s if name == "latency_s" else latency_s > self._deadlines_s[cp]
             else:
                 costs[k] = table.reshape(-1)[
                     row if table.ndim == 4 else ((cp * w + backlog) * self.cmdp.actions + action) * self._draws + draw

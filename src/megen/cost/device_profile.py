@@ -41,6 +41,7 @@ class DeviceProfile:
     step_gflop: float
     decode_gflop: float  # without the restorer
     power_w: float  # while it works
+    spread: float = 0.0  # of a stage's seconds around their mean, relative; 0 where nobody measured it
     text_gflop: float = 0.0  # 0 where nobody counted; merging and coding run in NumPy, whose operations nothing counts
     assumed: tuple[str, ...] = ()
 
@@ -85,7 +86,7 @@ def load(name_or_path: str) -> DeviceProfile:
         profile = DeviceProfile(**values)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ProfileError(f"{path} is not a device profile ({error}): write it with megen profile") from error
-    for name in (*SECONDS, "text_gflop", "step_gflop", "decode_gflop", "power_w"):
+    for name in (*SECONDS, "spread", "text_gflop", "step_gflop", "decode_gflop", "power_w"):
         value = getattr(profile, name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
             raise ProfileError(f"{path}: {name} must be a number that is not negative, got {value!r}")

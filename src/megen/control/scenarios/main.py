@@ -6,7 +6,10 @@ with the backlog W that it finds. Reward: -ln MSE to the reference image. Costs:
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,15 +25,36 @@ from megen.errors import InputError
 
 Array = NDArray[np.float64]
 SERVER, PHONE = "cpu", "phone"
+SAFE_SHARE = {"tardiness_s": 0.8}  # of a limit that smooth tables plan for: measured services have longer tails than the tables
+OFFSETS = 16  # backlogs that a cell's lateness is the mean of
+
+
+@dataclass(frozen=True)
+class BudgetClass:
+    """A share of the requests, and what each of them may take. Errors: InputError on what is not positive."""
+
+    deadline_s: float = 0.7
+    energy_j: float = math.inf
+    share: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not value > 0:
+                raise InputError(f"{name} of a budget class must be positive, got {value}")
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """What the tables are made from, beside the measured grid and profiles. All assumed. Errors: InputError on what cannot be."""
+    """What is known of the load and asked of it, beside the measured grid and profiles; the defaults are assumed.
+
+    With `gamma` 1 limits bound long-run means. Errors: InputError on what cannot be.
+    """
 
     deadline_s: float = 0.7
     late_limit: float = 0.05
     energy_limit_j: float = 6.4
+    tardiness_limit_s: float | None = None  # of the mean of [latency - deadline]+
+    budgets: tuple[BudgetClass, ...] = ()  # of single requests; none: all have `deadline_s`
     mean_gap_s: tuple[float, float] = (0.2, 1.0)  # in a burst, and between bursts
     phase_stay: tuple[float, float] = (0.9, 0.8)  # probability that the next request finds the same phase
     snr_mean_db: float = 6.0
@@ -40,24 +64,52 @@ class Scenario:
     backlog_cells: int = 31
     gaps: int = 8
     gamma: float = 0.98
+    smooth: bool = False  # lateness of a cell is the mean over the backlogs that it stands for, not that of its centre
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if not np.isfinite(value).all():
+            if value is not None and name != "budgets" and not np.isfinite(value).all():
                 raise InputError(f"{name} must be finite, got {value}")
-        for name in ("deadline_s", "energy_limit_j", "backlog_top_s", "mean_gap_s", "snr_std_db"):
-            if not np.min(getattr(self, name)) > 0:
+        for name in ("deadline_s", "energy_limit_j", "tardiness_limit_s", "backlog_top_s", "mean_gap_s", "snr_std_db"):
+            if getattr(self, name) is not None and not np.min(getattr(self, name)) > 0:
                 raise InputError(f"{name} must be positive, got {getattr(self, name)}")
         if not 0 < self.late_limit <= 1:
             raise InputError(f"late_limit must lie in (0, 1], got {self.late_limit:g}")
-        if not 0 < self.gamma < 1:
-            raise InputError(f"gamma must lie in (0, 1), got {self.gamma:g}")
+        if not 0 < self.gamma <= 1:
+            raise InputError(f"gamma must lie in (0, 1], got {self.gamma:g}")
         if not -1 < self.snr_correlation < 1:
             raise InputError(f"snr_correlation must lie in (-1, 1), got {self.snr_correlation:g}")
         if not all(0 <= stay < 1 for stay in self.phase_stay):
             raise InputError(f"each phase_stay must lie in [0, 1), got {self.phase_stay}")
         if not (self.gaps >= 1 and self.backlog_cells > 1):
             raise InputError(f"there must be a gap and two cells of backlog, got {self.gaps} and {self.backlog_cells}")
+
+    @property
+    def classes(self) -> tuple[BudgetClass, ...]:
+        """The budget classes, their shares of sum 1."""
+        given = self.budgets or (BudgetClass(self.deadline_s),)
+        total = sum(b.share for b in given)
+        return tuple(replace(b, share=b.share / total) for b in given)
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limit of each cost."""
+        tardiness = {} if self.tardiness_limit_s is None else {"tardiness_s": self.tardiness_limit_s}
+        return {"late": self.late_limit, "energy_j": self.energy_limit_j, **tardiness}
+
+
+def long_run(**given: Any) -> Scenario:
+    """A scenario whose plans hold on the process as described: long-run means, fine and smooth tables, a limit of the tardiness."""
+    return Scenario(**{**LONG_RUN, **given})
+
+
+LONG_RUN: dict[str, Any] = {
+    "gamma": 1.0,
+    "backlog_cells": 61,
+    "gaps": 32,
+    "smooth": True,
+    "tardiness_limit_s": 0.005,
+}
 
 
 def build_cmdp(
@@ -69,7 +121,7 @@ def build_cmdp(
     radio_w: float = RADIO_W,
     radio_w_per_mbps: float = RADIO_W_PER_MBPS,
 ) -> CMDP:
-    """The main CMDP from what was measured.
+    """The main CMDP from what was measured; its prompt axis has every prompt class once for each budget class, budgets innermost.
 
     Energy of a request: edge server and user equipment at their powers, radio at `radio_w` from the first symbol to the last.
     A request whose image never arrives has spent its airtime and earns what a grey picture does; it is late only if that was.
@@ -89,7 +141,7 @@ def build_cmdp(
     radio_j = radio_w * air_s + radio_w_per_mbps * bits / 1e6
     ue_j = radio_j + phone.power_w * phone.ue_s()
     stay = scenario.phase_stay
-    return CMDP(
+    cmdp = CMDP(
         decisions=grid.decisions,
         snr_db=grid.snr_db,
         backlog_s=np.linspace(0, scenario.backlog_top_s, scenario.backlog_cells),
@@ -107,6 +159,59 @@ def build_cmdp(
         limits=np.array([scenario.late_limit, scenario.energy_limit_j]),
         gamma=scenario.gamma,
     )
+    if scenario.budgets:
+        cmdp = with_budgets(cmdp, scenario.classes)
+    if scenario.smooth or scenario.tardiness_limit_s is not None:
+        tables = {**cmdp.cost_tables, **lateness(cmdp, smooth=scenario.smooth)}
+        share = [SAFE_SHARE.get(name, 1.0) if scenario.smooth else 1.0 for name in scenario.limits]
+        limits = np.array(list(scenario.limits.values())) * share
+        cmdp = replace(cmdp, cost_tables=tables, cost_names=tuple(scenario.limits), limits=limits)
+    return cmdp
+
+
+def with_budgets(cmdp: CMDP, classes: Sequence[BudgetClass]) -> CMDP:
+    """Every prompt class once for each budget class. A decision beyond a class's energy stands for the best one within it."""
+    count = len(classes)
+    prompts = np.outer(cmdp.prompts, [b.share for b in classes]).ravel()
+    service_s, reward = np.repeat(cmdp.service_s, count, 1), np.repeat(cmdp.reward, count, 1)
+    tables = {name: np.repeat(table, count, 1) for name, table in cmdp.cost_tables.items()}
+    deviation_s = None if cmdp.deviation_s is None else np.repeat(cmdp.deviation_s, count, 2)
+    energy_j = tables["energy_j"].mean(-1)
+    allowed = energy_j <= np.tile([b.energy_j for b in classes], len(cmdp.prompts))[:, None]
+    allowed |= ~allowed.any(-1, keepdims=True) & (energy_j == energy_j.min(-1, keepdims=True))
+    best = np.where(allowed, reward, -np.inf).argmax(-1)[..., None]
+    carried_out = np.where(allowed, np.arange(cmdp.actions), best)  # [C, P, A]
+
+    def of(table: Array) -> Array:
+        return np.take_along_axis(table, carried_out[..., None] if table.ndim == 4 else carried_out, 2)
+
+    return replace(
+        cmdp,
+        prompts=prompts,
+        reward=of(reward),
+        service_s=of(service_s),
+        cost_tables={name: of(table) for name, table in tables.items()},
+        deviation_s=None if deviation_s is None else np.take_along_axis(deviation_s, carried_out[None, ..., None], 3),
+        deadline_s=np.tile([b.deadline_s for b in classes], len(cmdp.prompts)),
+    )
+
+
+def lateness(cmdp: CMDP, *, smooth: bool) -> dict[str, Array]:
+    """Share late and tardiness [L - deadline]+ by backlog cell [C, P, W, A, D].
+
+    Smooth: the mean over the backlogs that are split to a cell, a tent of its width on both sides. At a cell's centre alone a plan
+    learns which decisions just fit there, and between two cells they do not.
+    """
+    offsets = np.zeros(1)
+    if smooth:
+        u = (np.arange(OFFSETS) + 0.5) / OFFSETS
+        offsets = np.where(u < 0.5, np.sqrt(2 * u) - 1, 1 - np.sqrt(2 * (1 - u))) * cmdp.backlog_s[1]
+    left_s = np.broadcast_to(cmdp.deadline_s, cmdp.prompts.shape)[:, None, None] - cmdp.service_s - cmdp.decode_s  # [C, P, A, D]
+    late, tardiness_s = 0.0, 0.0
+    for offset in offsets:
+        over_s = np.maximum(cmdp.backlog_s + offset, 0)[:, None, None] - left_s[:, :, None]
+        late, tardiness_s = late + (over_s > 0) / len(offsets), tardiness_s + np.maximum(over_s, 0) / len(offsets)
+    return {"late": np.asarray(late), "tardiness_s": np.asarray(tardiness_s)}
 
 
 def main_cmdp(
