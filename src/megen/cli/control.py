@@ -1,4 +1,4 @@
-"""`megen control`: learn and evaluate the policy that chooses steps and merge ratio."""
+"""`megen control`: plan, learn and evaluate the policy that chooses steps and merge ratio."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ def add(commands: argparse._SubParsersAction) -> None:
     """Options of the command."""
     c = commands.add_parser(
         "control",
-        help="train and evaluate the policy that chooses steps and merge ratio",
-        description="Train a policy on the constrained MDP, or evaluate policies beside the exact optimum and every baseline.",
+        help="plan, train and evaluate the policy that chooses steps and merge ratio",
+        description="Plan exactly for a load and its limits, train a policy on the constrained MDP, or evaluate policies.",
     )
     c.set_defaults(run=run)
-    doing = c.add_subparsers(dest="what", required=True, metavar="train|evaluate")
+    doing = c.add_subparsers(dest="what", required=True, metavar="plan|train|evaluate|fit")
     t = doing.add_parser("train", help="learn a policy", description="Learn a policy. Run MEG-CVPO again to go on after an interruption.")
     t.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="policy.npz, progress.csv and the checkpoint")
     algorithms = ("cvpo", "cvpo-value", "ppo-lag", "sac-lag", "fixed-penalty")
@@ -33,9 +33,31 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--alpha", type=float, default=0.05, help="highest probability of a miss that the shield lets through (default: %(default)s)"
     )
     v.add_argument("--json", metavar="F.json", help="write the whole object there; - is stdout (default: a table on stdout)")
-    for p in (t, v):
-        p.add_argument("--seed", type=int, default=0, help="of every random draw (default: %(default)s)")
-        p.add_argument("--env", choices=("main", "as-released"), default="main", help="which process (default: %(default)s)")
+    n = doing.add_parser(
+        "plan",
+        help="the exact plan for a load, its limits and two machines",
+        description="Work out the best policy whose long-run means keep the limits, to 1e-4 of its reward, in about a second.",
+    )
+    n.add_argument("--scenario", type=Path, metavar="F.json", help="the load, as megen control fit wrote it (default: the assumed one)")
+    n.add_argument("--tardiness-limit-s", type=float, help="mean of what requests take beyond the deadline (default: 0.01)")
+    n.add_argument("--relax", action="store_true", help="where no policy keeps the limits, plan for the nearest that can be kept")
+    n.add_argument("--out", type=Path, metavar="F.npz", help="write the policy there, for generate --policy and control evaluate")
+    n.add_argument("--json", metavar="F.json", help="write the whole object there; - is stdout (default: a few lines on stdout)")
+    n.set_defaults(env="main", seed=0)
+    f = doing.add_parser(
+        "fit",
+        help="a scenario from a log of requests",
+        description="Estimate arrivals, channel and service times from a JSONL log of requests (schema: docs/control.md).",
+    )
+    f.add_argument("log", type=Path, metavar="LOG.jsonl")
+    f.add_argument("--out", type=Path, metavar="F.json", help="write the scenario there, for control plan --scenario")
+    f.add_argument("--server-out", type=Path, metavar="F.json", help="write the edge server's profile there, with the log's seconds")
+    f.add_argument("--phone-out", type=Path, metavar="F.json", help="write the phone's profile there, with the log's seconds")
+    f.add_argument("--json", metavar="F.json", help="write the whole object there; - is stdout (default: a few lines on stdout)")
+    for p in (t, v, n):
+        if p is not n:
+            p.add_argument("--seed", type=int, default=0, help="of every random draw (default: %(default)s)")
+            p.add_argument("--env", choices=("main", "as-released"), default="main", help="which process (default: %(default)s)")
         p.add_argument("--quality", type=Path, metavar="F.npz", help="quality grid (default: the bundled one)")
         p.add_argument("--server", metavar="NAME|PATH", help="edge server's device profile (default: cpu)")
         p.add_argument("--phone", metavar="NAME|PATH", help="phone's device profile (default: phone)")
@@ -47,7 +69,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train a policy, or evaluate policies beside the optimum and every baseline."""
+    """Plan, train, evaluate or fit."""
     from megen.cli import control_run
 
     control_run.control(args)

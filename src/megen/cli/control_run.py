@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from megen import console
 from megen.cli import output
-from megen.control import lp, report, shield
+from megen.control import fit, lp, planner, report, shield
 from megen.control import policy as policies
 from megen.control.cmdp import CMDP
+from megen.control.judge import Process, drawn_from, judge
 from megen.control.scenarios import reference
-from megen.control.scenarios.main import Scenario, main_cmdp
+from megen.control.scenarios.main import PHONE, SERVER, Scenario, long_run, main_cmdp
+from megen.cost import device_profile
 from megen.cost import quality_grid as quality
 from megen.errors import InputError
 from megen.files import check_writable, emit
@@ -24,7 +27,13 @@ HORIZONS = {"main": 200, "as-released": reference.SLOTS}  # requests of an episo
 
 
 def control(args: argparse.Namespace) -> None:
-    """Train a policy, or evaluate policies beside the optimum and every baseline."""
+    """Plan, train, evaluate or fit."""
+    if args.what == "fit":
+        _fit(args)
+        return
+    if args.what == "plan":
+        _plan(args)
+        return
     for option, bounds in {"seed": (0, 2**31 - 1), "iterations": (1, 10**6), "episodes": (2, 10**6), "horizon": (1, 10**5)}.items():
         value = getattr(args, option, None)
         if value is not None and not bounds[0] <= value <= bounds[1]:
@@ -41,15 +50,20 @@ def cmdp_of(args: argparse.Namespace) -> CMDP:
                 raise InputError(f"--{option.replace('_', '-')} is the main process's: as-released takes --deadline-s and --energy-limit-j")
         limits = {"latency_limit_s": args.deadline_s, "energy_limit_j": args.energy_limit_j}
         return reference.reference_cmdp(grid, **{k: v for k, v in limits.items() if v is not None})
+    return main_cmdp(_changed(Scenario(), args), grid, args.server, args.phone)
+
+
+def _changed(scenario: Scenario, args: argparse.Namespace) -> Scenario:
+    """A scenario with what the options give."""
     given = {
         "deadline_s": args.deadline_s,
         "late_limit": args.late_limit,
         "energy_limit_j": args.energy_limit_j,
+        "tardiness_limit_s": getattr(args, "tardiness_limit_s", None),
         "mean_gap_s": _pair(args.gap_s) if args.gap_s else None,
         "snr_mean_db": args.snr_mean_db,
     }
-    scenario = replace(Scenario(), **{k: v for k, v in given.items() if v is not None})
-    return main_cmdp(scenario, grid, args.server, args.phone)
+    return replace(scenario, **{k: v for k, v in given.items() if v is not None})
 
 
 def _pair(text: str) -> tuple[float, float]:
@@ -58,6 +72,69 @@ def _pair(text: str) -> tuple[float, float]:
     except ValueError:
         raise InputError(f"--gap-s takes two mean gaps in s, in a burst and between bursts, such as 0.5,2; got {text!r}") from None
     return first, second
+
+
+def _process(scenario: Scenario, args: argparse.Namespace) -> Process:
+    """What the options say a policy meets."""
+    profiles = device_profile.load(args.server or SERVER), device_profile.load(args.phone or PHONE)
+    return Process(scenario, quality.load(args.quality), *profiles)
+
+
+def _plan(args: argparse.Namespace) -> None:
+    for target in (args.out, args.json):
+        if target not in (None, "-"):
+            check_writable(Path(target))
+    scenario = _changed(planner.load_scenario(args.scenario) if args.scenario else long_run(), args)
+    process = _process(scenario, args)
+    plan = planner.plan(scenario, process.grid, process.server, process.phone, relax=args.relax)
+    best, names = plan.optimum, plan.cmdp.cost_names
+    figures = {
+        "reward": best.reward,
+        "bound": best.bound,
+        "costs": dict(zip(names, best.costs.tolist(), strict=True)),
+        "limits": plan.limits,
+        "asked": scenario.limits,
+        "duals": dict(zip(names, best.multipliers.tolist(), strict=True)),
+        "cpu_s": plan.cpu_s,
+        "assumed": [f"server {process.server.name}", f"phone {process.phone.name}"],
+        "made_by": provenance(),
+    }
+    if args.out:
+        policies.save(plan.policy, args.out)
+    for name in plan.relaxed:
+        limit = f"{name} {scenario.limits[name]:g}"
+        print(f"megen: no policy keeps the limit {limit}: planned for {plan.limits[name]:.4g}", file=sys.stderr)
+    if args.json is not None:
+        emit(figures, args.json)
+        return
+    columns = zip(names, best.costs, plan.limits.values(), best.multipliers, strict=True)
+    rows = [{"cost": name, "mean": mean, "limit": limit, "multiplier": dual} for name, mean, limit, dual in columns]
+    print(f"reward {best.reward:.5g} (no policy earns more than {best.bound:.5g}), {plan.cpu_s:.2f} CPU s")
+    print(output.table(rows, list(rows[0])))
+    if args.out:
+        print(args.out)
+
+
+def _fit(args: argparse.Namespace) -> None:
+    targets = [args.out, args.server_out, args.phone_out]
+    for target in (*targets, args.json):
+        if target not in (None, "-"):
+            check_writable(Path(target))
+    fitted, made_by = fit.fit(fit.read(args.log)), provenance()
+    if args.out:
+        planner.save_scenario(fitted.scenario, args.out, made_by)
+    for target, profile in (
+        (args.server_out, fitted.server(device_profile.load(SERVER))),
+        (args.phone_out, fitted.phone(device_profile.load(PHONE))),
+    ):
+        if target:
+            device_profile.save(profile, target, made_by)
+    if args.json is not None:
+        emit({**fitted.figures(), "made_by": made_by}, args.json)
+        return
+    print(output.table([{"what": k, "value": str(v)} for k, v in fitted.figures().items()], ("what", "value")))
+    for target in filter(None, targets):
+        print(target)
 
 
 def _train(args: argparse.Namespace, cmdp: CMDP) -> None:
@@ -86,13 +163,18 @@ def _evaluate(args: argparse.Namespace, cmdp: CMDP) -> None:
     guard, plan = shield.calibrate(cmdp, args.alpha), report.EpisodePlan(args.episodes, args.horizon or HORIZONS[args.env], args.seed)
     lp.check(cmdp)
     made = {"made_by": provenance()}
+    with_judge = _judged(args, cmdp) if args.env == "main" else None
     with console.status("policies") as say:
         say(args.policy or "lp")
         table = None if args.policy in (None, "lp") else _table_of(args.policy, args.env, cmdp)  # a wrong name is refused at once
         say("lp")
         best = lp.solve(cmdp)
         if args.policy is not None:
-            figures = report.evaluate_one(cmdp, best.policy if table is None else table, guard, plan, best.reward)
+            table = best.policy if table is None else table
+            figures = report.evaluate_one(cmdp, table, guard, plan, best.reward)
+            if with_judge:
+                say("the process as described")
+                figures["continuous"] = with_judge(table)
             _show({"policy": args.policy, "env": args.env, **figures, **made}, {args.policy: figures}, args.json)
             return
         bundled = {name: policies.load(path) for name, path in policies.bundled(args.env).items()}
@@ -101,6 +183,16 @@ def _evaluate(args: argparse.Namespace, cmdp: CMDP) -> None:
         _show({"env": args.env, **figures, **made}, figures["policies"], args.json)
     if strangers := sorted(bundled.keys() - learned.keys()):
         print(f"megen: left out, as learned on another CMDP: the bundled {', '.join(strangers)}", file=sys.stderr)
+
+
+def _judged(args: argparse.Namespace, cmdp: CMDP) -> Callable[[report.Array], dict[str, Any]]:
+    """What the judge off the tables says of a policy's table."""
+    process = _process(_changed(Scenario(), args), args)
+
+    def figures(table: report.Array) -> dict[str, Any]:
+        return judge(process, drawn_from(policies.policy_of(cmdp, table, {})), seed=args.seed).figures()
+
+    return figures
 
 
 def _show(figures: dict[str, Any], policies_: dict[str, dict[str, Any]], target: str | None) -> None:

@@ -47,7 +47,7 @@ class CMDP:
 
     decisions: tuple[Decision, ...]
     snr_db: Array  # [C]
-    backlog_s: Array  # [W], evenly spaced from 0
+    backlog_s: Array  # [W], rising from 0
     channel: Array  # [C, C] from, to
     prompts: Array  # [P]
     phases: Array  # [F, F] from, to

@@ -8,8 +8,9 @@ the next request finds W' = max(W + S - G, 0) with an exponential gap G of the p
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +54,19 @@ class Verdict:
     over_limit: dict[str, Mean]
     strong_violation: dict[str, float]
 
+    def figures(self) -> dict[str, Any]:
+        """Everything by its name, for a result file."""
+        means = {name: {"mean": m.mean, "standard_error": m.error} for name, m in self.means.items()}
+        over = {name: m.mean for name, m in self.over_limit.items()}
+        errors = {name: m.error for name, m in self.over_limit.items()}
+        return {
+            "requests": self.requests,
+            "over_limit": over,
+            "over_limit_error": errors,
+            "strong_violation": self.strong_violation,
+            "means": means,
+        }
+
 
 @dataclass(frozen=True)
 class Process:
@@ -73,12 +87,13 @@ class Process:
         return self.grid.decisions
 
 
-def drawn_from(policy: Policy, budgets: int = 1) -> Choose:
+def drawn_from(policy: Policy) -> Choose:
     """A policy's mixture; between two backlogs one of both cells is drawn, which is their linear mixture."""
     below, last = np.cumsum(policy.table, -1), len(policy.backlog_s) - 1
+    cells, budgets = np.arange(last + 1.0), max(1, len(policy.budgets))
 
     def choose(c: Ints, p: Ints, b: Ints, f: Ints, w: Array, rng: np.random.Generator) -> Ints:
-        place = np.minimum(w / policy.backlog_s[1], last)
+        place = np.interp(w, policy.backlog_s, cells)
         cell = np.minimum((place + rng.random(len(w))).astype(np.int64), last)
         rows = below[c, p * budgets + b, f, cell]
         out: Ints = np.minimum((rows < rng.random((len(w), 1)) * rows[:, -1:]).sum(1), below.shape[-1] - 1)
@@ -122,7 +137,7 @@ def _mean(by_link: Array) -> Mean:
     return Mean(float(batches.mean()), float(batches.std(ddof=1) / np.sqrt(BATCHES)))
 
 
-def _requests(process: Process, choose: Choose, links: int, count: int, rng: np.random.Generator):  # type: ignore[no-untyped-def]
+def _requests(process: Process, choose: Choose, links: int, count: int, rng: np.random.Generator) -> Iterator[Array]:
     """The figures [names, n] of one request after another on every link."""
     scenario, grid, server, phone = process.scenario, process.grid, process.server, process.phone
     r = len(grid.merge_ratios)
@@ -173,4 +188,5 @@ def _spread(relative: float, rng: np.random.Generator, count: int) -> Array:
     if not relative:
         return np.ones(count)
     sigma = np.sqrt(np.log1p(relative**2))
-    return np.exp(sigma * rng.standard_normal(count) - sigma**2 / 2)
+    out: Array = np.exp(sigma * rng.standard_normal(count) - sigma**2 / 2)
+    return out

@@ -11,21 +11,24 @@ some weights w on the simplex make the least of sum_k w_k c_k / d_k over all pol
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import OptimizeResult, linprog
 
 from megen.control.cmdp import CMDP
+from megen.control.markov import EXACT
 from megen.errors import InputError
 
 Array = NDArray[np.float64]
 POLICY_ROUNDS = 1000  # of policy iteration, which takes some five
 VERTICES = 500  # of which a program takes some ten
+ABOVE_LEAST = 0.02  # how far above the least of a cost a limit is put that cannot be kept
 TOLERANCE = 1e-6  # of a limit, relative
+TOWARDS_CENTRE = 0.5  # how far multipliers are drawn to the best ones so far, which halves the rounds (Wentges 1997)
 GAP = 1e-9  # between the master's value and its bound, relative
-EXACT = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
+TIGHT = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
 
 
 class InfeasibleError(InputError):
@@ -54,6 +57,7 @@ class _Vertex:
     decisions: NDArray[np.int64]
     means: Array
     occupancy: Array
+    slack: float  # no policy's weighted mean is greater by more
 
 
 def solve(cmdp: CMDP, constrained: bool = True, gap: float = GAP) -> Optimum:
@@ -62,7 +66,7 @@ def solve(cmdp: CMDP, constrained: bool = True, gap: float = GAP) -> Optimum:
     Errors: InfeasibleError and InputError as `check`.
     """
     count = len(cmdp.limits)
-    known = check(cmdp) if constrained else []
+    known = check(cmdp, gap) if constrained else []
     vertices, mixture, multipliers, bound = _maximise(cmdp, np.eye(1 + count)[0], range(count if constrained else 0), known, gap)
     occupancy = np.zeros((cmdp.states, cmdp.actions))
     for vertex, weight in zip(vertices, mixture, strict=True):
@@ -76,7 +80,7 @@ def solve(cmdp: CMDP, constrained: bool = True, gap: float = GAP) -> Optimum:
     return Optimum(policy, float(means[0]), bound, means[1:], every, occupancy)
 
 
-def check(cmdp: CMDP) -> list[_Vertex]:
+def check(cmdp: CMDP, gap: float = GAP) -> list[_Vertex]:
     """Refuse limits that no policy keeps; limits that do not bind are seen at once. Returns policies that mix to one that keeps them.
 
     Errors: InfeasibleError, naming the least of each cost that is too high, or of the last while the others keep their limits;
@@ -84,10 +88,26 @@ def check(cmdp: CMDP) -> list[_Vertex]:
     """
     if not (cmdp.limits > 0).all():
         raise InputError(f"every limit must be positive, got {', '.join(f'{v:g}' for v in cmdp.limits)}")
-    ratio, vertices = _least_ratio(cmdp, range(len(cmdp.limits)))
+    ratio, vertices = _least_ratio(cmdp, range(len(cmdp.limits)), gap)
     if ratio > 1 + TOLERANCE:
         raise InfeasibleError(f"no policy keeps the limits: {_nearest(cmdp, ratio)}")
     return vertices
+
+
+def nearest_limits(cmdp: CMDP, gap: float = GAP) -> Array:
+    """Limits [K] that can be kept: each that is below the least of its cost is put a little above it, and then all give way together."""
+    least = np.array([least_cost(cmdp, name) for name in cmdp.cost_names])
+    limits: Array = np.maximum(cmdp.limits, least * (1 + ABOVE_LEAST))
+    ratio, _ = _least_ratio(with_limits(cmdp, limits), range(len(limits)), gap)
+    return limits * max(1.0, ratio * (1 + ABOVE_LEAST))
+
+
+def with_limits(cmdp: CMDP, limits: Array) -> CMDP:
+    """The same tables under other limits [K], without working them out again."""
+    other = replace(cmdp, limits=limits)
+    tables = ("backlog_transitions", "costs", "rewards", "mixing", "start")
+    vars(other).update({name: vars(cmdp)[name] for name in tables if name in vars(cmdp)})
+    return other
 
 
 def least_cost(cmdp: CMDP, name: str) -> float:
@@ -96,29 +116,32 @@ def least_cost(cmdp: CMDP, name: str) -> float:
     return float(_best_response(cmdp, -np.eye(1 + len(cmdp.limits))[k]).means[k])
 
 
-def _best_response(cmdp: CMDP, weights: Array, start: NDArray[np.int64] | None = None) -> _Vertex:
+def _best_response(cmdp: CMDP, weights: Array, start: NDArray[np.int64] | None = None, gap: float = GAP) -> _Vertex:
     """The deterministic policy of most sum of weights [1 + K] by reward and costs, by policy iteration.
 
-    A decision changes only where it gains more than rounding, so that tables of zeros end at once. Errors: RuntimeError at the cap.
+    A decision changes only where it gains more than `gap` / 10 of the mean. Errors: RuntimeError at the cap.
     """
     c, _, f, w = cmdp.shape
     tables = np.stack([cmdp.rewards, *cmdp.costs])
     table, rows, values = np.tensordot(weights, tables, 1), np.arange(cmdp.states), None
     decisions = table.argmax(1) if start is None else start
+    accuracy = max(1e-4 * gap, EXACT)
     for _ in range(POLICY_ROUNDS):
         chain = cmdp.chain(cmdp.transition_of(decisions))
-        values = chain.values(np.einsum("p,cpfw->cfw", cmdp.prompts, table[rows, decisions].reshape(cmdp.shape)).ravel(), values)
+        values = chain.values(np.einsum("p,cpfw->cfw", cmdp.prompts, table[rows, decisions].reshape(cmdp.shape)).ravel(), values, accuracy)
         action_values = table + cmdp.gamma * cmdp.expected_after(values)
         best = action_values.argmax(1)
-        better = action_values[rows, best] - action_values[rows, decisions] > 1e-11 * np.abs(action_values).max()
+        slack = gap / 10 * abs(chain.mean_of(values))
+        rounding = 1e-11 * float(np.abs(action_values).max())
+        better = action_values[rows, best] - action_values[rows, decisions] > max(slack, rounding)
         if not better.any():
             occupancy = (chain.visits().reshape(c, 1, f, w) * cmdp.prompts[:, None, None]).reshape(-1)
-            return _Vertex(decisions, tables[:, rows, decisions] @ occupancy, occupancy)
+            return _Vertex(decisions, tables[:, rows, decisions] @ occupancy, occupancy, slack)
         decisions = np.where(better, best, decisions)
     raise RuntimeError(f"policy iteration did not end in {POLICY_ROUNDS} rounds: the tables are too ill-conditioned")
 
 
-def _least_ratio(cmdp: CMDP, bounded: Sequence[int]) -> tuple[float, list[_Vertex]]:
+def _least_ratio(cmdp: CMDP, bounded: Sequence[int], gap: float = GAP) -> tuple[float, list[_Vertex]]:
     """The least of max_k c_k / d_k over all policies and the costs `bounded`, and vertices that mix to it.
 
     It ends as soon as the ratio is known to be 1 at most (the limits are kept). Errors: RuntimeError at the cap.
@@ -130,11 +153,11 @@ def _least_ratio(cmdp: CMDP, bounded: Sequence[int]) -> tuple[float, list[_Verte
     for _ in range(VERTICES):
         signed = np.zeros(1 + len(cmdp.limits))
         signed[rows] = -weights / limits
-        vertices.append(_best_response(cmdp, signed, vertices[-1].decisions if vertices else None))
-        most = max(most, float(-signed @ vertices[-1].means))  # no policy has a lower ratio than this
+        vertices.append(_best_response(cmdp, signed, vertices[-1].decisions if vertices else None, gap))
+        most = max(most, float(-signed @ vertices[-1].means) - vertices[-1].slack)  # no policy has a lower ratio than this
         ratios = np.array([v.means[rows] for v in vertices]).T / limits[:, None]  # [K, n]
         ratio, weights = _game(ratios)
-        if ratio <= 1 or ratio - most <= GAP * ratio:
+        if ratio <= 1 or ratio - most <= gap * ratio:
             return ratio, vertices
     raise RuntimeError(
         f"whether the limits can be kept is not settled after {VERTICES} policies: between {most:.9g} and {ratio:.9g} of them"
@@ -152,7 +175,7 @@ def _game(ratios: Array) -> tuple[float, Array]:
         b_eq=[1.0],
         bounds=[(0, None)] * n + [(None, None)],
         method="highs",
-        options=EXACT,
+        options=TIGHT,
     )
     if not result.success:
         raise RuntimeError(f"the linear program was not solved: {result.message}")
@@ -168,26 +191,38 @@ def _maximise(
     `known` vertices mix to a policy that keeps them, where there are any. Errors: InfeasibleError, RuntimeError at the cap.
     """
     if not len(bounded):
-        best = _best_response(cmdp, objective)
-        return [best], np.ones(1), np.zeros(0), float(objective @ best.means)
+        best = _best_response(cmdp, objective, gap=gap)
+        return [best], np.ones(1), np.zeros(0), float(objective @ best.means) + best.slack
     limits, rows, most = cmdp.limits[list(bounded)], 1 + np.array(bounded), np.inf
     vertices = list(known) or _least_ratio(cmdp, bounded)[1]
     ratio, _ = _game(np.array([v.means[rows] for v in vertices]).T / limits[:, None])
     if ratio > 1 + TOLERANCE:
         raise InfeasibleError("no policy keeps the limits")
     allowed = max(1.0, ratio * (1 + GAP))
+    centre = np.zeros(len(rows))  # the multipliers of the least bound so far
     for _ in range(VERTICES):
         means = np.array([v.means for v in vertices]).T
         result = _master(-objective @ means, means[rows] / limits[:, None], allowed)
-        multipliers = np.maximum(-result.ineqlin.marginals, 0) / limits
-        signed = objective.copy()
-        signed[rows] -= multipliers
-        vertex = _best_response(cmdp, signed, vertices[-1].decisions)
-        most = min(most, float(signed @ vertex.means + allowed * multipliers @ limits))  # by duality, for any multipliers
-        if most + result.fun <= gap * max(1.0, abs(result.fun)):
-            return [*vertices, vertex], np.append(np.maximum(result.x, 0), 0.0), multipliers, most
-        vertices.append(vertex)
-    raise RuntimeError(f"the linear program was not solved with {VERTICES} policies: between {-result.fun:.9g} and {most:.9g}")
+        multipliers, value = np.maximum(-result.ineqlin.marginals, 0) / limits, -float(result.fun)
+        for share in (TOWARDS_CENTRE, 0.0):
+            priced = share * centre + (1 - share) * multipliers
+            vertex = _best_response(cmdp, _signed(objective, rows, priced), vertices[-1].decisions, gap)
+            bound = float(_signed(objective, rows, priced) @ vertex.means + allowed * priced @ limits) + vertex.slack  # by duality
+            if bound < most:
+                most, centre = bound, priced
+            vertices.append(vertex)
+            if most - value <= gap * max(1.0, abs(value)):
+                return vertices, np.append(np.maximum(result.x, 0), np.zeros(len(vertices) - len(result.x))), multipliers, most
+            if _signed(objective, rows, multipliers) @ vertex.means + allowed * multipliers @ limits > value + gap * max(1.0, abs(value)):
+                break  # the master's mixture changes with it
+    raise RuntimeError(f"the linear program was not solved with {VERTICES} policies: between {value:.9g} and {most:.9g}")
+
+
+def _signed(objective: Array, rows: NDArray[np.int64], multipliers: Array) -> Array:
+    """The objective [1 + K] less the multipliers of the costs `rows`."""
+    out = objective.copy()
+    out[rows] -= multipliers
+    return out
 
 
 def _master(loss: Array, ratios: Array, allowed: float) -> OptimizeResult:
@@ -199,7 +234,7 @@ def _master(loss: Array, ratios: Array, allowed: float) -> OptimizeResult:
         A_eq=np.ones((1, len(loss))),
         b_eq=[1.0],
         method="highs",
-        options=EXACT,
+        options=TIGHT,
     )
     if not result.success:
         raise RuntimeError(f"the linear program was not solved: {result.message}")

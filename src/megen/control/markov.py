@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator, bicgstab
 
 Array = NDArray[np.float64]
-ACCURACY = 1e-13  # of a solution's residual, relative
+EXACT = 1e-13  # of a solution's residual, relative
 PRODUCTS = 2000
 
 
@@ -27,31 +27,32 @@ def stationary_distribution(matrix: Array) -> Array:
 
 
 def mean_excess(draws: Array, thresholds: Array) -> Array:
-    """E[(X - t)+] of equiprobable draws [..., n] for rising thresholds [k]: [..., k]."""
-    rows = np.sort(draws.reshape(-1, draws.shape[-1]), -1)
+    """E[(X - t)+] of equiprobable draws [m, n] at thresholds [k]: [m, k]."""
+    rows, order = np.sort(draws, -1), np.argsort(thresholds)
     n = rows.shape[1]
-    below = np.stack([np.searchsorted(row, thresholds, side="right") for row in rows])  # draws up to each threshold
+    below = np.empty((len(rows), len(thresholds)), np.int64)
+    for out, row in zip(below, rows, strict=True):
+        out[order] = np.searchsorted(row, thresholds[order], side="right")  # draws up to each threshold
     from_here = np.hstack([np.cumsum(rows[:, ::-1], 1)[:, ::-1], np.zeros((len(rows), 1))])  # sums of the largest draws
-    out: Array = (np.take_along_axis(from_here, below, 1) - (n - below) * thresholds) / n
-    return out.reshape(*draws.shape[:-1], len(thresholds))
+    excess: Array = (np.take_along_axis(from_here, below, 1) - (n - below) * thresholds) / n
+    return excess
 
 
 def split_between_cells(draws: Array, cells: Array) -> Array:
-    """Probability [..., W, W'] of the next cell, from each of the evenly spaced `cells` [W] plus a draw [..., n], clipped to them.
+    """Probability [..., W, W'] of the next cell, from each of the rising `cells` [W] plus a draw [..., n], clipped to them.
 
-    What ends between two cells is split linearly between them, so that the mean stays exact: the share of a cell is the second
-    difference of E[(X - t)+].
+    What ends between two cells is split linearly between them, so that the mean stays exact: the share of a cell is the difference
+    of the slopes of E[(X - t)+] on both its sides.
     """
-    count, width = len(cells), float(cells[1] - cells[0])
-    apart: Array = np.arange(1.0 - count, count)  # cells from the one that is left to the one that is reached
-    excess: Array = mean_excess(draws, apart * width) / width
-    place = np.arange(count)[None] - np.arange(count)[:, None] + count - 1
-    beyond = excess[..., place]  # [..., W, W']
-    out = np.empty_like(beyond)
-    out[..., 1:-1] = beyond[..., :-2] - 2 * beyond[..., 1:-1] + beyond[..., 2:]
-    out[..., 0] = 1 - beyond[..., 0] + beyond[..., 1]
-    out[..., -1] = beyond[..., -2] - beyond[..., -1]
-    return np.maximum(out, 0.0, out=out)  # rounding, 1e-14
+    count = len(cells)
+    apart, place = np.unique((cells[None] - cells[:, None]).round(12), return_inverse=True)
+    excess = mean_excess(draws.reshape(-1, draws.shape[-1]), apart)[:, place.reshape(count, count)]
+    slopes = (excess[..., :-1] - excess[..., 1:]) / np.diff(cells)  # share that ends beyond, between each two cells
+    out = np.empty((len(excess), count, count))
+    out[..., 0], out[..., -1] = 1 - slopes[..., 0], slopes[..., -1]
+    out[..., 1:-1] = slopes[..., :-1] - slopes[..., 1:]
+    np.maximum(out, 0.0, out=out)  # rounding, 1e-14
+    return out.reshape(*draws.shape[:-1], count, count)
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Chain:
     gamma: float
     start: Array
 
-    def values(self, signal: Array, guess: Array | None = None) -> Array:
+    def values(self, signal: Array, guess: Array | None = None, accuracy: float = EXACT) -> Array:
         """(I - gamma P)^-1 signal [B * W]; at gamma 1 the bias h with h - P h = signal - mean and start @ h = mean."""
 
         def product(x: Array) -> Array:
@@ -71,7 +72,7 @@ class Chain:
             out: Array = x - self.gamma * moved.ravel()
             return out + self.start @ x if self.gamma == 1 else out
 
-        return _solved(product, signal, guess)
+        return _solved(product, signal, guess, accuracy)
 
     def mean_of(self, values: Array) -> float:
         """The mean of what `values` were worked out for: (1 - gamma) sum gamma^t from the start, or in the long run."""
@@ -85,16 +86,16 @@ class Chain:
             out: Array = x - self.gamma * moved.ravel()
             return out + self.start * x.sum() if self.gamma == 1 else out
 
-        return _solved(product, self.start * (1 if self.gamma == 1 else 1 - self.gamma), None)
+        return _solved(product, self.start * (1 if self.gamma == 1 else 1 - self.gamma), None, EXACT)
 
 
-def _solved(product: Callable[[Array], Array], right: Array, guess: Array | None) -> Array:
+def _solved(product: Callable[[Array], Array], right: Array, guess: Array | None, accuracy: float) -> Array:
     """x with product(x) = right. Errors: RuntimeError where BiCGSTAB does not end."""
     if not right.any():
         return np.zeros_like(right)
     system = LinearOperator((len(right), len(right)), matvec=product, dtype=np.float64)
-    x, unfinished = bicgstab(system, right, x0=guess, rtol=ACCURACY, maxiter=PRODUCTS)
-    if unfinished and np.abs(system.matvec(x) - right).max() > 1e-9 * np.abs(right).max():
+    x, unfinished = bicgstab(system, right, x0=guess, rtol=accuracy, maxiter=PRODUCTS)
+    if unfinished and np.abs(system.matvec(x) - right).max() > 1e4 * accuracy * np.abs(right).max():
         raise RuntimeError("the linear system of a policy was not solved: the tables are too ill-conditioned")
     out: Array = x
     return out

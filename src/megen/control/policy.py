@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from megen.control.cmdp import CMDP
 from megen.files import replacing, to_json
-from megen.types import ChannelState, Decision, InputError, Observation
+from megen.types import Budget, ChannelState, Decision, InputError, Observation
 
 Array = NDArray[np.float64]
 FORMAT = "megen-policy-1"
@@ -32,19 +32,34 @@ class Policy:
     decisions: tuple[Decision, ...]
     snr_db: Array  # [C]
     backlog_s: Array  # [W]
-    table: Array  # [C, P, F, W, A]
+    table: Array  # [C, P, F, W, A]; with budgets the axis P holds every prompt class once for each of them
     about: dict[str, Any]
+    budgets: tuple[Budget, ...] = ()  # what single requests may take, as it was planned for; none: no request has limits of its own
 
     def probabilities(self, observation: Observation) -> Array:
         """Probability of each decision [A]: the nearest SNR, between two backlogs linearly; classes beyond the table's are its last."""
         c = int(np.abs(self.snr_db - snr_db_of(observation.channel)).argmin())
+        kinds = max(1, len(self.budgets))
         classes = observation.prompt_class, observation.arrival_phase
-        p, f = (min(max(i, 0), n - 1) for i, n in zip(classes, self.table.shape[1:3], strict=True))
+        p, f = (min(max(i, 0), n - 1) for i, n in zip(classes, (self.table.shape[1] // kinds, self.table.shape[2]), strict=True))
+        p = p * kinds + self.budget_class(observation.budget)
         w = np.clip(np.interp(observation.backlog_s, self.backlog_s, np.arange(len(self.backlog_s))), 0, len(self.backlog_s) - 1)
         low = min(int(w), len(self.backlog_s) - 2)
         between = (1 - (w - low)) * self.table[c, p, f, low] + (w - low) * self.table[c, p, f, low + 1]
         out: Array = between / between.sum()
         return out
+
+    def budget_class(self, budget: Budget) -> int:
+        """The most generous budget that asks no more than the request's own; the tightest where every one does."""
+
+        def tight(planned: Budget) -> tuple[float, float]:
+            return planned.deadline_s or np.inf, planned.energy_j or np.inf
+
+        asked = tight(budget)
+        fits = [k for k, b in enumerate(self.budgets) if tight(b)[0] <= asked[0] and tight(b)[1] <= asked[1]]
+        if fits:
+            return max(fits, key=lambda k: tight(self.budgets[k]))
+        return min(range(len(self.budgets)), key=lambda k: tight(self.budgets[k]), default=0)
 
     def decide(self, observation: Observation, rng: np.random.Generator) -> Decision:
         """Draw a decision: the mixture keeps the limits, its most probable one alone may not."""
@@ -60,7 +75,7 @@ def snr_db_of(channel: ChannelState) -> float:
     return float(10 * np.log10(2 ** min(channel.rate_bps / channel.bandwidth_hz, 60.0) - 1))
 
 
-def policy_of(cmdp: CMDP, table: Array, about: dict[str, Any]) -> Policy:
+def policy_of(cmdp: CMDP, table: Array, about: dict[str, Any], budgets: tuple[Budget, ...] = ()) -> Policy:
     """A table [S, A] learned on a CMDP, as a policy."""
     return Policy(
         cmdp.decisions,
@@ -68,6 +83,7 @@ def policy_of(cmdp: CMDP, table: Array, about: dict[str, Any]) -> Policy:
         cmdp.backlog_s,
         table.reshape(*cmdp.shape, cmdp.actions),
         {**about, "process": cmdp.digest, "limits": cmdp.named(cmdp.limits)},
+        budgets,
     )
 
 
@@ -81,7 +97,8 @@ def table_of(policy: Policy, cmdp: CMDP) -> Array:
 def save(policy: Policy, path: Path) -> None:
     """Write a policy as npz."""
     pairs = np.array([(d.steps, d.merge_ratio) for d in policy.decisions])
-    header = to_json({"format": FORMAT, "about": policy.about})
+    budgets = [[b.deadline_s, b.energy_j] for b in policy.budgets]
+    header = to_json({"format": FORMAT, "about": policy.about, **({"budgets": budgets} if budgets else {})})
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(
             file,
@@ -123,7 +140,9 @@ def load(path: Path) -> Policy:
                 raise InputError("its SNRs and backlogs must be finite and rise")
             if not (np.isfinite(table).all() and (table >= 0).all() and (table.sum(-1) > 0).all()):
                 raise InputError("its rows are no probabilities")
-            policy = Policy(decisions, file["snr_db"], file["backlog_s"], table / table.sum(-1, keepdims=True), header["about"])
+            budgets = tuple(Budget(*pair) for pair in header.get("budgets", []))
+            rows = table / table.sum(-1, keepdims=True)
+            policy = Policy(decisions, file["snr_db"], file["backlog_s"], rows, header["about"], budgets)
     except Exception as error:  # NumPy, zipfile and json raise classes of their own for each kind of damage
         raise PolicyError(f"{path} is not a whole policy ({error}): train one with megen control train") from error
     shape = (len(policy.snr_db), *policy.table.shape[1:3], len(policy.backlog_s), len(decisions))

@@ -59,8 +59,9 @@ class Simulator:
         self._costs = {name: np.ascontiguousarray(cmdp.cost_tables[name]) for name in cmdp.cost_names if name in cmdp.cost_tables}
         self._reward = np.ascontiguousarray(cmdp.reward).reshape(-1)
         self._gap = np.ascontiguousarray(cmdp.gap_s).reshape(-1)
-        self._per_s = 1 / cmdp.backlog_s[1]
-        self._cell_s = float(cmdp.backlog_s[1])
+        self._backlog = cmdp.backlog_s
+        self._even = bool(np.allclose(np.diff(cmdp.backlog_s), cmdp.backlog_s[1]))
+        self._cells = np.arange(float(len(cmdp.backlog_s)))
         self._start = np.cumsum(cmdp.start)
         self._deadlines_s = np.tile(cmdp.deadlines_s, c)
 
@@ -78,9 +79,10 @@ class Simulator:
         pair = drawn.astype(np.int64)
         draw, gap = np.divmod(pair, self._gaps)
         row = cpa * self._draws + draw
-        busy_s = backlog * self._cell_s + self._service[row]
+        busy_s = self._backlog[backlog] + self._service[row]
         gap_s = self._gap[phase * self._gaps + gap]
-        place = np.clip((busy_s - gap_s) * self._per_s, 0, w - 1)
+        left_s = busy_s - gap_s
+        place = np.clip(left_s / self._backlog[1], 0, w - 1) if self._even else np.interp(left_s, self._backlog, self._cells)
         low = place.astype(np.int64)
         low += (place - low) > (drawn - pair)
         drawn = rng.random(len(state)) * self._next

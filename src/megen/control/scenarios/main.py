@@ -25,7 +25,8 @@ from megen.errors import InputError
 
 Array = NDArray[np.float64]
 SERVER, PHONE = "cpu", "phone"
-SAFE_SHARE = {"tardiness_s": 0.8}  # of a limit that smooth tables plan for: measured services have longer tails than the tables
+CELLS_TO_DEADLINE, WIDER = 14, 1.25  # cells of the backlog up to the deadline, and how much wider each is beyond
+NODES = 24  # of a quadrature over a cell of the SNR
 OFFSETS = 16  # backlogs that a cell's lateness is the mean of
 
 
@@ -92,6 +93,19 @@ class Scenario:
         return tuple(replace(b, share=b.share / total) for b in given)
 
     @property
+    def backlog_s(self) -> Array:
+        """Cells of the backlog [W]: even up to the top, or where lateness is smooth finer up to the deadlines and then ever wider."""
+        if not self.smooth:
+            return np.linspace(0, self.backlog_top_s, self.backlog_cells)
+        latest = max(b.deadline_s for b in self.classes)
+        width = min(max(latest / CELLS_TO_DEADLINE, 0.025), 0.1)
+        cells = [*np.arange(0, latest + 0.3, width)]
+        while cells[-1] < self.backlog_top_s:
+            width *= WIDER
+            cells.append(cells[-1] + width)
+        return np.array(cells)
+
+    @property
     def limits(self) -> dict[str, float]:
         """The limit of each cost."""
         tardiness = {} if self.tardiness_limit_s is None else {"tardiness_s": self.tardiness_limit_s}
@@ -105,10 +119,10 @@ def long_run(**given: Any) -> Scenario:
 
 LONG_RUN: dict[str, Any] = {
     "gamma": 1.0,
-    "backlog_cells": 61,
-    "gaps": 32,
+    "backlog_top_s": 12.0,
+    "gaps": 16,
     "smooth": True,
-    "tardiness_limit_s": 0.005,
+    "tardiness_limit_s": 0.01,
 }
 
 
@@ -134,7 +148,8 @@ def build_cmdp(
         raise InputError(f"grid and profiles are of unlike backbones: {', '.join(sorted(names))}")
     n, r = len(grid.steps), len(grid.merge_ratios)
     compute_s = np.array([server.es_s(d.steps) for d in grid.decisions])  # [A]
-    air_s = grid.airtime_s.transpose(2, 0, 1, 3)[:, :, None]  # [C, P, 1, R, D]
+    airtime_s = grid.airtime_s * (1 + standard_error(grid))[..., None] if scenario.smooth else grid.airtime_s
+    air_s = airtime_s.transpose(2, 0, 1, 3)[:, :, None]  # [C, P, 1, R, D]
     air_s = np.broadcast_to(air_s, (*air_s.shape[:2], n, *air_s.shape[3:])).reshape(*air_s.shape[:2], n * r, -1)
     bits = grid.payload_bits.reshape(grid.classes, n * r)[None, :, :, None]
     draws_s = np.repeat(grid.airtime_draws_s.transpose(0, 3, 1, 2, 4)[:, :, :, None], n, 3)  # [2, C, P, N, R, H]
@@ -144,8 +159,8 @@ def build_cmdp(
     cmdp = CMDP(
         decisions=grid.decisions,
         snr_db=grid.snr_db,
-        backlog_s=np.linspace(0, scenario.backlog_top_s, scenario.backlog_cells),
-        channel=gauss_markov(grid.snr_db, scenario.snr_mean_db, scenario.snr_std_db, scenario.snr_correlation),
+        backlog_s=scenario.backlog_s,
+        channel=gauss_markov(grid.snr_db, scenario.snr_mean_db, scenario.snr_std_db, scenario.snr_correlation, within=scenario.smooth),
         prompts=grid.counts / grid.counts.sum(),
         phases=np.array([[stay[0], 1 - stay[0]], [1 - stay[1], stay[1]]]),
         reward=-grid.log_mse.transpose(3, 0, 1, 2).reshape(len(grid.snr_db), grid.classes, n * r),
@@ -163,10 +178,16 @@ def build_cmdp(
         cmdp = with_budgets(cmdp, scenario.classes)
     if scenario.smooth or scenario.tardiness_limit_s is not None:
         tables = {**cmdp.cost_tables, **lateness(cmdp, smooth=scenario.smooth)}
-        share = [SAFE_SHARE.get(name, 1.0) if scenario.smooth else 1.0 for name in scenario.limits]
-        limits = np.array(list(scenario.limits.values())) * share
+        limits = np.array(list(scenario.limits.values()))
         cmdp = replace(cmdp, cost_tables=tables, cost_names=tuple(scenario.limits), limits=limits)
     return cmdp
+
+
+def standard_error(grid: QualityGrid) -> Array:
+    """Of the mean airtime, relative [P, R, G], by the half of the prompts that a shield is calibrated on: a plan's safe side."""
+    calibration = grid.airtime_draws_s[0]
+    out: Array = calibration.std(-1, ddof=1) / calibration.mean(-1) / np.sqrt(calibration.shape[-1])
+    return out
 
 
 def with_budgets(cmdp: CMDP, classes: Sequence[BudgetClass]) -> CMDP:
@@ -199,19 +220,24 @@ def with_budgets(cmdp: CMDP, classes: Sequence[BudgetClass]) -> CMDP:
 def lateness(cmdp: CMDP, *, smooth: bool) -> dict[str, Array]:
     """Share late and tardiness [L - deadline]+ by backlog cell [C, P, W, A, D].
 
-    Smooth: the mean over the backlogs that are split to a cell, a tent of its width on both sides. At a cell's centre alone a plan
+    Smooth: the mean over the backlogs that are split to a cell, a tent between its neighbours. At a cell's centre alone a plan
     learns which decisions just fit there, and between two cells they do not.
     """
-    offsets = np.zeros(1)
+    cells = cmdp.backlog_s
+    offsets = np.zeros((1, len(cells)))
     if smooth:
-        u = (np.arange(OFFSETS) + 0.5) / OFFSETS
-        offsets = np.where(u < 0.5, np.sqrt(2 * u) - 1, 1 - np.sqrt(2 * (1 - u))) * cmdp.backlog_s[1]
-    left_s = np.broadcast_to(cmdp.deadline_s, cmdp.prompts.shape)[:, None, None] - cmdp.service_s - cmdp.decode_s  # [C, P, A, D]
-    late, tardiness_s = 0.0, 0.0
+        left, right = np.diff(cells, prepend=0.0), np.diff(cells, append=cells[-1])
+        share, u = left / (left + right), (np.arange(OFFSETS)[:, None] + 0.5) / OFFSETS
+        with np.errstate(divide="ignore", invalid="ignore"):
+            offsets = np.where(u < share, left * (np.sqrt(u / share) - 1), right * (1 - np.sqrt((1 - u) / (1 - share))))
+    left_s = cmdp.deadlines_s[:, None, None] - cmdp.service_s - cmdp.decode_s  # [C, P, A, D]
+    late = np.zeros((*left_s.shape[:2], len(cells), *left_s.shape[2:]))
+    tardiness_s = late.copy()
     for offset in offsets:
-        over_s = np.maximum(cmdp.backlog_s + offset, 0)[:, None, None] - left_s[:, :, None]
-        late, tardiness_s = late + (over_s > 0) / len(offsets), tardiness_s + np.maximum(over_s, 0) / len(offsets)
-    return {"late": np.asarray(late), "tardiness_s": np.asarray(tardiness_s)}
+        over_s = (cells + offset)[:, None, None] - left_s[:, :, None]
+        late += (over_s > 0) / len(offsets)
+        tardiness_s += np.maximum(over_s, 0) / len(offsets)
+    return {"late": late, "tardiness_s": tardiness_s}
 
 
 def main_cmdp(
@@ -225,16 +251,32 @@ def main_cmdp(
     return build_cmdp(grid or quality.load(), *profiles, scenario or Scenario())
 
 
-def gauss_markov(levels: Array, mean: float, std: float, correlation: float) -> Array:
-    """A first-order Gaussian process on a grid of levels, row-stochastic (Tauchen 1986)."""
+def gauss_markov(levels: Array, mean: float, std: float, correlation: float, *, within: bool = False) -> Array:
+    """A first-order Gaussian process on a grid of levels, row-stochastic (Tauchen 1986).
+
+    `within`: from the whole cell around a level, weighted by how often the process is there, and not from the level alone: the
+    outermost cells have no end, and a process that is far out stays there for longer.
+    """
     if not (std > 0 and -1 < correlation < 1 and len(levels) > 1 and (np.diff(levels) > 0).all()):
         raise InputError(
             f"a Gauss-Markov chain needs rising levels, a positive spread and a correlation in (-1, 1), got {std:g} and {correlation:g}"
         )
     edges = (levels[1:] + levels[:-1]) / 2
-    centre = mean + correlation * (levels - mean)
-    below = norm.cdf((edges - centre[:, None]) / (std * np.sqrt(1 - correlation**2)))
-    out: Array = np.diff(np.hstack([np.zeros((len(levels), 1)), below, np.ones((len(levels), 1))]), axis=1)
+    places, weights = levels[:, None], np.ones((len(levels), 1))
+    if within:
+        first, last = min(edges[0] - std, mean - 5 * std), max(edges[-1] + std, mean + 5 * std)
+        nodes, weight = np.polynomial.legendre.leggauss(NODES)
+        low, high = np.append(first, edges), np.append(edges, last)
+        places = (high + low)[:, None] / 2 + np.outer(high - low, nodes) / 2
+        weights = weight * np.exp(-(((places - mean) / std) ** 2) / 2)
+        empty = weights.sum(1) == 0  # so far out that it underflows
+        weights[empty] = 1
+        weights /= weights.sum(1, keepdims=True)
+    centre = mean + correlation * (places - mean)
+    below = norm.cdf((edges - centre[..., None]) / (std * np.sqrt(1 - correlation**2)))
+    ends = np.zeros((*below.shape[:-1], 1))
+    moves = np.diff(np.concatenate([ends, below, ends + 1], -1), axis=-1)
+    out: Array = (weights[..., None] * moves).sum(1)
     return out
 
 
