@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,11 @@ from megen.models.embedded import BackboneConfig, EmbeddedBackbone
 from megen.models.restorer import RestorerConfig
 from megen.models.text import TextConfig
 from megen.scenes.captions import vocabulary
+
+
+def pytest_configure() -> None:
+    """What is kept in the user's cache folder goes to one of the tests' own."""
+    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="megen-tests-")
 
 
 def make_tiny(seed: int = 0) -> EmbeddedBackbone:

@@ -15,7 +15,8 @@ from pathlib import Path
 from experiments import common
 from megen.control import lp, report, train
 from megen.control.cmdp import CMDP, evaluate
-from megen.control.scenarios.main import Scenario, main_cmdp
+from megen.control.scenarios.main import main_cmdp
+from megen.control.scenarios.scenario import Scenario
 
 RULES = ("backlog-blind", "fixed-mixture")
 

@@ -9,6 +9,7 @@ import pytest
 
 from megen.control.controller import Controller
 from megen.control.policy import Policy, PolicyError
+from megen.control.scenarios.scenario import long_run
 from megen.cost import device_profile, quality_grid
 from megen.types import Budget, ChannelState, Decision, InputError, Observation
 
@@ -37,13 +38,19 @@ def with_table(controller: Controller, chances: np.ndarray) -> Controller:
     return replace(controller, policy=Policy(policy.decisions, policy.snr_db, policy.backlog_s, table, policy.about))
 
 
+def latest_s(controller: Controller, channel_class: int) -> np.ndarray:
+    """When each decision's image of the easiest prompts is there at the latest."""
+    out: np.ndarray = controller._worked_s + controller._latest_air_s[channel_class, 0]
+    return out
+
+
 def test_a_longer_deadline_never_gives_a_worse_image(bundled: Controller) -> None:
     index = {d: i for i, d in enumerate(bundled.policy.decisions)}
     for snr_db in (-6.0, 6.0, 18.0):
         c = int(np.abs(bundled.grid.snr_db - snr_db).argmin())
         chosen = [bundled(lone(snr_db, deadline)) for deadline in (0.4, 0.5, 0.7, 1.0, 1.5, 3.0)]
         quality = [bundled._quality[c, 0][index[d]] for d in chosen]
-        latest = [bundled._latest_s[c, 0][index[d]] for d in chosen]
+        latest = [latest_s(bundled, c)[index[d]] for d in chosen]
         feasible = [q for q, s, x in zip(quality, latest, (0.4, 0.5, 0.7, 1.0, 1.5, 3.0), strict=True) if s <= x]
         assert feasible == sorted(feasible)
         assert len(feasible) >= 3
@@ -55,7 +62,7 @@ def test_a_lone_request_gets_the_best_that_ends_in_time_and_always_the_same(bund
     assert len(chosen) == 1
     (decision,) = chosen
     c, i = int(np.abs(bundled.grid.snr_db - 12.0).argmin()), bundled.policy.decisions.index(decision)
-    fits = bundled._latest_s[c, 0] <= 0.5
+    fits = latest_s(bundled, c) <= 0.5
     assert fits[i]
     assert bundled._quality[c, 0][i] == bundled._quality[c, 0][fits].max()
 
@@ -63,6 +70,42 @@ def test_a_lone_request_gets_the_best_that_ends_in_time_and_always_the_same(bund
 def test_where_nothing_ends_in_time_the_soonest_is_taken(bundled: Controller) -> None:
     assert bundled(lone(12.0, 1e-3)).steps == 1
     assert bundled(lone(12.0, None, 1e-6)).steps == 1
+
+
+def test_an_energy_budget_alone_gets_the_best_image_within_it(bundled: Controller) -> None:
+    """It once got the policy's most probable decision within it."""
+    for snr_db in (-6.0, 6.0, 18.0):
+        c = int(np.abs(bundled.grid.snr_db - snr_db).argmin())
+        for energy_j in (3.5, 6.0, 9.0):
+            fits = bundled._worked_j + bundled._radio_j[c, 0] <= energy_j
+            chosen = bundled.policy.decisions.index(bundled(lone(snr_db, None, energy_j, backlog_s=0.3)))
+            assert fits.any()
+            assert fits[chosen]
+            assert bundled._quality[c, 0][chosen] == bundled._quality[c, 0][fits].max()
+
+
+def test_a_rate_below_all_that_was_measured_takes_longer(bundled: Controller) -> None:
+    """An SNR of -60 dB was once taken for the grid's lowest, -6 dB."""
+    assert bundled(lone(-60.0, 1.0)).steps == 1
+    assert bundled(lone(10.0, 1.0, bandwidth_hz=1e4)).merge_ratio == 0.75
+    slow, slower = (bundled.expected_latency_s(lone(snr_db))[Decision(1, 0.0)] for snr_db in (-6.0, -16.0))
+    assert slower > 5 * slow
+    fast = bundled.expected_latency_s(lone(10.0, bandwidth_hz=1e8))[Decision(1, 0.0)]
+    assert fast < bundled.expected_latency_s(lone(24.0))[Decision(1, 0.0)]
+
+
+def test_classes_beyond_the_tables_are_their_last(bundled: Controller) -> None:
+    assert bundled(lone(prompt_class=99)) == bundled(lone(prompt_class=2))
+
+
+def test_a_plan_is_kept_and_a_damaged_one_made_again(tmp_path: Path) -> None:
+    first = Controller.load()
+    (kept,) = (tmp_path / "megen" / "plans").glob("*.npz")
+    np.testing.assert_allclose(Controller.load().policy.table, first.policy.table, atol=1e-6)
+    kept.write_bytes(b"damaged")
+    np.testing.assert_allclose(Controller.load().policy.table, first.policy.table, atol=1e-6)
+    assert Controller.load(scenario=long_run(deadline_s=0.5)).policy.about["scenario"]["deadline_s"] == 0.5
+    assert len(list((tmp_path / "megen" / "plans").glob("*.npz"))) == 2
 
 
 def test_a_backlog_eats_the_deadline(bundled: Controller) -> None:
@@ -98,10 +141,11 @@ def test_the_profile_of_this_machine_is_used_once_it_is_measured(bundled: Contro
     first = Controller.load()
     assert "no profile of this machine" in first.assumptions[0]
     path = device_profile.cached()
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     device_profile.save(replace(bundled.server, name="mine", step_s=10 * bundled.server.step_s), path, {})
     own = Controller.load()
-    assert own.assumptions == ()
+    assert not any("no profile" in line for line in own.assumptions)
+    assert any("no policy keeps the limit of late" in line for line in own.assumptions)  # it is ten times slower
     assert own.server.name == own.phone.name == "mine"
     assert own(lone(12.0, 1.0)).steps < bundled(lone(12.0, 1.0)).steps
     assert Controller.load(server="cpu").server.name == first.server.name
@@ -114,7 +158,7 @@ def test_only_the_weights_that_were_measured_are_decided_for(bundled: Controller
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(PolicyError, match="no policy 'nosuch': give cvpo"):
+    with pytest.raises(PolicyError, match="no policy 'nosuch': give plan, cvpo"):
         Controller.load("nosuch")
     with pytest.raises(InputError, match="unlike backbones"):
         Controller.load(server="a100")

@@ -11,7 +11,8 @@ from scipy.optimize import linprog
 from megen.control import lp
 from megen.control.cmdp import CMDP, evaluate
 from megen.control.lp import InfeasibleError
-from megen.control.scenarios.main import Scenario, main_cmdp
+from megen.control.scenarios.main import main_cmdp
+from megen.control.scenarios.scenario import Scenario
 from tests.control.conftest import state_transitions
 
 

@@ -16,7 +16,8 @@ from megen.control import policy, report, train
 from megen.control.cmdp import CMDP
 from megen.control.scenarios import main as scenarios
 from megen.control.scenarios import reference
-from megen.control.scenarios.main import Scenario, main_cmdp
+from megen.control.scenarios.main import main_cmdp
+from megen.control.scenarios.scenario import Scenario
 from megen.cost import device_profile as profile
 from megen.cost import quality_grid as quality
 from megen.cost.device_profile import DeviceProfile

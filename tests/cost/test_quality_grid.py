@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from megen.cli.main import main
-from megen.control.scenarios.main import Scenario, build_cmdp
+from megen.control.scenarios.main import build_cmdp
+from megen.control.scenarios.scenario import Scenario
 from megen.cost import device_profile as profile
 from megen.cost import quality_grid as quality
 from megen.cost.quality_grid import QualityGrid
@@ -93,7 +94,7 @@ def test_a_grid_comes_back_as_it_was_and_broken_ones_are_refused(grid: QualityGr
     for change, why in (
         ({"snr_db": grid.snr_db * np.nan}, "snr_db must be a row of finite numbers"),
         ({"counts": -grid.counts}, "counts must be"),
-        ({"log_mse": nan}, "no numbers"),
+        ({"log_mse": nan}, "finite numbers"),
         ({"log_mse": nan[:1]}, "shape"),
         ({"airtime_s": -grid.airtime_s}, "positive"),
     ):

@@ -39,7 +39,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         description="Work out the best policy whose long-run means keep the limits, to 1e-4 of its reward, in about a second.",
     )
     n.add_argument("--scenario", type=Path, metavar="F.json", help="the load, as megen control fit wrote it (default: the assumed one)")
-    n.add_argument("--tardiness-limit-s", type=float, help="mean of what requests take beyond the deadline (default: 0.01)")
+    n.add_argument("--tardiness-limit-s", type=float, help="mean of what requests take beyond the deadline (default: 0.0075)")
     n.add_argument("--relax", action="store_true", help="where no policy keeps the limits, plan for the nearest that can be kept")
     n.add_argument("--out", type=Path, metavar="F.npz", help="write the policy there, for generate --policy and control evaluate")
     n.add_argument("--json", metavar="F.json", help="write the whole object there; - is stdout (default: a few lines on stdout)")

@@ -14,9 +14,12 @@ from megen.cli import output
 from megen.control import fit, lp, planner, report, shield
 from megen.control import policy as policies
 from megen.control.cmdp import CMDP
+from megen.control.controller import PLAN
 from megen.control.judge import Process, drawn_from, judge
 from megen.control.scenarios import reference
-from megen.control.scenarios.main import PHONE, SERVER, Scenario, long_run, main_cmdp
+from megen.control.scenarios import scenario as scenarios
+from megen.control.scenarios.main import PHONE, SERVER, main_cmdp
+from megen.control.scenarios.scenario import Scenario, long_run
 from megen.cost import device_profile
 from megen.cost import quality_grid as quality
 from megen.errors import InputError
@@ -38,7 +41,25 @@ def control(args: argparse.Namespace) -> None:
         value = getattr(args, option, None)
         if value is not None and not bounds[0] <= value <= bounds[1]:
             raise InputError(f"--{option} must lie in [{bounds[0]}, {bounds[1]}], got {value}")
-    (_train if args.what == "train" else _evaluate)(args, cmdp_of(args))
+    if args.what == "train":
+        _train(args, cmdp_of(args))
+        return
+    planned = _planned_scenario(args)
+    if planned is None:
+        _evaluate(args, cmdp_of(args), _changed(Scenario(), args))
+    else:
+        _evaluate(args, main_cmdp(planned, quality.load(args.quality) if args.quality else None, args.server, args.phone), planned)
+
+
+def _planned_scenario(args: argparse.Namespace) -> Scenario | None:
+    """The scenario that the policy to evaluate was planned for; None where it is no plan."""
+    if args.policy == PLAN:
+        return _changed(long_run(), args)
+    path = Path(args.policy) if args.policy else None
+    if path is None or not path.is_file():
+        return None
+    about = policies.load(path).about
+    return _changed(scenarios.of(about["scenario"]), args) if "scenario" in about else None
 
 
 def cmdp_of(args: argparse.Namespace) -> CMDP:
@@ -84,7 +105,7 @@ def _plan(args: argparse.Namespace) -> None:
     for target in (args.out, args.json):
         if target not in (None, "-"):
             check_writable(Path(target))
-    scenario = _changed(planner.load_scenario(args.scenario) if args.scenario else long_run(), args)
+    scenario = _changed(scenarios.load(args.scenario) if args.scenario else long_run(), args)
     process = _process(scenario, args)
     plan = planner.plan(scenario, process.grid, process.server, process.phone, relax=args.relax)
     best, names = plan.optimum, plan.cmdp.cost_names
@@ -122,7 +143,7 @@ def _fit(args: argparse.Namespace) -> None:
             check_writable(Path(target))
     fitted, made_by = fit.fit(fit.read(args.log)), provenance()
     if args.out:
-        planner.save_scenario(fitted.scenario, args.out, made_by)
+        scenarios.save(fitted.scenario, args.out, made_by)
     for target, profile in (
         (args.server_out, fitted.server(device_profile.load(SERVER))),
         (args.phone_out, fitted.phone(device_profile.load(PHONE))),
@@ -157,16 +178,16 @@ def _train(args: argparse.Namespace, cmdp: CMDP) -> None:
     print(args.out / train.FILE)
 
 
-def _evaluate(args: argparse.Namespace, cmdp: CMDP) -> None:
+def _evaluate(args: argparse.Namespace, cmdp: CMDP, scenario: Scenario) -> None:
     if args.json not in (None, "-"):
         check_writable(Path(args.json))
     guard, plan = shield.calibrate(cmdp, args.alpha), report.EpisodePlan(args.episodes, args.horizon or HORIZONS[args.env], args.seed)
     lp.check(cmdp)
     made = {"made_by": provenance()}
-    with_judge = _judged(args, cmdp) if args.env == "main" else None
+    with_judge = _judged(args, cmdp, scenario) if args.env == "main" else None
     with console.status("policies") as say:
         say(args.policy or "lp")
-        table = None if args.policy in (None, "lp") else _table_of(args.policy, args.env, cmdp)  # a wrong name is refused at once
+        table = None if args.policy in (None, "lp", PLAN) else _table_of(args.policy, args.env, cmdp)  # a wrong name is refused at once
         say("lp")
         best = lp.solve(cmdp)
         if args.policy is not None:
@@ -185,9 +206,9 @@ def _evaluate(args: argparse.Namespace, cmdp: CMDP) -> None:
         print(f"megen: left out, as learned on another CMDP: the bundled {', '.join(strangers)}", file=sys.stderr)
 
 
-def _judged(args: argparse.Namespace, cmdp: CMDP) -> Callable[[report.Array], dict[str, Any]]:
+def _judged(args: argparse.Namespace, cmdp: CMDP, scenario: Scenario) -> Callable[[report.Array], dict[str, Any]]:
     """What the judge off the tables says of a policy's table."""
-    process = _process(_changed(Scenario(), args), args)
+    process = _process(scenario, args)
 
     def figures(table: report.Array) -> dict[str, Any]:
         return judge(process, drawn_from(policies.policy_of(cmdp, table, {})), seed=args.seed).figures()
@@ -212,6 +233,9 @@ def _show(figures: dict[str, Any], policies_: dict[str, dict[str, Any]], target:
     ]
     limits = ", ".join(f"{name} {value:g}" for name, value in figures["limits"].items())
     print(f"limits: {limits} (means of the discrete CMDP)\n{output.table(rows, list(rows[0]))}")
+    if judged := figures.get("continuous"):
+        over = [f"{name} {100 * v:+.1f} ± {100 * judged['over_limit_error'][name]:.1f} %" for name, v in judged["over_limit"].items()]
+        print(f"on the process as described, over the limits: {', '.join(over)}")
 
 
 def _table_of(name: str, env: str, cmdp: CMDP) -> report.Array:

@@ -38,7 +38,9 @@ def add(commands: argparse._SubParsersAction) -> None:
     g.add_argument(
         "--bits-budget", type=int, metavar="N", help="the finest quantiser whose payload takes at most N bits (default: 5 bits a value)"
     )
-    g.add_argument("--policy", default="cvpo", metavar="NAME|PATH", help="who decides auto (default: %(default)s)")
+    g.add_argument(
+        "--policy", default="plan", metavar="NAME|PATH", help="who decides auto: plan, a bundled policy or a path (default: %(default)s)"
+    )
     g.add_argument("--server", metavar="NAME|PATH", help="edge server's device profile for auto (default: this machine's)")
     g.add_argument("--phone", metavar="NAME|PATH", help="phone's device profile for auto (default: this machine's)")
     g.add_argument("--deadline-s", type=float, help="latency limit; where it is exceeded stderr says so; auto decides by it")

@@ -1,30 +1,36 @@
-"""The decision at run time: a learned policy, the measured quality grid, and the profiles of the machines at hand. Without torch.
+"""The decision at run time: a planned or learned policy, the measured quality grid, and the profiles of the machines. Without torch.
 
 Observation ──> probabilities of the policy ──> what keeps the request's own limits ──> Decision
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import platformdirs
 from numpy.typing import NDArray
 
 from megen.control import policy as policies
 from megen.control import shield
-from megen.control.policy import Policy
+from megen.control.policy import FORMAT, Policy
+from megen.control.scenarios.scenario import Scenario, long_run
 from megen.cost import device_profile, quality_grid
 from megen.cost.device_profile import DeviceProfile
 from megen.cost.energy import RADIO_W, RADIO_W_PER_MBPS
 from megen.cost.quality_grid import QualityGrid
-from megen.types import ChannelState, Decision, InputError, Observation
+from megen.types import Budget, ChannelState, Decision, InputError, Observation
 
 Array = NDArray[np.float64]
 GRID_BANDWIDTH_HZ = 1e6  # of the quality grid's airtimes
 ALPHA = 0.05  # probability of a miss that a request's own deadline is planned with
+PLAN = "plan"  # worked out for the profiles at hand, and kept in the user's cache folder
+MOST_DB = 300.0
 BUNDLED_SERVER, BUNDLED_PHONE = "cpu", "phone"
 
 
@@ -47,22 +53,20 @@ class Controller:
     @classmethod
     def load(
         cls,
-        name_or_path: str = "cvpo",
+        name_or_path: str = PLAN,
         *,
         server: str | None = None,
         phone: str | None = None,
         quality: Path | None = None,
+        scenario: Scenario | None = None,
         rng: np.random.Generator | None = None,
     ) -> Controller:
-        """A bundled policy by name, or what `megen control train` wrote; profiles by name or path, None: this machine's, where
-        `megen profile` has measured it, else the bundled ones.
+        """The exact plan for these profiles and the `scenario` (None: the assumed load), a bundled policy by name, or what
+        `megen control` wrote; profiles by name or path, None: this machine's, where `megen profile` has measured it, else the bundled ones.
 
         Errors: InputError where a file is missing, broken, or of other decisions.
         """
-        policy, grid = policies.find(name_or_path), quality_grid.load(quality)
-        offered = set(grid.decisions)
-        if not set(policy.decisions) <= offered:
-            raise InputError(f"the policy {name_or_path!r} was learned for other steps or merge ratios than the quality grid holds")
+        grid = quality_grid.load(quality)
         measured, assumptions = device_profile.this_machine(), []
         if measured is None and (server is None or phone is None):
             assumptions.append(
@@ -74,6 +78,13 @@ class Controller:
         names = {es.backbone, ue.backbone, str(grid.about.get("backbone", es.backbone))}
         if len(names) > 1:
             raise InputError(f"grid and profiles are of unlike backbones: {', '.join(sorted(names))}")
+        if name_or_path == PLAN:
+            policy = _planned(scenario or long_run(), grid, es, ue)
+            assumptions += [f"no policy keeps the limit of {name}: planned for the nearest" for name in policy.about.get("relaxed", [])]
+        else:
+            policy = policies.find(name_or_path, others=(PLAN,))
+        if not set(policy.decisions) <= set(grid.decisions):
+            raise InputError(f"the policy {name_or_path!r} was learned for other steps or merge ratios than the quality grid holds")
         return cls(policy, grid, es, ue, rng, tuple(assumptions))
 
     def check(self, weights: str) -> None:
@@ -94,16 +105,17 @@ class Controller:
 
     def __call__(self, observation: Observation) -> Decision:
         """Decide one request. Errors: InputError where the observation holds neither SNR nor rate."""
-        seen = self._on_the_grid(observation)
+        seen, slower = self._on_the_grid(observation)
         c, p = int(np.abs(self.grid.snr_db - _snr_db(seen)).argmin()), seen.prompt_class
         possible = np.array(self.allowed) if self.allowed else np.ones(len(self.policy.decisions), bool)
         budget = observation.budget
-        ends_s = observation.backlog_s + self._latest_s[c, p]
-        keeps = possible & (ends_s <= (budget.deadline_s or np.inf)) & (self._energy_j[c, p] <= (budget.energy_j or np.inf))
+        ends_s = observation.backlog_s + self._worked_s + slower * self._latest_air_s[c, p]
+        energy_j = self._worked_j + slower * self._radio_j[c, p]
+        keeps = possible & (ends_s <= (budget.deadline_s or np.inf)) & (energy_j <= (budget.energy_j or np.inf))
         if not keeps.any():  # then what is over soonest
             keeps = possible & (ends_s == ends_s[possible].min())
         quality = self._quality[c, p]
-        if self.rng is None and budget.deadline_s is not None:
+        if self.rng is None and budget != Budget():
             return self.policy.decisions[int(np.where(keeps, quality, -np.inf).argmax())]
         probabilities = shield.within(self.policy.probabilities(seen), keeps, quality)
         if self.rng is None:
@@ -112,20 +124,26 @@ class Controller:
 
     def expected_latency_s(self, observation: Observation) -> dict[Decision, float]:
         """Backlog, mean service and decoding of every decision, by the profiles of this controller."""
-        seen = self._on_the_grid(observation)
+        seen, slower = self._on_the_grid(observation)
         c = int(np.abs(self.grid.snr_db - _snr_db(seen)).argmin())
-        means = observation.backlog_s + self._worked_s + self._of_decisions(self.grid.airtime_s.mean(-1))[c, seen.prompt_class]
+        air_s = slower * self._of_decisions(self.grid.airtime_s.mean(-1))[c, seen.prompt_class]
+        means = observation.backlog_s + self._worked_s + air_s
         return dict(zip(self.policy.decisions, means.tolist(), strict=True))
 
-    def _on_the_grid(self, observation: Observation) -> Observation:
-        """The observation with its prompt's class, and the SNR at which the grid's bandwidth has the rate of the request's."""
+    def _on_the_grid(self, observation: Observation) -> tuple[Observation, float]:
+        """The observation with its prompt's class and the SNR at which the grid's bandwidth has its rate; and how many times longer
+        a transmission takes than at the grid's nearest SNR, where the rate lies beyond all of the grid's.
+        """
         snr_db = policies.snr_db_of(observation.channel)
         bandwidth_hz = observation.channel.bandwidth_hz
         if observation.channel.snr_db is not None and bandwidth_hz != GRID_BANDWIDTH_HZ and bandwidth_hz > 0:
-            rate_bps = bandwidth_hz * math.log2(1 + 10 ** (snr_db / 10))
-            snr_db = policies.snr_db_of(ChannelState(None, GRID_BANDWIDTH_HZ, rate_bps))
+            snr_db = snr_db_at(bandwidth_hz * spectral_efficiency(snr_db), GRID_BANDWIDTH_HZ)
+        nearest_db = min(max(snr_db, float(self.grid.snr_db[0])), float(self.grid.snr_db[-1]))
+        slower = spectral_efficiency(nearest_db) / max(spectral_efficiency(snr_db), 1e-12)
         prompt_class = self.grid.prompt_class(observation.prompt) if observation.prompt else observation.prompt_class
-        return replace(observation, channel=ChannelState(snr_db, GRID_BANDWIDTH_HZ, 0.0), prompt_class=prompt_class)
+        prompt_class = min(max(prompt_class, 0), self.grid.classes - 1)
+        seen = replace(observation, channel=ChannelState(nearest_db, GRID_BANDWIDTH_HZ, 0.0), prompt_class=prompt_class)
+        return seen, slower
 
     @cached_property
     def _index(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -145,24 +163,61 @@ class Controller:
         return np.array([self.server.es_s(d.steps) + self.phone.ue_s() for d in self.policy.decisions])
 
     @cached_property
-    def _latest_s(self) -> Array:
-        """What service and decoding take at most with probability 1 - ALPHA, by split conformal prediction [G, P, A]."""
+    def _latest_air_s(self) -> Array:
+        """What a transmission takes at most with probability 1 - ALPHA, by split conformal prediction [G, P, A]."""
         draws = np.concatenate(list(self.grid.airtime_draws_s), -1)  # [P, R, G, H]
-        return self._worked_s + self._of_decisions(shield.margin(draws, ALPHA))
+        return self._of_decisions(shield.margin(draws, ALPHA))
 
     @cached_property
-    def _energy_j(self) -> Array:
-        """Mean energy [G, P, A]."""
-        worked = [self.server.power_w * self.server.es_s(d.steps) + self.phone.power_w * self.phone.ue_s() for d in self.policy.decisions]
+    def _worked_j(self) -> Array:
+        """Energy of both machines [A]."""
+        return np.array(
+            [self.server.power_w * self.server.es_s(d.steps) + self.phone.power_w * self.phone.ue_s() for d in self.policy.decisions]
+        )
+
+    @cached_property
+    def _radio_j(self) -> Array:
+        """Mean energy of the radio [G, P, A]."""
         n, r = self._index
         bits = self.grid.payload_bits[:, n, r][None]  # [1, P, A]
-        return np.array(worked) + RADIO_W * self._of_decisions(self.grid.airtime_s.mean(-1)) + RADIO_W_PER_MBPS * bits / 1e6
+        return RADIO_W * self._of_decisions(self.grid.airtime_s.mean(-1)) + RADIO_W_PER_MBPS * bits / 1e6
 
     @cached_property
     def _quality(self) -> Array:
         """-ln MSE [G, P, A]."""
         n, r = self._index
         return -self.grid.log_mse[:, n, r].transpose(2, 0, 1)
+
+
+def spectral_efficiency(snr_db: float) -> float:
+    """Shannon's rate over the bandwidth, in bit/s/Hz."""
+    return math.log2(1 + 10 ** (min(snr_db, MOST_DB) / 10))
+
+
+def snr_db_at(rate_bps: float, bandwidth_hz: float) -> float:
+    """The SNR at which a bandwidth has a rate."""
+    return policies.snr_db_of(ChannelState(None, bandwidth_hz, rate_bps))
+
+
+def _planned(scenario: Scenario, grid: QualityGrid, server: DeviceProfile, phone: DeviceProfile) -> Policy:
+    """The plan's policy from the user's cache folder, or planned now and kept there; limits that no policy keeps give way."""
+    parts = [scenario.plain(), asdict(server), asdict(phone), grid.about, FORMAT]
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    path = Path(platformdirs.user_cache_dir("megen")) / "plans" / f"{digest}.npz"
+    if path.is_file():
+        try:
+            return policies.load(path)
+        except InputError:
+            pass  # damaged: planned again
+    from megen.control import planner  # with SciPy, whose import takes a second
+
+    made = planner.plan(scenario, grid, server, phone, relax=True).policy
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        policies.save(made, path)
+    except OSError:
+        pass  # a cache that cannot be written costs the next start a second
+    return made
 
 
 def _snr_db(observation: Observation) -> float:

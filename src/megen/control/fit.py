@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from megen.control.scenarios.main import BudgetClass, Scenario, long_run
+from megen.control.scenarios.scenario import BudgetClass, Scenario, long_run
 from megen.cost.device_profile import DeviceProfile
 from megen.errors import InputError
 from megen.files import read_text

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from megen.control.fit import Request
 from megen.control.policy import Policy
-from megen.control.scenarios.main import Scenario
+from megen.control.scenarios.scenario import Scenario
 from megen.cost.device_profile import DeviceProfile
 from megen.cost.energy import RADIO_W, RADIO_W_PER_MBPS
 from megen.cost.quality_grid import QualityGrid
@@ -27,6 +28,7 @@ Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 WINDOW = 200  # requests whose mean is held against a limit where nothing may cancel
 WARM_UP = 100  # steps that bring channel and phase to their own stationary law
+NAMES = ("reward", "late", "tardiness_s", "energy_j", "ue_energy_j", "latency_s", "backlog_s", "attributes", "steps", "payload_bits")
 BATCHES = 32  # of links, for standard errors
 
 # decisions [n] of requests that find channel class, prompt class, budget class, phase [n] and backlog in s [n]
@@ -109,27 +111,47 @@ def judge(process: Process, choose: Choose, *, links: int = 512, burn_in: int = 
     """
     if links % BATCHES or requests % WINDOW or links < BATCHES or requests < WINDOW:
         raise InputError(f"links must be a multiple of {BATCHES} and requests of {WINDOW}, got {links} and {requests}")
-    rng, names = np.random.default_rng(seed), _names(process)
-    total, window = np.zeros((len(names), links)), np.zeros((len(names), links))
-    limits = process.scenario.limits
+    rng, limits = np.random.default_rng(seed), process.scenario.limits
+    total, window = dict.fromkeys(NAMES, np.zeros(links)), dict.fromkeys(NAMES, np.zeros(links))
     excess = dict.fromkeys(limits, 0.0)
-    for t, row in enumerate(_requests(process, choose, links, burn_in + requests, rng)):
+    for t, served in enumerate(_requests(process, choose, links, burn_in + requests, rng)):
         if t < burn_in:
             continue
-        total += row
-        window += row
+        row = _figures(process, served)
+        window = {name: window[name] + row[name] for name in NAMES}
         if (t + 1 - burn_in) % WINDOW == 0:
             for name, limit in limits.items():
-                excess[name] += float(np.maximum(window[names.index(name)] / WINDOW / limit - 1, 0).mean())
-            window[:] = 0
-    by_link = total / requests
-    means = {name: _mean(row) for name, row in zip(names, by_link, strict=True)}
+                excess[name] += float(np.maximum(window[name] / WINDOW / limit - 1, 0).mean()) * WINDOW / requests
+            total = {name: total[name] + window[name] for name in NAMES}
+            window = dict.fromkeys(NAMES, np.zeros(links))
+    means = {name: _mean(total[name] / requests) for name in NAMES}
     over = {name: Mean(means[name].mean / limit - 1, means[name].error / limit) for name, limit in limits.items()}
-    return Verdict(links * requests, means, over, {name: value * WINDOW / requests for name, value in excess.items()})
+    return Verdict(links * requests, means, over, excess)
 
 
-def _names(process: Process) -> list[str]:
-    return ["reward", "late", "tardiness_s", "energy_j", "ue_energy_j", "latency_s", "backlog_s", "attributes", "steps", "payload_bits"]
+def simulated_log(process: Process, choose: Choose, count: int, rng: np.random.Generator) -> list[Request]:
+    """What one server would log of `count` requests, as `fit` reads it."""
+    out, now_s = [], 0.0
+    own = bool(process.scenario.budgets)
+    for served in _requests(process, choose, 1, count, rng):
+        decision, budget = process.grid.decisions[int(served.a[0])], process.scenario.classes[int(served.b[0])]
+        out.append(
+            Request(
+                arrival_s=now_s,
+                snr_db=float(served.snr_db[0]),
+                steps=decision.steps,
+                merge_ratio=decision.merge_ratio,
+                es_s=float(served.worked_s[0]),
+                air_s=float(served.air_s[0]),
+                ue_s=float(served.decoded_s[0]),
+                backlog_s=float(served.backlog_s[0]),
+                latency_s=float(served.latency_s[0]),
+                deadline_s=budget.deadline_s if own else None,
+                energy_j=budget.energy_j if own and np.isfinite(budget.energy_j) else None,
+            )
+        )
+        now_s += float(served.gap_s[0])
+    return out
 
 
 def _mean(by_link: Array) -> Mean:
@@ -137,16 +159,30 @@ def _mean(by_link: Array) -> Mean:
     return Mean(float(batches.mean()), float(batches.std(ddof=1) / np.sqrt(BATCHES)))
 
 
-def _requests(process: Process, choose: Choose, links: int, count: int, rng: np.random.Generator) -> Iterator[Array]:
-    """The figures [names, n] of one request after another on every link."""
+class _Served(NamedTuple):
+    """One request on every link [n]: its channel class, prompt class, budget class and decision, what it found, and what it took."""
+
+    c: Ints
+    p: Ints
+    b: Ints
+    a: Ints
+    snr_db: Array
+    backlog_s: Array
+    worked_s: Array
+    air_s: Array
+    decoded_s: Array
+    latency_s: Array
+    gap_s: Array
+
+
+def _requests(process: Process, choose: Choose, links: int, count: int, rng: np.random.Generator) -> Iterator[_Served]:
+    """One request after another on every link."""
     scenario, grid, server, phone = process.scenario, process.grid, process.server, process.phone
-    r = len(grid.merge_ratios)
-    steps = np.array([d.steps for d in grid.decisions])
+    steps, ratios = np.array([d.steps for d in grid.decisions]), len(grid.merge_ratios)
     held_out = grid.airtime_draws_s[1]  # [P, R, G, H]
     edges = (grid.snr_db[1:] + grid.snr_db[:-1]) / 2
     prompts, budgets = np.cumsum(grid.counts / grid.counts.sum()), np.cumsum([b.share for b in scenario.classes])
-    deadlines = np.array([b.deadline_s for b in scenario.classes])
-    gap_s, stay = np.array(scenario.mean_gap_s), np.array(scenario.phase_stay)
+    mean_gap_s, stay = np.array(scenario.mean_gap_s), np.array(scenario.phase_stay)
     spread_db = scenario.snr_std_db * np.sqrt(1 - scenario.snr_correlation**2)
     snr = scenario.snr_mean_db + scenario.snr_std_db * rng.standard_normal(links)
     phase, backlog = (rng.random(links) < 1 / 2).astype(np.int64), np.zeros(links)
@@ -156,31 +192,35 @@ def _requests(process: Process, choose: Choose, links: int, count: int, rng: np.
             p = np.minimum(np.searchsorted(prompts, rng.random(links)), len(prompts) - 1)
             b = np.minimum(np.searchsorted(budgets, rng.random(links)), len(budgets) - 1)
             a = choose(c, p, b, phase, backlog, rng)
-            n, m = a // r, a % r
-            air = held_out[p, m, c, rng.integers(held_out.shape[-1], size=links)]
+            air = held_out[p, a % ratios, c, rng.integers(held_out.shape[-1], size=links)]
             worked = (server.es_s(0) + steps[a] * server.step_s) * _spread(server.spread, rng, links)
             decoded = phone.ue_s() * _spread(phone.spread, rng, links)
-            busy = backlog + worked + air
-            latency = busy + decoded
-            bits = grid.payload_bits[p, n, m]
-            ue_j = RADIO_W * air + RADIO_W_PER_MBPS * bits / 1e6 + phone.power_w * decoded
-            yield np.stack(
-                [
-                    -grid.log_mse[p, n, m, c],
-                    latency > deadlines[b],
-                    np.maximum(latency - deadlines[b], 0),
-                    server.power_w * worked + ue_j,
-                    ue_j,
-                    latency,
-                    backlog,
-                    grid.fidelity[p, n, m],
-                    steps[a],
-                    bits,
-                ]
-            )
-            backlog = np.maximum(busy - gap_s[phase] * rng.standard_exponential(links), 0)
+            gap = mean_gap_s[phase] * rng.standard_exponential(links)
+            yield _Served(c, p, b, a, snr, backlog, worked, air, decoded, backlog + worked + air + decoded, gap)
+            backlog = np.maximum(backlog + worked + air - gap, 0)
         phase = np.where(rng.random(links) < stay[phase], phase, 1 - phase)
         snr = scenario.snr_mean_db + scenario.snr_correlation * (snr - scenario.snr_mean_db) + spread_db * rng.standard_normal(links)
+
+
+def _figures(process: Process, served: _Served) -> dict[str, Array]:
+    """What one request is worth and costs on every link [n]."""
+    grid, server, phone = process.grid, process.server, process.phone
+    n, m = np.divmod(served.a, len(grid.merge_ratios))
+    over_s = served.latency_s - np.array([b.deadline_s for b in process.scenario.classes])[served.b]
+    bits = grid.payload_bits[served.p, n, m]
+    ue_j = RADIO_W * served.air_s + RADIO_W_PER_MBPS * bits / 1e6 + phone.power_w * served.decoded_s
+    return {
+        "reward": -grid.log_mse[served.p, n, m, served.c],
+        "late": (over_s > 0).astype(float),
+        "tardiness_s": np.maximum(over_s, 0),
+        "energy_j": server.power_w * served.worked_s + ue_j,
+        "ue_energy_j": ue_j,
+        "latency_s": served.latency_s,
+        "backlog_s": served.backlog_s,
+        "attributes": grid.fidelity[served.p, n, m],
+        "steps": grid.steps[n].astype(float),
+        "payload_bits": bits,
+    }
 
 
 def _spread(relative: float, rng: np.random.Generator, count: int) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,16 @@ class Policy:
     table: Array  # [C, P, F, W, A]; with budgets the axis P holds every prompt class once for each of them
     about: dict[str, Any]
     budgets: tuple[Budget, ...] = ()  # what single requests may take, as it was planned for; none: no request has limits of its own
+
+    def __post_init__(self) -> None:
+        kinds = max(1, len(self.budgets))
+        shape = (len(self.snr_db), *self.table.shape[1:3], len(self.backlog_s), len(self.decisions))
+        if self.table.ndim != 5 or self.table.shape != shape or len(self.backlog_s) < 2 or self.table.shape[1] % kinds:
+            raise PolicyError(f"the table has the shape {self.table.shape}, expected {shape} and at least two backlogs")
+        if not all(np.isfinite(axis).all() and (np.diff(axis) > 0).all() for axis in (self.snr_db, self.backlog_s)):
+            raise PolicyError("a policy's SNRs and backlogs must be finite and rise")
+        if not (np.isfinite(self.table).all() and (self.table >= 0).all() and (self.table.sum(-1) > 0).all()):
+            raise PolicyError("the rows of a policy's table must be probabilities")
 
     def probabilities(self, observation: Observation) -> Array:
         """Probability of each decision [A]: the nearest SNR, between two backlogs linearly; classes beyond the table's are its last."""
@@ -112,7 +122,7 @@ def save(policy: Policy, path: Path) -> None:
 
 def bundled(env: str = "main") -> dict[str, Path]:
     """The files of the learned policies that are bundled for an environment, by algorithm."""
-    return {p.stem: p for p in sorted((BUNDLED / env).glob("*.npz"))}
+    return {p.stem: p for p in sorted((BUNDLED / env).glob("*.npz"), key=lambda p: p.stem)}
 
 
 def find(name_or_path: str, env: str = "main", others: Sequence[str] = ()) -> Policy:
@@ -135,17 +145,9 @@ def load(path: Path) -> Policy:
                 raise KeyError(f"format {header['format']}")
             decisions = tuple(Decision(int(n), float(r)) for n, r in file["decisions"])
             table = file["table"].astype(np.float64)
-            axes = [file[name] for name in ("snr_db", "backlog_s")]
-            if not all(np.isfinite(axis).all() and (np.diff(axis) > 0).all() for axis in axes):
-                raise InputError("its SNRs and backlogs must be finite and rise")
-            if not (np.isfinite(table).all() and (table >= 0).all() and (table.sum(-1) > 0).all()):
-                raise InputError("its rows are no probabilities")
             budgets = tuple(Budget(*pair) for pair in header.get("budgets", []))
-            rows = table / table.sum(-1, keepdims=True)
-            policy = Policy(decisions, file["snr_db"], file["backlog_s"], rows, header["about"], budgets)
+            policy = Policy(decisions, file["snr_db"], file["backlog_s"], table, header["about"], budgets)
+            return replace(policy, table=table / table.sum(-1, keepdims=True))
     except Exception as error:  # NumPy, zipfile and json raise classes of their own for each kind of damage
-        raise PolicyError(f"{path} is not a whole policy ({error}): train one with megen control train") from error
-    shape = (len(policy.snr_db), *policy.table.shape[1:3], len(policy.backlog_s), len(decisions))
-    if policy.table.ndim != 5 or policy.table.shape != shape or len(policy.backlog_s) < 2:
-        raise PolicyError(f"{path}: the table has the shape {policy.table.shape}, expected {shape}: train one with megen control train")
-    return policy
+        why = "no zip file" if "pickle" in str(error) else error
+        raise PolicyError(f"{path} is not a whole policy ({why}): make one with megen control plan or train") from error

@@ -54,7 +54,8 @@ class Episodes:
 def run_episodes(cmdp: CMDP, policy: Array, count: int, horizon: int, rng: np.random.Generator) -> Episodes:
     """Run a stochastic policy [S, A] for `count` episodes of `horizon` requests."""
     steps = rollout(Simulator(cmdp), policy, count, horizon, rng)
-    weight = cmdp.gamma ** np.arange(horizon) * (1 - cmdp.gamma) / (1 - cmdp.gamma**horizon)
+    weight = cmdp.gamma ** np.arange(horizon)
+    weight /= weight.sum()
     return Episodes(weight @ steps.rewards, np.einsum("t,ktn->kn", weight, steps.costs))
 
 

@@ -6,7 +6,6 @@ A profile is a JSON file; `megen profile` measures one. Those in `assets/profile
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from megen.files import read_text, write_json
 
 ASSETS = Path(__file__).parents[1] / "assets" / "profiles"
 SECONDS = ("text_s", "step_s", "merge_s", "code_s", "arrive_s", "decode_s", "decode_torch_s")
+MOST = 1e9  # of any figure
 
 
 class ProfileError(InputError):
@@ -44,6 +44,15 @@ class DeviceProfile:
     spread: float = 0.0  # of a stage's seconds around their mean, relative; 0 where nobody measured it
     text_gflop: float = 0.0  # 0 where nobody counted; merging and coding run in NumPy, whose operations nothing counts
     assumed: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in (*SECONDS, "spread", "text_gflop", "step_gflop", "decode_gflop", "power_w"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST:
+                raise ProfileError(f"{name} must be a number in [0, {MOST:g}], got {value!r}")
+        for name in ("name", "source", "backbone"):
+            if not isinstance(getattr(self, name), str):
+                raise ProfileError(f"{name} must be a text, got {getattr(self, name)!r}")
 
     def es_s(self, steps: int) -> float:
         """Seconds that the edge server works on one image: text + steps * step + merge + code."""
@@ -80,14 +89,8 @@ def load(name_or_path: str) -> DeviceProfile:
         values_ = json.loads(read_text(path))
         names = {f.name for f in fields(DeviceProfile)}
         values: dict[str, Any] = {k: tuple(v) if k == "assumed" else v for k, v in values_.items() if k in names}
-        for name in ("name", "source", "backbone"):
-            if not isinstance(values[name], str):
-                raise TypeError(f"{name} must be a text, got {values[name]!r}")
-        profile = DeviceProfile(**values)
+        return DeviceProfile(**values)
+    except ProfileError as error:
+        raise ProfileError(f"{path}: {error}") from error
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ProfileError(f"{path} is not a device profile ({error}): write it with megen profile") from error
-    for name in (*SECONDS, "spread", "text_gflop", "step_gflop", "decode_gflop", "power_w"):
-        value = getattr(profile, name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-            raise ProfileError(f"{path}: {name} must be a number that is not negative, got {value!r}")
-    return profile

@@ -1,7 +1,7 @@
 """The measured quality grid: what every decision costs in distortion, bits and airtime, by prompt class and SNR.
 
 `megen measure` makes it by running a backbone; the constrained MDP reads it. Modelled by the digital link abstraction
-(`channel/digital.py`): the airtime of the measured payloads at 1 MHz, and which of their parts a link loses, hence `delivered` and how
+(`link/digital.py`): the airtime of the measured payloads at 1 MHz, and which of their parts a link loses, hence `delivered` and how
 `log_mse` depends on the SNR. An image that never arrives counts as a grey one, and with the airtime that it spent.
 """
 
@@ -56,6 +56,9 @@ class QualityGrid:
     words: tuple[str, ...]  # [V]
     about: dict[str, Any]  # commit, device, command, how the classes were drawn
 
+    def __post_init__(self) -> None:
+        _check(self)
+
     @cached_property
     def decisions(self) -> tuple[Decision, ...]:
         """All decisions, steps outermost."""
@@ -84,8 +87,7 @@ def hardness_weights(bag: Array, log_mse: Array, ridge: float = 4.0) -> Array:
 
 
 def save(grid: QualityGrid, path: Path) -> None:
-    """Write a grid as npz, its words and provenance as JSON in it. Errors: QualityError on one that `load` would refuse."""
-    _check(grid, path)
+    """Write a grid as npz, its words and provenance as JSON in it."""
     arrays = {f.name: getattr(grid, f.name) for f in fields(grid) if f.name not in ("words", "about")}
     header = to_json({"format": FORMAT, "words": grid.words, "about": grid.about})
     with replacing(path) as temporary, temporary.open("wb") as file:
@@ -105,26 +107,26 @@ def load(path: Path | None = None) -> QualityGrid:
             arrays = {f.name: file[f.name] for f in fields(QualityGrid) if f.name not in ("words", "about")}
         grid = QualityGrid(**arrays, words=tuple(header["words"]), about=header["about"])
     except Exception as error:  # NumPy, zipfile and json raise classes of their own for each kind of damage
-        raise QualityError(f"{path} is not a whole quality grid ({error}): make it again with megen measure") from error
-    _check(grid, path)
+        why = "no zip file" if "pickle" in str(error) else error
+        raise QualityError(f"{path} is not a whole quality grid ({why}): make it again with megen measure") from error
     return grid
 
 
-def _check(grid: QualityGrid, path: Path) -> None:
+def _check(grid: QualityGrid) -> None:
     for axis, least in (("steps", 1), ("merge_ratios", 0), ("snr_db", -np.inf), ("counts", 0), ("class_edges", -np.inf)):
         value = getattr(grid, axis)
         if value.ndim != 1 or value.dtype.kind not in "iuf" or not (np.isfinite(value) & (value >= least)).all():
-            raise QualityError(f"{path}: {axis} must be a row of finite numbers, none below {least}")
+            raise QualityError(f"{axis} must be a row of finite numbers, none below {least}")
     p, n, r, g = len(grid.counts), len(grid.steps), len(grid.merge_ratios), len(grid.snr_db)
     shapes = {"log_mse": (p, n, r, g), "log_mse_error": (p, n, r, g), "fidelity": (p, n, r), "fidelity_error": (p, n, r)}
     shapes |= {"payload_bits": (p, n, r), "delivered": (r, g), "class_edges": (p - 1,), "word_weights": (len(grid.words),)}
     for name, shape in shapes.items():
         value = getattr(grid, name)
         if value.shape != shape:
-            raise QualityError(f"{path}: {name} has the shape {value.shape}, expected {shape}")
+            raise QualityError(f"{name} has the shape {value.shape}, expected {shape}")
         if value.dtype.kind not in "iuf" or not np.isfinite(value).all():
-            raise QualityError(f"{path}: {name} holds values that are no numbers")
+            raise QualityError(f"{name} holds values that are not finite numbers")
     for name, shape, last in (("airtime_s", (p, r, g), "quantiles"), ("airtime_draws_s", (2, p, r, g), "transmissions")):
         value = getattr(grid, name)
         if value.shape[:-1] != shape or value.dtype.kind not in "iuf" or not (np.isfinite(value) & (value > 0)).all():
-            raise QualityError(f"{path}: {name} must be positive, of shape {shape} and {last}")
+            raise QualityError(f"{name} must be positive, of shape {shape} and {last}")

@@ -6,15 +6,19 @@ import numpy as np
 import pytest
 
 from megen.control.cmdp import stationary_distribution
-from megen.control.scenarios.main import Scenario, exponential_quantiles, gauss_markov, main_cmdp
+from megen.control.scenarios.main import exponential_quantiles, gauss_markov, main_cmdp
+from megen.control.scenarios.scenario import Scenario
 
 
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"late_limit": 0.0}, r"late_limit must lie in \(0, 1\], got 0"),
+        ({"late_limit": 0.0}, "late_limit must be positive, got 0"),
+        ({"late_limit": 1e-300}, r"late_limit must lie in \[1e-06, 1e\+09\], got 1e-300"),
+        ({"snr_mean_db": 1e300}, r"snr_mean_db must lie in \[-100, 100\]"),
+        ({"deadline_s": 1e308}, r"deadline_s must lie in \[1e-06, 1e\+09\]"),
         ({"late_limit": 5.0}, r"late_limit must lie in \(0, 1\], got 5"),
-        ({"gamma": 1.0}, r"gamma must lie in \(0, 1\), got 1"),
+        ({"gamma": 1.5}, r"gamma must lie in \(0, 1\], got 1.5"),
         ({"phase_stay": (1.2, 0.5)}, r"phase_stay must lie in \[0, 1\)"),
         ({"snr_correlation": 1.0}, r"snr_correlation must lie in \(-1, 1\), got 1"),
         ({"deadline_s": 0.0}, "deadline_s must be positive, got 0"),

@@ -6,16 +6,15 @@ with the backlog W that it finds. Reward: -ln MSE to the reference image. Costs:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
 from megen.control.cmdp import CMDP
+from megen.control.scenarios.scenario import BudgetClass, Scenario
 from megen.cost import device_profile as profile
 from megen.cost import quality_grid as quality
 from megen.cost.device_profile import DeviceProfile
@@ -25,105 +24,8 @@ from megen.errors import InputError
 
 Array = NDArray[np.float64]
 SERVER, PHONE = "cpu", "phone"
-CELLS_TO_DEADLINE, WIDER = 14, 1.25  # cells of the backlog up to the deadline, and how much wider each is beyond
 NODES = 24  # of a quadrature over a cell of the SNR
 OFFSETS = 16  # backlogs that a cell's lateness is the mean of
-
-
-@dataclass(frozen=True)
-class BudgetClass:
-    """A share of the requests, and what each of them may take. Errors: InputError on what is not positive."""
-
-    deadline_s: float = 0.7
-    energy_j: float = math.inf
-    share: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if not value > 0:
-                raise InputError(f"{name} of a budget class must be positive, got {value}")
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """What is known of the load and asked of it, beside the measured grid and profiles; the defaults are assumed.
-
-    With `gamma` 1 limits bound long-run means. Errors: InputError on what cannot be.
-    """
-
-    deadline_s: float = 0.7
-    late_limit: float = 0.05
-    energy_limit_j: float = 6.4
-    tardiness_limit_s: float | None = None  # of the mean of [latency - deadline]+
-    budgets: tuple[BudgetClass, ...] = ()  # of single requests; none: all have `deadline_s`
-    mean_gap_s: tuple[float, float] = (0.2, 1.0)  # in a burst, and between bursts
-    phase_stay: tuple[float, float] = (0.9, 0.8)  # probability that the next request finds the same phase
-    snr_mean_db: float = 6.0
-    snr_std_db: float = 6.0
-    snr_correlation: float = 0.9  # from one request to the next
-    backlog_top_s: float = 3.0
-    backlog_cells: int = 31
-    gaps: int = 8
-    gamma: float = 0.98
-    smooth: bool = False  # lateness of a cell is the mean over the backlogs that it stands for, not that of its centre
-
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if value is not None and name != "budgets" and not np.isfinite(value).all():
-                raise InputError(f"{name} must be finite, got {value}")
-        for name in ("deadline_s", "energy_limit_j", "tardiness_limit_s", "backlog_top_s", "mean_gap_s", "snr_std_db"):
-            if getattr(self, name) is not None and not np.min(getattr(self, name)) > 0:
-                raise InputError(f"{name} must be positive, got {getattr(self, name)}")
-        if not 0 < self.late_limit <= 1:
-            raise InputError(f"late_limit must lie in (0, 1], got {self.late_limit:g}")
-        if not 0 < self.gamma <= 1:
-            raise InputError(f"gamma must lie in (0, 1], got {self.gamma:g}")
-        if not -1 < self.snr_correlation < 1:
-            raise InputError(f"snr_correlation must lie in (-1, 1), got {self.snr_correlation:g}")
-        if not all(0 <= stay < 1 for stay in self.phase_stay):
-            raise InputError(f"each phase_stay must lie in [0, 1), got {self.phase_stay}")
-        if not (self.gaps >= 1 and self.backlog_cells > 1):
-            raise InputError(f"there must be a gap and two cells of backlog, got {self.gaps} and {self.backlog_cells}")
-
-    @property
-    def classes(self) -> tuple[BudgetClass, ...]:
-        """The budget classes, their shares of sum 1."""
-        given = self.budgets or (BudgetClass(self.deadline_s),)
-        total = sum(b.share for b in given)
-        return tuple(replace(b, share=b.share / total) for b in given)
-
-    @property
-    def backlog_s(self) -> Array:
-        """Cells of the backlog [W]: even up to the top, or where lateness is smooth finer up to the deadlines and then ever wider."""
-        if not self.smooth:
-            return np.linspace(0, self.backlog_top_s, self.backlog_cells)
-        latest = max(b.deadline_s for b in self.classes)
-        width = min(max(latest / CELLS_TO_DEADLINE, 0.025), 0.1)
-        cells = [*np.arange(0, latest + 0.3, width)]
-        while cells[-1] < self.backlog_top_s:
-            width *= WIDER
-            cells.append(cells[-1] + width)
-        return np.array(cells)
-
-    @property
-    def limits(self) -> dict[str, float]:
-        """The limit of each cost."""
-        tardiness = {} if self.tardiness_limit_s is None else {"tardiness_s": self.tardiness_limit_s}
-        return {"late": self.late_limit, "energy_j": self.energy_limit_j, **tardiness}
-
-
-def long_run(**given: Any) -> Scenario:
-    """A scenario whose plans hold on the process as described: long-run means, fine and smooth tables, a limit of the tardiness."""
-    return Scenario(**{**LONG_RUN, **given})
-
-
-LONG_RUN: dict[str, Any] = {
-    "gamma": 1.0,
-    "backlog_top_s": 12.0,
-    "gaps": 16,
-    "smooth": True,
-    "tardiness_limit_s": 0.01,
-}
 
 
 def build_cmdp(

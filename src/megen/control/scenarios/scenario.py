@@ -1,0 +1,154 @@
+"""What is known of the load and asked of it. NumPy only."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megen.errors import InputError
+from megen.files import read_text, write_json
+
+Array = NDArray[np.float64]
+LEAST, MOST, MOST_DB = 1e-6, 1e9, 100.0  # what a linear program can tell from nothing, and what still has a meaning
+POSITIVE = ("deadline_s", "energy_limit_j", "tardiness_limit_s", "backlog_top_s", "mean_gap_s", "snr_std_db", "late_limit")
+BOUNDS: dict[str, tuple[Callable[[float], bool], str]] = {
+    "late_limit": (lambda x: 0 < x <= 1, "(0, 1]"),
+    "gamma": (lambda x: 0 < x <= 1, "(0, 1]"),
+    "snr_correlation": (lambda x: -1 < x < 1, "(-1, 1)"),
+    "phase_stay": (lambda x: 0 <= x < 1, "[0, 1)"),
+    "snr_mean_db": (lambda x: abs(x) <= MOST_DB, f"[-{MOST_DB:g}, {MOST_DB:g}]"),
+}
+CELLS_TO_DEADLINE, WIDER = 14, 1.25  # cells of the backlog up to the deadline, and how much wider each is beyond
+
+
+@dataclass(frozen=True)
+class BudgetClass:
+    """A share of the requests, and what each of them may take. Errors: InputError on what is not positive."""
+
+    deadline_s: float = 0.7
+    energy_j: float = math.inf
+    share: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not value > 0:
+                raise InputError(f"{name} of a budget class must be positive, got {value}")
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What is known of the load and asked of it, beside the measured grid and profiles; the defaults are assumed.
+
+    With `gamma` 1 limits bound long-run means. Errors: InputError on what cannot be.
+    """
+
+    deadline_s: float = 0.7
+    late_limit: float = 0.05
+    energy_limit_j: float = 6.4
+    tardiness_limit_s: float | None = None  # of the mean of [latency - deadline]+
+    budgets: tuple[BudgetClass, ...] = ()  # of single requests; none: all have `deadline_s`
+    mean_gap_s: tuple[float, float] = (0.2, 1.0)  # in a burst, and between bursts
+    phase_stay: tuple[float, float] = (0.9, 0.8)  # probability that the next request finds the same phase
+    snr_mean_db: float = 6.0
+    snr_std_db: float = 6.0
+    snr_correlation: float = 0.9  # from one request to the next
+    backlog_top_s: float = 3.0
+    backlog_cells: int = 31
+    gaps: int = 8
+    gamma: float = 0.98
+    smooth: bool = False  # lateness of a cell is the mean over the backlogs that it stands for, not that of its centre
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value is not None and name != "budgets" and not np.isfinite(value).all():
+                raise InputError(f"{name} must be finite, got {value}")
+        for name in POSITIVE:
+            value = getattr(self, name)
+            if value is not None and not np.min(value) > 0:
+                raise InputError(f"{name} must be positive, got {value}")
+            if value is not None and not (np.min(value) >= LEAST and np.max(value) <= MOST):
+                raise InputError(f"{name} must lie in [{LEAST:g}, {MOST:g}], got {value}")
+        for name, (inside, bounds) in BOUNDS.items():
+            if not all(map(inside, np.ravel(getattr(self, name)).tolist())):
+                each = "each " if isinstance(getattr(self, name), tuple) else ""
+                raise InputError(f"{each}{name} must lie in {bounds}, got {getattr(self, name)}")
+        if not (self.gaps >= 1 and self.backlog_cells > 1):
+            raise InputError(f"there must be a gap and two cells of backlog, got {self.gaps} and {self.backlog_cells}")
+
+    def plain(self) -> dict[str, Any]:
+        """The fields as JSON holds them."""
+        values: dict[str, Any] = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        values["budgets"] = [{k: v for k, v in b.items() if v != math.inf} for b in values["budgets"]]
+        return values
+
+    @property
+    def classes(self) -> tuple[BudgetClass, ...]:
+        """The budget classes, their shares of sum 1."""
+        given = self.budgets or (BudgetClass(self.deadline_s),)
+        total = sum(b.share for b in given)
+        return tuple(replace(b, share=b.share / total) for b in given)
+
+    @property
+    def backlog_s(self) -> Array:
+        """Cells of the backlog [W]: even up to the top, or where lateness is smooth finer up to the deadlines and then ever wider."""
+        if not self.smooth:
+            return np.linspace(0, self.backlog_top_s, self.backlog_cells)
+        latest = max(b.deadline_s for b in self.classes)
+        width = min(max(latest / CELLS_TO_DEADLINE, 0.025), 0.1)
+        cells = [*np.arange(0, latest + 0.3, width)]
+        while cells[-1] < self.backlog_top_s:
+            width *= WIDER
+            cells.append(cells[-1] + width)
+        return np.array(cells)
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limit of each cost."""
+        tardiness = {} if self.tardiness_limit_s is None else {"tardiness_s": self.tardiness_limit_s}
+        return {"late": self.late_limit, "energy_j": self.energy_limit_j, **tardiness}
+
+
+def long_run(**given: Any) -> Scenario:
+    """A scenario whose plans hold on the process as described: long-run means, fine and smooth tables, a limit of the tardiness."""
+    return Scenario(**{**LONG_RUN, **given})
+
+
+LONG_RUN: dict[str, Any] = {
+    "gamma": 1.0,
+    "backlog_top_s": 12.0,
+    "gaps": 16,
+    "smooth": True,
+    "tardiness_limit_s": 0.0075,
+}
+
+
+def save(scenario: Scenario, path: Path, about: dict[str, Any]) -> None:
+    """Write a scenario as JSON, its provenance under `made_by`."""
+    write_json(path, {**scenario.plain(), "made_by": about})
+
+
+def of(values: dict[str, Any]) -> Scenario:
+    """A scenario from what `plain` gave; what it does not hold is as `long_run`. Errors: InputError on another name; TypeError."""
+    if unknown := values.keys() - {f.name for f in fields(Scenario)}:
+        raise InputError(f"unknown: {', '.join(sorted(unknown))}")
+    budgets = tuple(BudgetClass(**b) for b in values.get("budgets", []))
+    given: dict[str, Any] = {**values, "budgets": budgets}
+    given.update({name: tuple(values[name]) for name in ("mean_gap_s", "phase_stay") if name in values})
+    return long_run(**given)
+
+
+def load(path: Path) -> Scenario:
+    """Read a scenario; what it does not hold is as `long_run`. Errors: InputError where the file is missing or broken."""
+    try:
+        values = json.loads(read_text(path))
+        values.pop("made_by", None)
+        return of(values)
+    except (ValueError, TypeError, AttributeError, OSError) as error:
+        raise InputError(f"{path} is not a scenario ({error}): write it with megen control fit") from error
