@@ -64,7 +64,7 @@ def test_generate_writes_an_image_and_a_report(tiny_folder: Path, tmp_path: Path
         (["generate", PROMPT, "--distance-m", "5"], "holds from 10 m to 5 km"),
         (["generate", PROMPT, "--distance-m", "50", "--trace", "x.csv"], "give one of them"),
         (["generate", PROMPT, "--trace", "x.csv"], "x.csv cannot be read"),
-        (["generate", PROMPT, "--speed-m-s", "-1"], "speed and carrier must not be negative"),
+        (["generate", PROMPT, "--speed-m-s", "-1"], "speed_m_s must lie in"),
         (["generate", PROMPT, "--bits-budget", "100"], "a budget of 100 bits is too small"),
         (["generate", PROMPT, "--out", "/nosuch/folder/x.png"], "there is no folder"),
         (["generate", PROMPT, "--out", "/tmp"], "is a folder"),

@@ -12,7 +12,7 @@ import torch
 from megen import codec, export, merging
 from megen.codec import CodecError, FeatureCodec, prior
 from megen.errors import InputError, RunError
-from megen.link import NotDeliveredError, PerfectLink, RadioLink
+from megen.link import NotDeliveredError, PerfectLink, RadioLink, Trace
 from megen.models.embedded import EmbeddedBackbone
 from megen.models.fingerprint import fingerprint
 from megen.pipeline import Pipeline, Transmitter, tokens_of
@@ -161,18 +161,25 @@ def test_decisions_are_checked(es: Transmitter, ue: Receiver) -> None:
     assert pipe.decide(PROMPT) == Decision(4, 0.0)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("options", "why"),
     [
         ({"snr_db": float("nan")}, "snr_db must lie in"),
+        ({"snr_db": "3"}, "snr_db must lie in"),
+        ({"snr_db": None}, "snr_db must lie in"),
+        ({"bandwidth_hz": "1e6"}, "bandwidth_hz must lie in"),
+        ({"speed_m_s": float("inf")}, r"speed_m_s must lie in \[0, 1000\], got inf"),
+        ({"carrier_hz": float("inf")}, "carrier_hz must lie in"),
+        ({"carrier_hz": 3.5}, "3.5 GHz are 3.5e9"),
         ({"fading": "smoke"}, "fading must be awgn, rayleigh, rician"),
         ({"bandwidth_hz": 20.0}, "20 MHz are 2e7"),
         ({"bandwidth_hz": 1e308}, "bandwidth_hz must lie in"),
-        ({"speed_m_s": -1.0}, "speed and carrier must not be negative"),
+        ({"speed_m_s": -1.0}, "speed_m_s must lie in"),
         ({"csi_delay_s": -1.0}, "csi_delay_s must lie in"),
     ],
 )
-def test_a_link_checks_itself(options: dict[str, float], why: str) -> None:
+def test_a_link_checks_itself(options: dict[str, object], why: str) -> None:
     with pytest.raises(InputError, match=why):
         RadioLink(**options)  # type: ignore[arg-type]
 
@@ -285,7 +292,7 @@ def test_a_recorded_channel_decides_rate_and_noise(es: Transmitter, ue: Receiver
     clean = ue.decode(Received(es.encode(latent).payload)).astype(float)
     took, errors = [], []
     for level_db in (20.0, 5.0):
-        link = RadioLink(trace=(np.array([0.0, 1.0]), np.array([level_db, level_db])))
+        link = RadioLink(trace=Trace(np.array([0.0, 1.0]), np.array([level_db, level_db])))
         took.append(link.send(es.encode(latent), np.random.default_rng(0)).latency_s)
         analog = link.send(es.encode(latent, analog=True), np.random.default_rng(0))
         errors.append(np.square(ue.decode(analog.received) - clean).mean())

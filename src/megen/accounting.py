@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, TypedDict
 
 import torch
@@ -70,7 +69,7 @@ def _channel(link: Link, sent: Transmission, delivery: Delivery, rate_bps: float
         bandwidth_hz=link.bandwidth_hz,
         speed_m_s=link.speed_m_s,
         csi_delay_s=link.csi_delay_s,
-        trace_sha256=None if trace is None else hashlib.sha256(b"".join(column.tobytes() for column in trace)).hexdigest(),
+        trace_sha256=None if trace is None else trace.sha256,
         rate_bps=rate_bps,
         analog_symbols=symbols,
         attempts=delivery.attempts,
