@@ -30,11 +30,11 @@ class Accounts(TypedDict):
     modelled: tuple[str, ...]
 
 
-def accounts(seconds: dict[str, float], sent: Transmission, delivery: Delivery, link: Link) -> Accounts:
-    """Seconds by stage, energies, bits and the channel of one image."""
+def accounts(seconds: dict[str, float], sent: Transmission, delivery: Delivery, link: Link, backlog_s: float = 0.0) -> Accounts:
+    """Seconds by stage, the queue of `backlog_s` first, energies, bits and the channel of one image."""
     bits = sent.payload.bits()
     stages = {k: seconds[k] for k in ("text", "denoise", "merge", "code", "decode")}
-    latency = Latency(queue=0.0, transmit=delivery.latency_s, **stages)
+    latency = Latency(queue=backlog_s, transmit=delivery.latency_s, **stages)
     used = not isinstance(link, PerfectLink)
     rate_bps = bits["total"] / delivery.latency_s if used and sent.symbols is None and delivery.latency_s > 0 else None
     return Accounts(

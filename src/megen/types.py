@@ -205,6 +205,12 @@ class Features:
             low, high = self.merge_map.min(), self.merge_map.max()
             raise InputError(f"merge_map must name rows from 0 to {len(self.rows) - 1}, got {low} to {high}")
 
+    def check(self, channels: int, grid: tuple[int, int] | None) -> None:
+        """Refuse features that are not of a backbone's channels and grid (None: any). Errors: InputError."""
+        check_array("rows", self.rows, np.float32, (None, channels))
+        if grid is not None:
+            check_array("merge_map", self.merge_map, np.int64, (grid[0] * grid[1],))
+
     @staticmethod
     def clean(tokens: FloatArray) -> Features:
         """Every token as it was, without merging, quantiser or link: what a reference image is decoded from."""
