@@ -60,6 +60,7 @@ def _channel(link: Link, sent: Transmission, delivery: Delivery, rate_bps: float
             parts=delivery.parts,
             parts_lost=delivery.parts_lost,
             residual_bler=residual,
+            parameters=_parameters(link),
         )
     trace = link.trace
     return Channel(
@@ -68,6 +69,7 @@ def _channel(link: Link, sent: Transmission, delivery: Delivery, rate_bps: float
         snr_db=link.snr_db if trace is None else None,
         bandwidth_hz=link.bandwidth_hz,
         speed_m_s=link.speed_m_s,
+        carrier_hz=link.carrier_hz,
         csi_delay_s=link.csi_delay_s,
         trace_sha256=None if trace is None else trace.sha256,
         rate_bps=rate_bps,
@@ -77,6 +79,12 @@ def _channel(link: Link, sent: Transmission, delivery: Delivery, rate_bps: float
         parts_lost=delivery.parts_lost,
         residual_bler=residual,
     )
+
+
+def _parameters(link: Link) -> dict[str, object]:
+    """Fields of a link that is a dataclass, as JSON can hold them."""
+    values = {name: getattr(link, name) for name in getattr(link, "__dataclass_fields__", ())}
+    return {name: value if isinstance(value, str | int | float | None) else repr(value) for name, value in values.items()}
 
 
 def made_by(backbone: Backbone) -> MadeBy:

@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> None:
     from megen import console
     from megen.files import check_writable, write_json
     from megen.types import Budget
-    from megen.words import words
+    from megen.words import check_words
 
     targets = {name: path for name in ("out", "report", "grid", "payload") if (path := getattr(args, name))}
     for path in targets.values():
@@ -89,8 +89,7 @@ def run(args: argparse.Namespace) -> None:
             output.picture_format(picture)
     if len({path.resolve() for path in targets.values()}) < len(targets):
         raise InputError(f"{', '.join(f'--{name}' for name in targets)} must be different files")
-    if not words(args.prompt):
-        raise InputError("the prompt is empty or holds no words: say what to draw")
+    check_words(args.prompt)
     output.bounded("--seed", args.seed, 0, 2**63 - 1)
     budget = Budget(args.deadline_s, args.energy_budget_j)
     steps, ratio = _whole("--steps", args.steps), _number("--merge-ratio", args.merge_ratio)
