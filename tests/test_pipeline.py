@@ -3,7 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -419,6 +419,20 @@ class Erasures:
         parts = transmission.payload.features
         kept = tuple(part if i % 2 == 0 else b"" for i, part in enumerate(parts))
         return Delivery(Received(replace(transmission.payload, features=kept)), parts=len(parts), parts_lost=sum(not p for p in kept))
+
+
+@dataclass(frozen=True)
+class Thinned(Erasures):
+    """A link with fields of its own."""
+
+    share: float = 0.5
+    where: tuple[int, ...] = (1,)
+
+
+def test_the_fields_of_an_own_link_stand_in_the_report(es: Transmitter, ue: Receiver) -> None:
+    channel = Pipeline(es, ue, Thinned())(PROMPT, steps=1).report.channel
+    assert (channel.link, channel.parameters) == ("Thinned", {"share": 0.5, "where": "(1,)"})
+    assert Pipeline(es, ue, RadioLink())(PROMPT, steps=1).report.channel.parameters == {}
 
 
 def test_an_own_link_is_any_object_with_send(es: Transmitter, ue: Receiver) -> None:
