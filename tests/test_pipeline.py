@@ -284,13 +284,15 @@ def test_a_policy_that_returns_no_decision_is_named(es: Transmitter, ue: Receive
         (["fog"], [1, 2, 3], "two lists of one length"),
         ("fog", [1, 2, 3], "two lists of one length, got 'fog'"),
         ([], [], "two lists of one length"),
+        (None, [1], "two lists of one length, got None"),
+        (["fog"], 1, "two lists of one length"),
         (["fog", None], [1, 2], "a prompt must be a text, got None"),
         (["fog"], [-1], "seed must lie in"),
     ],
 )
-def test_rows_that_do_not_match_are_refused(es: Transmitter, prompts: list[str], seeds: list[int], why: str) -> None:
+def test_rows_that_do_not_match_are_refused(es: Transmitter, prompts: object, seeds: object, why: str) -> None:
     with pytest.raises(InputError, match=why):
-        es.denoise(prompts, seeds, 1)
+        es.denoise(prompts, seeds, 1)  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("unchecked")

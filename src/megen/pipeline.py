@@ -84,7 +84,8 @@ class Transmitter:
         clock = clock or self.clock()
         spec = self.backbone.spec
         steps = spec.check(Decision(steps)).steps
-        if isinstance(prompts, str) or len(prompts) != len(seeds) or not len(prompts):
+        lists = isinstance(prompts, Sequence) and not isinstance(prompts, str) and isinstance(seeds, Sequence | np.ndarray)
+        if not lists or len(prompts) != len(seeds) or not len(prompts):
             raise InputError(f"prompts and seeds must be two lists of one length, got {prompts!r} and {seeds!r}")
         for prompt, seed in zip(prompts, seeds, strict=True):
             check_words(prompt)
