@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from experiments import common
 
-WAYS = {
+SCHEMES = {
     "digital 0": "digital, ratio 0",
     "digital 0.5": "digital, ratio 0.5",
     "analog 0": "analog, ratio 0 (header and map in bits)",
-    "analog 0, blind receiver": "the same, receiver told nothing",
+    "analog 0, blind receiver": "the same, blind receiver",
     "analog 0.5": "analog, ratio 0.5",
-    "analog 0.5, blind receiver": "the same, receiver told nothing",
+    "analog 0.5, blind receiver": "the same, blind receiver",
     "int8 latent": "plain int8 latent",
     "reference fp16, ratio 0.5": "reference system's fp16, ratio 0.5",
     "avif": "AVIF file",
@@ -19,26 +19,27 @@ SNRS = ("-6", "0", "12", "24")
 
 
 def link() -> None:
-    told = common.read("link")
-    print(f"{told['prompts']} prompts, {told['steps']} steps, sweep of {told['sweep_prompts']}: "
-          f"{told['bits_ratio_avif_equal_psnr']:.3f} of AVIF, {told['bits_ratio_int8_latent']:.3f} of the int8 latent")  # fmt: skip
-    print({k: round(v, 4) if v is not None else None for k, v in told["mean"].items()}, "\n")
-    print("| way | payload | " + " | ".join(f"{s} dB" for s in SNRS) + " |\n|" + "---|" * (2 + len(SNRS)))
-    for name, label in WAYS.items():
-        rows = told["schemes"].get(name)
+    results = common.read("link")
+    print(f"{results['prompts']} prompts, {results['steps']} steps, sweep of {results['sweep_prompts']}: "
+          f"{results['bits_ratio_avif_equal_psnr']:.3f} of AVIF, {results['bits_ratio_int8_latent']:.3f} of the int8 latent")  # fmt: skip
+    print({k: round(v, 4) if v is not None else None for k, v in results["mean"].items()}, "\n")
+    print("| scheme | payload | " + " | ".join(f"{s} dB" for s in SNRS) + " |\n|" + "---|" * (2 + len(SNRS)))
+    for name, label in SCHEMES.items():
+        rows = results["schemes"].get(name)
         if rows:
             cells = [f"{rows[s]['psnr_db']:.1f} dB, {1e3 * rows[s]['airtime_s']:,.0f} ms" for s in SNRS]
             print(f"| {label} | {rows['0']['bits'] / 1e3:.0f} kbit | " + " | ".join(cells) + " |")
 
 
 def backbone() -> None:
-    told = common.read("backbone")
+    results = common.read("backbone")
     print(
-        f"\n{told['prompts']} prompts\n\n| sampler | steps | scene FD | right, seen | right, kept out | PSNR to the teacher | s | GFLOP |"
+        f"\n{results['prompts']} prompts\n\n"
+        "| sampler | steps | scene FD | right, seen | right, kept out | PSNR to the teacher | s | GFLOP |"
     )
     print("|" + "---|" * 8)
     for name in ("steps", "teacher", "teacher, Euler", "teacher, midpoint", "consistency", "reduced depth"):
-        for steps, r in told.get(name, {}).items():
+        for steps, r in results.get(name, {}).items():
             level = r.get("psnr_teacher_db")
             cells = [
                 "flow map" if name == "steps" else name,
@@ -64,12 +65,12 @@ def _head(titles: list[str]) -> None:
 
 
 def control(file: str) -> None:
-    told = common.read("control", file)
-    names = list(told["limits"])
-    print(f"\n{file}: {told['states']} states, limits {told['limits']}, prices {told['prices']}\n")
+    results = common.read("control", file)
+    names = list(results["limits"])
+    print(f"\n{file}: {results['states']} states, limits {results['limits']}, prices {results['prices']}\n")
     titles = ["policy", "reward", "below the optimum", "latency, s", *(f"{n}, by its limit" for n in names), "episodes above a limit"]
     _head(titles)
-    for name, r in told["policies"].items():
+    for name, r in results["policies"].items():
         over = [f"{1 + r['over_limit'][n]:.2f}" for n in names]
         broken = ", ".join(f"{100 * r['violation_rate'][n]:.0f} %" for n in names)
         covered = f", {100 * r['coverage']:.1f} % on time" if "coverage" in r else ""
@@ -79,7 +80,7 @@ def control(file: str) -> None:
     titles += ["within 10 % of the limits from, M requests (s)", "prices", "s a seed", "episodes above a limit"]
     print()
     _head(titles)
-    for name, r in told["learned"].items():
+    for name, r in results["learned"].items():
         over = [_interval(r["over_limit"][n], 100, 1) for n in names]
         both = zip(r["samples_until_feasible"], r["seconds_until_feasible"], strict=True)
         middle = sorted(both, key=lambda pair: float("inf") if pair[0] is None else pair[0])[r["seeds"] // 2]
@@ -93,16 +94,16 @@ def control(file: str) -> None:
 
 
 def prices() -> None:
-    told = common.read("prices")
-    names = [k for k in told if k != "made_by"]
+    results = common.read("prices")
+    names = [k for k in results if k != "made_by"]
     print()
     _head(["rate of the sum", "gain", *(f"{n}: below the optimum; late, energy over their limits; excess, %" for n in names)])
-    for rows in zip(*(told[n]["pairs"] for n in names), strict=True):
+    for rows in zip(*(results[n]["pairs"] for n in names), strict=True):
         cells = []
         for name, row in zip(names, rows, strict=True):
             over = ", ".join(f"{100 * v:.1f}" for v in row["over_limit"].values())
             cell = f"{100 * row['gap']:.1f}; {over}; {100 * row['excess']:.1f}"
-            cells.append(f"**{cell}**" if all(row[k] == v for k, v in told[name]["taken"].items()) else cell)
+            cells.append(f"**{cell}**" if all(row[k] == v for k, v in results[name]["taken"].items()) else cell)
         print("| " + " | ".join([f"{rows[0]['price_lr']:g}", f"{rows[0]['price_gain']:g}", *cells]) + " |")
 
 

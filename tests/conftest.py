@@ -6,6 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
 
@@ -62,3 +63,9 @@ def tiny_folder(tiny: EmbeddedBackbone, tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("tiny")
     embedded.save(tiny, folder, {})
     return folder
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls as a user makes them, without the tests' check of every signature: for inputs of a wrong type."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

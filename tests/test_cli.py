@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -64,7 +65,16 @@ def test_generate_writes_an_image_and_a_report(tiny_folder: Path, tmp_path: Path
         (["generate", PROMPT, "--distance-m", "5"], "holds from 10 m to 5 km"),
         (["generate", PROMPT, "--distance-m", "50", "--trace", "x.csv"], "give one of them"),
         (["generate", PROMPT, "--trace", "x.csv"], "x.csv cannot be read"),
-        (["generate", PROMPT, "--speed-m-s", "-1"], "speed and carrier must not be negative"),
+        (["generate", PROMPT, "--trace", "x.csv", "--snr-db", "3"], "--snr-db and --trace both set the channel"),
+        (["generate", PROMPT, "--trace", "x.csv", "--fading", "rician"], "--fading and --trace both set the channel"),
+        (["generate", PROMPT, "--distance-m", "50", "--snr-db", "3"], "--snr-db and --distance-m both set the SNR"),
+        (["generate", PROMPT, "--path-loss", "umi-nlos"], "--path-loss needs --distance-m"),
+        (["generate", PROMPT, "--policy", "nope"], "--policy is for --steps auto or --merge-ratio auto"),
+        (["generate", PROMPT, "--server", "nope"], "--server is for --steps auto or --merge-ratio auto"),
+        (["generate", PROMPT, "--phone", "nope"], "--phone is for --steps auto or --merge-ratio auto"),
+        (["generate", PROMPT, "--link", "analog", "--bits-budget", "30"], "--bits-budget picks a quantiser, and --link analog has none"),
+        (["generate", PROMPT, "--snr-db", "-Infinity"], "snr_db must lie in"),
+        (["generate", PROMPT, "--speed-m-s", "-1"], "speed_m_s must lie in"),
         (["generate", PROMPT, "--bits-budget", "100"], "a budget of 100 bits is too small"),
         (["generate", PROMPT, "--out", "/nosuch/folder/x.png"], "there is no folder"),
         (["generate", PROMPT, "--out", "/tmp"], "is a folder"),
@@ -80,6 +90,12 @@ def test_generate_writes_an_image_and_a_report(tiny_folder: Path, tmp_path: Path
         (["train", "scenes", "--out", "x", "--seed", "-1"], "--seed must lie in"),
         (["train", "scenes", "--out", "x", "--decoder-only"], "--decoder-only needs --from"),
         (["train", "scenes", "--out", "x", "--from", "nosuch"], "no backbone named"),
+        (["train", "scenes", "--out", "x", "--gan-weight", "1"], "--gan-weight needs --adversarial"),
+        (["train", "scenes", "--out", "x", "--reward-weight", "0"], "--reward-weight needs --adversarial"),
+        (["train", "scenes", "--out", "x", "--guidance", "3"], "--guidance needs --distill"),
+        (["bench", "link", "--sheet", "x.jpg"], "--sheet is for megen bench backbone: bench link does not use it"),
+        (["bench", "link", "--batch", "4"], "--batch is for megen bench backbone"),
+        (["bench", "backbone", "--sweep", "2"], "--sweep is for megen bench link"),
         (["train", "scenes", "--out", "x", "--autoencoder-steps", "0"], "--autoencoder-steps must be at least 1"),
         (["export", "--backbone", "nosuch"], "no backbone named"),
         (["bench", "link", "--backbone", "nosuch"], "no backbone named"),
@@ -150,3 +166,84 @@ def test_help_and_import_stay_clear_of_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
     shown = subprocess.run([sys.executable, "-m", "megen", "--help"], capture_output=True, text=True, check=True)
     assert "generate" in shown.stdout
+
+
+def run_in_a_shell(command: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A command of its own process, `megen` standing for the program."""
+    line = command.replace("megen", f"{sys.executable} -m megen", 1)
+    return subprocess.run(["sh", "-c", line], cwd=folder, capture_output=True, text=True, env={**os.environ, **environment})
+
+
+def test_closed_streams_and_a_narrow_encoding_are_no_failure(tmp_path: Path) -> None:
+    command = "megen scenes castle --size-px 64 --out"
+    assert run_in_a_shell(f"{command} a.png >&- 2>&-", tmp_path).returncode == 0
+    narrow = run_in_a_shell(f"{command} é.png", tmp_path, PYTHONIOENCODING="ascii")
+    assert (narrow.returncode, narrow.stdout) == (0, "\\xe9.png\n")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "é.png"]
+
+
+def test_an_interrupt_while_the_commands_load_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("megen.cli.main.import_module", interrupted)
+    assert main(["scenes", "castle"]) == 130
+    assert capsys.readouterr().err == "megen: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "package", "extra"),
+    [
+        ("generate fog", "torch", "server"),
+        ("control evaluate", "scipy", "control"),
+        ("control train --out x", "torch", "train"),
+        ("train scenes --out x", "torch", "train"),
+    ],
+)
+def test_a_missing_package_is_named_with_the_extra_that_brings_it(
+    command: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(args: object) -> None:
+        raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+
+    monkeypatch.setattr(f"megen.cli.{command.split()[0]}.run", missing)
+    assert main(command.split()) == 2
+    assert capsys.readouterr().err == f"megen: this command needs {package}: pip install 'megen[{extra}]'\n"
+
+
+def test_a_name_of_megen_that_needs_an_extra_says_which() -> None:
+    code = """
+import sys
+
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "scipy"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+sys.meta_path.insert(0, Missing())
+import megen
+for name in ("generate", "RadioLink", "Controller"):
+    try:
+        getattr(megen, name)
+    except ModuleNotFoundError as error:
+        print(error)
+"""
+    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.splitlines()
+    assert shown == [
+        "megen.generate needs torch: pip install 'megen[server]'",
+        "megen.RadioLink needs scipy: pip install 'megen[server]'",
+        "megen.Controller needs scipy: pip install 'megen[control]'",
+    ]
+
+
+def test_a_report_holds_the_command_and_every_figure_of_the_link(tiny_folder: Path, tmp_path: Path) -> None:
+    report = tmp_path / "a.json"
+    options = ["--steps", "1", "--fading", "rician", "--speed-m-s", "3", "--backbone", str(tiny_folder), "--report", str(report)]
+    assert main(["generate", "a castle", "--out", str(tmp_path / "a.png"), *options]) == 0
+    written = json.loads(report.read_text())
+    assert written["made_by"]["command"].startswith("megen generate 'a castle' --out")
+    figures = {"link": "digital", "fading": "rician", "snr_db": 10.0, "bandwidth_hz": 1e6, "speed_m_s": 3.0, "carrier_hz": 3.5e9}
+    assert {name: written["channel"][name] for name in figures} == figures
+    assert written["decided_by"] == "given"

@@ -53,6 +53,39 @@ def test_a_read_only_file_is_refused_before_and_at_the_writing(tmp_path: Path) -
     assert sorted(tmp_path.iterdir()) == [path, link]
 
 
+def test_a_place_where_nothing_can_be_written_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dangling, loop, gone = tmp_path / "dangling.png", tmp_path / "loop.png", tmp_path / "gone"
+    dangling.symlink_to(tmp_path / "nosuch" / "x.png")
+    loop.symlink_to(loop)
+    for path, why in (
+        (Path("/proc/x.png"), "cannot be written"),
+        (dangling, "there is no folder"),
+        (loop, "cannot be written"),
+        (tmp_path / ("a" * 300), "cannot be written \\(File name too long\\)"),
+        (tmp_path, "is a folder"),
+        (Path("/dev/null"), "is a device"),
+    ):
+        with pytest.raises(InputError, match=why):
+            check_writable(path)
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(InputError, match=r"x\.png cannot be written"):
+        check_writable(Path("x.png"))
+    assert sorted(tmp_path.iterdir()) == [dangling, loop]
+
+
+def test_the_longest_legal_name_and_a_link_to_a_file_to_come_can_be_written(tmp_path: Path) -> None:
+    link, longest = tmp_path / "link.txt", tmp_path / ("a" * 251 + ".txt")
+    link.symlink_to(tmp_path / "target.txt")
+    for path in (link, longest):
+        check_writable(path)
+        assert not path.exists()
+        write_text(path, "x")
+        assert path.read_text() == "x"
+    assert sorted(tmp_path.iterdir()) == sorted([link, longest, tmp_path / "target.txt"])
+
+
 def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
     path, meeting, names = tmp_path / "a.txt", threading.Barrier(2), []
 

@@ -2,21 +2,23 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from megen import codec, export, merging
+from megen import codec, export, front, merging
+from megen.backbone import BackboneSpec
 from megen.codec import CodecError, FeatureCodec, prior
 from megen.errors import InputError, RunError
-from megen.link import NotDeliveredError, PerfectLink, RadioLink
+from megen.link import NotDeliveredError, PerfectLink, RadioLink, Trace
 from megen.models.embedded import EmbeddedBackbone
 from megen.models.fingerprint import fingerprint
-from megen.pipeline import Pipeline, Transmitter, tokens_of
-from megen.types import Budget, Decision, Delivery, Features, Observation, Payload, Received, Transmission
+from megen.pipeline import LocalReceiver, Pipeline, Transmitter, tokens_of
+from megen.types import Budget, ChannelState, Decision, Delivery, Features, Observation, Payload, Received, Transmission
 from megen.ue import Receiver, ReceiverError
 from tests.conftest import make_tiny
 
@@ -161,18 +163,25 @@ def test_decisions_are_checked(es: Transmitter, ue: Receiver) -> None:
     assert pipe.decide(PROMPT) == Decision(4, 0.0)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("options", "why"),
     [
         ({"snr_db": float("nan")}, "snr_db must lie in"),
+        ({"snr_db": "3"}, "snr_db must lie in"),
+        ({"snr_db": None}, "snr_db must lie in"),
+        ({"bandwidth_hz": "1e6"}, "bandwidth_hz must lie in"),
+        ({"speed_m_s": float("inf")}, r"speed_m_s must lie in \[0, 1000\], got inf"),
+        ({"carrier_hz": float("inf")}, "carrier_hz must lie in"),
+        ({"carrier_hz": 3.5}, "3.5 GHz are 3.5e9"),
         ({"fading": "smoke"}, "fading must be awgn, rayleigh, rician"),
         ({"bandwidth_hz": 20.0}, "20 MHz are 2e7"),
         ({"bandwidth_hz": 1e308}, "bandwidth_hz must lie in"),
-        ({"speed_m_s": -1.0}, "speed and carrier must not be negative"),
+        ({"speed_m_s": -1.0}, "speed_m_s must lie in"),
         ({"csi_delay_s": -1.0}, "csi_delay_s must lie in"),
     ],
 )
-def test_a_link_checks_itself(options: dict[str, float], why: str) -> None:
+def test_a_link_checks_itself(options: dict[str, object], why: str) -> None:
     with pytest.raises(InputError, match=why):
         RadioLink(**options)  # type: ignore[arg-type]
 
@@ -192,8 +201,217 @@ def test_a_policy_decides_what_the_caller_leaves_open(es: Transmitter, ue: Recei
     assert seen[0].budget.deadline_s == 0.5
     assert seen[0].prompt == PROMPT
     assert pipe.decide(PROMPT, steps=4) == Decision(4, 0.5)
-    pipe(PROMPT, steps=4, merge_ratio=0.0)
+    whole = pipe(PROMPT, steps=4, merge_ratio=0.0)
     assert len(seen) == 2  # a whole decision asks nobody
+    assert whole.report.decided_by == "given"
+
+
+def test_a_policy_observes_the_link_as_it_begins(es: Transmitter, ue: Receiver) -> None:
+    seen: list[ChannelState] = []
+
+    def policy(observation: Observation) -> Decision:
+        seen.append(observation.channel)
+        return Decision(1)
+
+    trace = RadioLink(trace=Trace(np.array([0.0, 1.0]), np.array([-5.0, 20.0])), bandwidth_hz=2e6)
+    for link in (trace, RadioLink(7.0), PerfectLink(), Erasures()):
+        Pipeline(es, ue, link, policy).decide(PROMPT)
+    assert seen == [ChannelState(-5.0, 2e6), ChannelState(7.0, 1e6), ChannelState(None), ChannelState(None)]
+
+
+def test_the_queue_is_part_of_the_reported_latency(es: Transmitter, ue: Receiver) -> None:
+    latency = Pipeline(es, ue, PerfectLink())(PROMPT, steps=1, backlog_s=2.5).report.latency_s
+    assert latency.queue == 2.5
+    assert latency.total > 2.5
+    assert latency.es < latency.total - 2.5
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("prompt", "options", "why"),
+    [
+        (PROMPT, {"seed": -1}, r"seed must lie in \[0, 9.22337e\+18\], got -1"),
+        (PROMPT, {"seed": 2**64}, "seed must lie in"),
+        (PROMPT, {"seed": 1.5}, "seed must lie in"),
+        (PROMPT, {"seed": "1"}, "seed must lie in"),
+        (PROMPT, {"steps": 0}, "steps must be a whole number of at least 1, got 0"),
+        (PROMPT, {"steps": "4"}, "steps must be a whole number"),
+        (PROMPT, {"merge_ratio": "0.5"}, "merge_ratio must lie in"),
+        (PROMPT, {"quantiser_bits": float("nan")}, "quantiser_bits must be a number"),
+        (PROMPT, {"bits_budget": float("nan")}, "bits_budget must be a whole number"),
+        (PROMPT, {"backlog_s": float("nan")}, "backlog_s must be a number of at least 0"),
+        (PROMPT, {"budget": 0.7}, "budget must be a Budget, got 0.7"),
+        ("", {}, "the prompt is empty or holds no words"),
+        ("123 !!", {}, "the prompt is empty or holds no words"),
+        (None, {}, "a prompt must be a text, got None"),
+        (["fog"], {}, "a prompt must be a text"),
+    ],
+)
+def test_a_request_that_cannot_be_is_refused_before_any_work(
+    es: Transmitter, ue: Receiver, prompt: str, options: dict[str, object], why: str
+) -> None:
+    def no_step(done: int) -> None:
+        raise AssertionError("it has begun")
+
+    pipe = Pipeline(es, ue, PerfectLink())
+    with pytest.raises(InputError, match=why):
+        pipe(prompt, on_step=no_step, **options)  # type: ignore[arg-type]
+    if set(options) <= {"seed", "steps"}:
+        with pytest.raises(InputError, match=why):
+            pipe.reference(prompt, on_step=no_step, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_steps_as_a_float_and_a_seed_of_numpy_count_as_the_numbers_that_they_are(es: Transmitter, ue: Receiver) -> None:
+    pipe = Pipeline(es, ue, RadioLink())
+    result = pipe(PROMPT, seed=np.int64(3), steps=4.0)  # type: ignore[arg-type]
+    assert (type(result.report.seed), type(result.report.decision.steps)) == (int, int)
+    np.testing.assert_array_equal(result.image, pipe(PROMPT, seed=3, steps=4).image)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("answer", [None, (1, 0), "auto"])
+def test_a_policy_that_returns_no_decision_is_named(es: Transmitter, ue: Receiver, answer: object) -> None:
+    with pytest.raises(InputError, match="what the policy returns must be a Decision, got"):
+        Pipeline(es, ue, policy=lambda observation: answer)(PROMPT)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("prompts", "seeds", "why"),
+    [
+        (["fog", "rain"], [1], "two lists of one length"),
+        (["fog"], [1, 2, 3], "two lists of one length"),
+        ("fog", [1, 2, 3], "two lists of one length, got 'fog'"),
+        ([], [], "two lists of one length"),
+        (None, [1], "two lists of one length, got None"),
+        (["fog"], 1, "two lists of one length"),
+        (["fog", None], [1, 2], "a prompt must be a text, got None"),
+        (["fog"], [-1], "seed must lie in"),
+    ],
+)
+def test_rows_that_do_not_match_are_refused(es: Transmitter, prompts: object, seeds: object, why: str) -> None:
+    with pytest.raises(InputError, match=why):
+        es.denoise(prompts, seeds, 1)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "latent", [torch.zeros(2, 8, 8, 8), torch.zeros(8, 8, 8), torch.zeros(1, 8, 8, 10), torch.zeros(1, 4, 8, 8), np.zeros((1, 8, 8, 8))]
+)
+def test_a_latent_of_another_shape_is_refused(es: Transmitter, latent: torch.Tensor) -> None:
+    with pytest.raises(InputError, match=r"the latent must be one of \[1, 8, 8, 8\], got"):
+        es.encode(latent)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"rows": np.zeros((64, 8))}, r"rows must be an array of float32 \[n, n\], got float64 \[64, 8\]"),
+        ({"rows": np.zeros((64, 5), np.float32)}, r"rows must be an array of float32 \[n, 8\], got float32 \[64, 5\]"),
+        ({"rows": None}, "got NoneType"),
+        ({"merge_map": np.arange(64, dtype=np.int32)}, r"merge_map must be an array of int64 \[n\], got int32 \[64\]"),
+        ({"merge_map": np.arange(64) + 1}, "merge_map must name rows from 0 to 63, got 1 to 64"),
+        ({"merge_map": np.arange(64) - 1}, "merge_map must name rows from 0 to 63, got -1 to 62"),
+        ({"merge_map": np.arange(32), "degradation": np.zeros((32, 4), np.float32)}, r"merge_map must be an array of int64 \[64\]"),
+        ({"degradation": np.zeros((64, 3), np.float32)}, r"degradation must be an array of float32 \[64, 4\]"),
+    ],
+)
+def test_features_of_another_shape_or_type_are_refused(es: Transmitter, ue: Receiver, change: dict[str, np.ndarray], why: str) -> None:
+    fields = {"rows": np.zeros((64, 8), np.float32), "merge_map": np.arange(64), "degradation": np.zeros((64, 4), np.float32)} | change
+    for receiver in (ue, LocalReceiver(es)):
+        with pytest.raises(InputError, match=why):
+            receiver.image_of(Features(**fields))
+
+
+def test_what_an_own_backbone_decodes_is_checked_and_kept_in_range(es: Transmitter, monkeypatch: pytest.MonkeyPatch) -> None:
+    features, decode = Features.clean(tokens_of(latent_of(es))), type(es.backbone).decode
+    image = torch.tensor([-0.5, 1.5, 0.5])[None, :, None, None].expand(1, 3, 4, 4)
+    monkeypatch.setattr(type(es.backbone), "decode", lambda self, z: image)
+    np.testing.assert_array_equal(LocalReceiver(es).image_of(features)[0, 0], [0, 255, 128])
+    monkeypatch.setattr(type(es.backbone), "decode", lambda self, z: image * torch.nan)
+    with pytest.raises(RunError, match="the decoder gave NaN or infinity"):
+        LocalReceiver(es).image_of(features)
+    monkeypatch.setattr(type(es.backbone), "decode", decode)
+    assert LocalReceiver(es).image_of(features).shape == (256, 256, 3)
+
+
+def test_the_front_door_knows_a_backbone_by_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from megen.models import embedded
+
+    for seed, name in ((0, "one"), (1, "one"), (2, "two")):  # the same relative path throughout
+        here = tmp_path / name
+        here.mkdir(exist_ok=True)
+        monkeypatch.chdir(here)
+        embedded.save(make_tiny(seed), here / "weights", {})
+        result = front.generate(PROMPT, backbone="weights", steps=1)
+        assert result.report.made_by.weights == embedded.load(str(here / "weights")).digest
+    assert front._loaded.cache_info().currsize == 1
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda: Decision(float("nan")), "steps must be a whole number of at least 1, got nan"),
+        (lambda: Decision(float("inf")), "steps must be"),
+        (lambda: Decision(None), "steps must be"),
+        (lambda: Decision(True), "steps must be"),
+        (lambda: Decision(2.5), "steps must be"),
+        (lambda: Decision(4, "0.5"), r"merge_ratio must lie in \[0, 0.75\], got '0.5'"),
+        (lambda: Budget("1"), "deadline_s must be a positive number, got '1'"),
+        (lambda: Budget(energy_j=0), "energy_j must be a positive number, got 0"),
+        (lambda: ChannelState(float("nan"), 1e6), "snr_db must be a number, got nan"),
+        (lambda: ChannelState(3.0, -1e6), "bandwidth_hz must be a number of at least 0"),
+        (lambda: ChannelState(3.0, 1e6, float("nan")), "rate_bps must be"),
+        (lambda: Observation(ChannelState(3.0), backlog_s=float("nan")), "backlog_s must be"),
+        (lambda: Observation(ChannelState(3.0), backlog_s=-5), "backlog_s must be"),
+        (lambda: Observation(ChannelState(3.0), prompt_class=-3), "prompt_class must be a whole number of at least 0"),
+        (lambda: Observation(3.0), "channel must be a ChannelState"),
+        (lambda: Delivery(Received(Payload(b"", b"")), latency_s=float("nan")), "latency_s must be"),
+        (lambda: Delivery(Received(Payload(b"", b"")), attempts=-1), "attempts must be"),
+        (lambda: Delivery(Received(Payload(b"", b"")), parts=2, parts_lost=3), r"parts_lost must lie in \[0, 2\]"),
+        (lambda: Delivery(b""), "received must be a Received"),
+    ],
+)
+def test_the_types_check_themselves(make: Callable[[], object], why: str) -> None:
+    with pytest.raises(InputError, match=why):
+        make()
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_decision_holds_a_whole_number_of_steps() -> None:
+    assert type(Decision(np.float64(4)).steps) is int  # type: ignore[arg-type]
+    assert Decision(np.int64(4), np.float32(0.5)) == Decision(4, 0.5)  # type: ignore[arg-type]
+
+
+SPEC = BackboneSpec("flat", (4, 8, 8), (64, 64), {1: (0.0, 1.0), 2: (0.0, 0.5, 1.0)}, (0.0, 0.5), max_words=8)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"name": None}, "name must be a str"),
+        ({"latent_shape": (4, 7, 8)}, "the token grid must have even sides, got 7 x 8"),
+        ({"latent_shape": (4, 8)}, "latent_shape must be 3 whole numbers"),
+        ({"latent_shape": (0, 8, 8)}, "each of latent_shape must be"),
+        ({"image_px": (64, 0.5)}, "each of image_px must be"),
+        ({"times": {}}, "at least one number of steps"),
+        ({"times": {0: (0.0,)}}, "steps must be a whole number of at least 1"),
+        ({"times": {1: (1.0, 0.0)}}, r"times\[1\] must be 2 times that rise from 0 to 1"),
+        ({"times": {2: (0.0,)}}, r"times\[2\] must be 3 times that rise from 0 to 1"),
+        ({"times": {1: (0.1, 1.0)}}, "rise from 0 to 1"),
+        ({"times": {2: (0.0, float("nan"), 1.0)}}, "rise from 0 to 1"),
+        ({"merge_ratios": (0.9,)}, "each of merge_ratios must lie in"),
+        ({"merge_ratios": ()}, "one merge ratio"),
+        ({"max_words": -1}, "max_words must be"),
+    ],
+)
+def test_a_backbones_spec_checks_itself(change: dict[str, object], why: str) -> None:
+    with pytest.raises(InputError, match=why):
+        replace(SPEC, **change)
 
 
 class Erasures:
@@ -203,6 +421,20 @@ class Erasures:
         parts = transmission.payload.features
         kept = tuple(part if i % 2 == 0 else b"" for i, part in enumerate(parts))
         return Delivery(Received(replace(transmission.payload, features=kept)), parts=len(parts), parts_lost=sum(not p for p in kept))
+
+
+@dataclass(frozen=True)
+class Thinned(Erasures):
+    """A link with fields of its own."""
+
+    share: float = 0.5
+    where: tuple[int, ...] = (1,)
+
+
+def test_the_fields_of_an_own_link_stand_in_the_report(es: Transmitter, ue: Receiver) -> None:
+    channel = Pipeline(es, ue, Thinned())(PROMPT, steps=1).report.channel
+    assert (channel.link, channel.parameters) == ("Thinned", {"share": 0.5, "where": "(1,)"})
+    assert Pipeline(es, ue, RadioLink())(PROMPT, steps=1).report.channel.parameters == {}
 
 
 def test_an_own_link_is_any_object_with_send(es: Transmitter, ue: Receiver) -> None:
@@ -285,7 +517,7 @@ def test_a_recorded_channel_decides_rate_and_noise(es: Transmitter, ue: Receiver
     clean = ue.decode(Received(es.encode(latent).payload)).astype(float)
     took, errors = [], []
     for level_db in (20.0, 5.0):
-        link = RadioLink(trace=(np.array([0.0, 1.0]), np.array([level_db, level_db])))
+        link = RadioLink(trace=Trace(np.array([0.0, 1.0]), np.array([level_db, level_db])))
         took.append(link.send(es.encode(latent), np.random.default_rng(0)).latency_s)
         analog = link.send(es.encode(latent, analog=True), np.random.default_rng(0))
         errors.append(np.square(ue.decode(analog.received) - clean).mean())

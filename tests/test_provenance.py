@@ -81,6 +81,21 @@ def test_a_git_hooks_environment_does_not_mislead(tmp_path: Path, monkeypatch: p
     assert provenance.commit_of(tmp_path / "own") == head
 
 
+def test_the_command_is_that_of_the_command_line_and_else_the_scripts_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    for argv, command in (
+        (["/home/me/train.py", "--token", "secret"], "train.py"),
+        (["/bin/megen", "generate"], "megen"),
+        (["-c", "x"], "python"),
+        ([""], "python"),
+        ([], "python"),
+        (["/lib/site-packages/theirs/__main__.py"], "python"),
+    ):
+        monkeypatch.setattr(sys, "argv", argv)
+        assert provenance.provenance()["command"] == command
+        with provenance.running("megen generate 'a castle'"):
+            assert provenance.provenance()["command"] == "megen generate 'a castle'"
+
+
 def test_provenance_loads_no_torch_and_names_it_where_it_is_loaded() -> None:
     code = "import sys, megen.provenance as p; a = p.provenance(); assert 'torch' not in sys.modules; print(sorted(a))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

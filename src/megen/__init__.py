@@ -73,7 +73,14 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> object:
     if name in _ROOMS:
-        return getattr(import_module(_ROOMS[name]), name)
+        try:
+            return getattr(import_module(_ROOMS[name]), name)
+        except ModuleNotFoundError as error:
+            from megen.errors import extra_of
+
+            if (extra := extra_of(error.name, name)) is None:
+                raise
+            raise ModuleNotFoundError(f"megen.{name} needs {error.name}: pip install 'megen[{extra}]'", name=error.name) from error
     raise AttributeError(f"module 'megen' has no attribute {name!r}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, TypedDict
 
 import torch
@@ -31,11 +30,11 @@ class Accounts(TypedDict):
     modelled: tuple[str, ...]
 
 
-def accounts(seconds: dict[str, float], sent: Transmission, delivery: Delivery, link: Link) -> Accounts:
-    """Seconds by stage, energies, bits and the channel of one image."""
+def accounts(seconds: dict[str, float], sent: Transmission, delivery: Delivery, link: Link, backlog_s: float = 0.0) -> Accounts:
+    """Seconds by stage, the queue of `backlog_s` first, energies, bits and the channel of one image."""
     bits = sent.payload.bits()
     stages = {k: seconds[k] for k in ("text", "denoise", "merge", "code", "decode")}
-    latency = Latency(queue=0.0, transmit=delivery.latency_s, **stages)
+    latency = Latency(queue=backlog_s, transmit=delivery.latency_s, **stages)
     used = not isinstance(link, PerfectLink)
     rate_bps = bits["total"] / delivery.latency_s if used and sent.symbols is None and delivery.latency_s > 0 else None
     return Accounts(
@@ -61,6 +60,7 @@ def _channel(link: Link, sent: Transmission, delivery: Delivery, rate_bps: float
             parts=delivery.parts,
             parts_lost=delivery.parts_lost,
             residual_bler=residual,
+            parameters=_parameters(link),
         )
     trace = link.trace
     return Channel(
@@ -69,8 +69,9 @@ def _channel(link: Link, sent: Transmission, delivery: Delivery, rate_bps: float
         snr_db=link.snr_db if trace is None else None,
         bandwidth_hz=link.bandwidth_hz,
         speed_m_s=link.speed_m_s,
+        carrier_hz=link.carrier_hz,
         csi_delay_s=link.csi_delay_s,
-        trace_sha256=None if trace is None else hashlib.sha256(b"".join(column.tobytes() for column in trace)).hexdigest(),
+        trace_sha256=None if trace is None else trace.sha256,
         rate_bps=rate_bps,
         analog_symbols=symbols,
         attempts=delivery.attempts,
@@ -78,6 +79,12 @@ def _channel(link: Link, sent: Transmission, delivery: Delivery, rate_bps: float
         parts_lost=delivery.parts_lost,
         residual_bler=residual,
     )
+
+
+def _parameters(link: Link) -> dict[str, object]:
+    """Fields of a link that is a dataclass, as JSON can hold them."""
+    values = {name: getattr(link, name) for name in getattr(link, "__dataclass_fields__", ())}
+    return {name: value if isinstance(value, str | int | float | None) else repr(value) for name, value in values.items()}
 
 
 def made_by(backbone: Backbone) -> MadeBy:

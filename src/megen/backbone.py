@@ -6,6 +6,8 @@ noise ────────────────────────�
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
@@ -16,7 +18,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from megen import merging
-from megen.types import Decision, InputError
+from megen.types import MAX_MERGE_RATIO, Decision, InputError, check_number, check_type
+
+CLOSE = 1e-6  # of a time grid's ends
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,10 @@ class Condition:
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """What a backbone offers: `times[steps]` is its time grid from 0 (noise) to 1 (data) for an offered number of steps."""
+    """What a backbone offers: `times[steps]` is its time grid from 0 (noise) to 1 (data) for an offered number of steps.
+
+    Errors: InputError on what no backbone can offer.
+    """
 
     name: str
     latent_shape: tuple[int, int, int]  # channels, height, width
@@ -73,6 +80,27 @@ class BackboneSpec:
     times: dict[int, tuple[float, ...]]
     merge_ratios: tuple[float, ...]
     max_words: int
+
+    def __post_init__(self) -> None:
+        check_type("name", self.name, str)
+        for name, sizes, count in (("latent_shape", self.latent_shape, 3), ("image_px", self.image_px, 2)):
+            if not isinstance(sizes, tuple) or len(sizes) != count:
+                raise InputError(f"{name} must be {count} whole numbers, got {sizes!r}")
+            for size in sizes:
+                check_number(f"each of {name}", size, 1, whole=True)
+        merging.merged_count(*self.latent_shape[1:], 0.0)  # refuses a grid that is not made of cells
+        if not isinstance(self.times, dict) or not self.times or not self.merge_ratios:
+            raise InputError(
+                f"a backbone offers at least one number of steps and one merge ratio, got {self.times} and {self.merge_ratios}"
+            )
+        for steps, grid in self.times.items():
+            check_number("steps", steps, 1, whole=True)
+            rises = len(grid) == steps + 1 and all(s < t for s, t in itertools.pairwise(grid))
+            if not (rises and math.isclose(grid[0], 0, abs_tol=CLOSE) and math.isclose(grid[-1], 1, abs_tol=CLOSE)):
+                raise InputError(f"times[{steps}] must be {steps + 1} times that rise from 0 to 1, got {grid}")
+        for ratio in self.merge_ratios:
+            check_number("each of merge_ratios", ratio, 0, MAX_MERGE_RATIO)
+        check_number("max_words", self.max_words, 1, whole=True)
 
     @property
     def steps(self) -> tuple[int, ...]:

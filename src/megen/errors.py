@@ -18,3 +18,23 @@ class InputError(MegenError, ValueError):
 
 class RunError(MegenError, RuntimeError):
     """A run that failed although its inputs were right."""
+
+
+EXTRAS = {  # which extra brings a package
+    "torch": "server",
+    "scipy": "server",
+    "jaxtyping": "server",
+    "onnx": "server",
+    "torchmetrics": "server",
+    "gymnasium": "control",
+    "stable_baselines3": "baselines",
+    "diffusers": "published",
+    "transformers": "published",
+}
+LARGER = {"train": "train", "control train": "train", "control evaluate": "control", "Controller": "control"}  # what needs another
+
+
+def extra_of(package: str | None, user: str = "") -> str | None:
+    """The extra to install where a command, or a name of `import megen`, lacks a package; None: no extra brings it."""
+    extra = EXTRAS.get(package or "")
+    return LARGER.get(user, extra) if extra in ("server", "control") else extra

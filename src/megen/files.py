@@ -10,7 +10,7 @@ import secrets
 import stat
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     target = path.resolve()
     _check_not_read_only(target)
-    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(8)}.tmp{target.suffix}")
+    temporary = _beside(target)
     mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else None
     # a new file's mode is the umask's to say; what replaces a private file is private from its first byte
     opened = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666 if mode is None else mode & 0o600)
@@ -41,17 +41,31 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def check_writable(path: Path) -> None:
-    """Refuse, before any work, a place where no ordinary file can be written. Errors: InputError."""
-    folder = path.parent
-    if path.is_dir():
-        raise InputError(f"{path} is a folder: name a file in it")
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path} is a device or a pipe: name an ordinary file")
-    if not folder.is_dir():
-        raise InputError(f"there is no folder {folder} to write {path.name} into: make it first")
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"{folder} is not writable: choose another place for {path.name}")
-    _check_not_read_only(path)
+    """Refuse, before any work, a place where no ordinary file can be written: an empty one is made there and removed.
+
+    Errors: InputError.
+    """
+    try:
+        target = path.resolve()  # where a symbolic link leads
+        with suppress(FileNotFoundError):
+            target.stat()  # refuses a name that is too long
+        if target.is_dir():
+            raise InputError(f"{path} is a folder: name a file in it")
+        if target.exists() and not target.is_file():
+            raise InputError(f"{path} is a device or a pipe: name an ordinary file")
+        if not target.parent.is_dir():
+            raise InputError(f"there is no folder {target.parent} to write {target.name} into: make it first")
+        _check_not_read_only(target)
+        temporary = _beside(target)
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        temporary.unlink()
+    except (OSError, RuntimeError) as error:  # a RuntimeError: links that lead in a circle
+        raise InputError(f"{path} cannot be written ({getattr(error, 'strerror', None) or error}): choose another place or name") from error
+
+
+def _beside(target: Path) -> Path:
+    """A temporary name in the same folder and of the same ending, no longer than any name may be."""
+    return target.with_name(f".{secrets.token_hex(8)}.tmp{target.suffix[:16]}")
 
 
 def _check_not_read_only(path: Path) -> None:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
+from megen.models import embedded, weights
 from megen.pipeline import Pipeline, Result
 
 
-@cache
-def _loaded(backbone: str) -> Pipeline:
-    return Pipeline.load(backbone)
+@lru_cache(maxsize=1)
+def _loaded(folder: Path, content: str) -> Pipeline:
+    return Pipeline.load(str(folder))
 
 
 def generate(prompt: str, *, backbone: str = "scenes", **options: Any) -> Result:
     """One image by a bundled backbone over a digital link at 10 dB; `options` are those of a `Pipeline`'s call (seed, steps, ...).
 
-    The backbone is loaded once a process. Errors: InputError, RunError.
+    The last backbone stays loaded for as long as its files hold the same. Errors: InputError, RunError.
     """
-    return _loaded(backbone)(prompt, **options)
+    folder = embedded.folder_of(backbone).resolve()
+    return _loaded(folder, weights.content(folder))(prompt, **options)

@@ -19,18 +19,35 @@ from megen import export, merging
 from megen.accounting import accounts, made_by
 from megen.backbone import Backbone
 from megen.clock import Clock
-from megen.codec import QUANTISER_BITS, FeatureCodec, prior
+from megen.codec import QUANTISER_BITS, FeatureCodec, check_quantiser, prior
 from megen.diffusion import denoise
 from megen.link import Link, RadioLink
 from megen.models import embedded
 from megen.models.fingerprint import fingerprint
 from megen.models.placement import device_of
 from megen.report import Report
-from megen.types import Budget, ChannelState, Decision, Delivery, Features, FloatArray, Observation, Policy, Received, Transmission
+from megen.types import (
+    Budget,
+    ChannelState,
+    Decision,
+    Delivery,
+    Features,
+    FloatArray,
+    InputError,
+    Observation,
+    Policy,
+    Received,
+    RunError,
+    Transmission,
+    check_number,
+    check_type,
+)
 from megen.ue import Receiver
+from megen.words import check_words
 
 LINK_STREAM = 1  # of a request's seed
 DEFAULT_STEPS = 4
+LARGEST_SEED = 2**63 - 1
 CALM = 1  # the arrival phase of a lone request: between bursts
 
 OnStep = Callable[[int], object]
@@ -61,15 +78,22 @@ class Transmitter:
     ) -> Float[Tensor, "b c h w"]:
         """Prompts to their latents in `steps` steps, each row from its own seed.
 
-        Errors: InputError on steps that the backbone does not offer and on too many words, RunError on broken weights.
+        Errors: InputError on steps that the backbone does not offer, on prompts and seeds that are not as many, on prompts without
+        words or of too many, and on seeds that are none; RunError on broken weights.
         """
         clock = clock or self.clock()
         spec = self.backbone.spec
-        spec.check(Decision(steps))
+        steps = spec.check(Decision(steps)).steps
+        lists = isinstance(prompts, Sequence) and not isinstance(prompts, str) and isinstance(seeds, Sequence | np.ndarray)
+        if not lists or len(prompts) != len(seeds) or not len(prompts):
+            raise InputError(f"prompts and seeds must be two lists of one length, got {prompts!r} and {seeds!r}")
+        for prompt, seed in zip(prompts, seeds, strict=True):
+            check_words(prompt)
+            check_number("seed", seed, 0, LARGEST_SEED, whole=True)
         with clock.stage("text"), torch.inference_mode():
             condition = self.backbone.condition(prompts)
         with clock.stage("denoise"):
-            rows = denoise.start(self.backbone, condition, seeds, [spec.times[steps]] * len(seeds))
+            rows = denoise.start(self.backbone, condition, list(map(int, seeds)), [spec.times[steps]] * len(seeds))
             for done in range(1, steps + 1):
                 rows = denoise.advance(self.backbone, rows)
                 on_step(done)
@@ -85,8 +109,12 @@ class Transmitter:
         analog: bool = False,
         clock: Clock | None = None,
     ) -> Transmission:
-        """Merge and code one latent; with `analog` its features travel as I/Q symbols. Errors: InputError."""
+        """Merge and code one latent; with `analog` its features travel as I/Q symbols. Errors: InputError, also on another latent."""
         clock = clock or self.clock()
+        expected = (1, *self.backbone.spec.latent_shape)
+        if not isinstance(latent, Tensor) or tuple(latent.shape) != expected:
+            shape = list(latent.shape) if isinstance(latent, Tensor) else type(latent).__name__
+            raise InputError(f"the latent must be one of {list(expected)}, got {shape}")
         with clock.stage("merge"):
             merged = merging.merged(tokens_of(latent), (latent.shape[-2], latent.shape[-1]), merge_ratio)
         with clock.stage("code"):
@@ -155,12 +183,12 @@ class Pipeline:
         `backlog_s` is the work ahead of the request at the edge server. Errors: InputError.
         """
         spec = self.transmitter.backbone.spec
-        if self.policy is None or (steps is not None and merge_ratio is not None):
-            default = DEFAULT_STEPS if DEFAULT_STEPS in spec.times else max(spec.times)
-            return spec.check(Decision(default if steps is None else steps, merge_ratio or 0.0))
-        channel = ChannelState(getattr(self.link, "snr_db", None), getattr(self.link, "bandwidth_hz", 0.0), 0.0)
-        observation = Observation(channel, backlog_s, arrival_phase=CALM, prompt=prompt, budget=budget or Budget())
-        chosen = self.policy(observation)
+        check_words(prompt)
+        state = getattr(self.link, "state", lambda: ChannelState(None))()
+        observation = Observation(state, backlog_s, arrival_phase=CALM, prompt=prompt, budget=Budget() if budget is None else budget)
+        default = Decision(DEFAULT_STEPS if DEFAULT_STEPS in spec.times else max(spec.times))
+        chosen = default if self.policy is None or None not in (steps, merge_ratio) else self.policy(observation)
+        check_type("what the policy returns", chosen, Decision)
         ratio = chosen.merge_ratio if merge_ratio is None else merge_ratio
         return spec.check(Decision(chosen.steps if steps is None else steps, ratio))
 
@@ -178,24 +206,26 @@ class Pipeline:
         on_step: OnStep = lambda done: None,
     ) -> Result:
         """One request. Errors: InputError; RunError where the link lost too much or the weights are broken."""
+        check_quantiser(quantiser_bits, bits_budget, self.analog)  # before any work
         decision = self.decide(prompt, steps=steps, merge_ratio=merge_ratio, budget=budget, backlog_s=backlog_s)
+        given = self.policy is None or None not in (steps, merge_ratio)
         es, clock = self.transmitter, self.transmitter.clock()
         latent = es.denoise([prompt], [seed], decision.steps, clock, on_step)
         sent = es.encode(
             latent, decision.merge_ratio, quantiser_bits=quantiser_bits, bits_budget=bits_budget, analog=self.analog, clock=clock
         )
-        delivery = self.link.send(sent, np.random.default_rng([seed, LINK_STREAM]))
+        delivery = self.link.send(sent, np.random.default_rng([int(seed), LINK_STREAM]))
         with clock.stage("decode"):
             image = self.receiver.decode(delivery.received)
         quantiser = None if self.analog or bits_budget is not None else quantiser_bits
         report = Report(
             prompt=prompt,
-            seed=seed,
+            seed=int(seed),
             backbone=es.backbone.spec.name,
             decision=decision,
-            decided_by="given" if self.policy is None else getattr(self.policy, "__name__", type(self.policy).__name__),
+            decided_by="given" if given else getattr(self.policy, "__name__", type(self.policy).__name__),
             image={"width_px": image.shape[1], "height_px": image.shape[0]},
-            **accounts(clock.seconds, sent, delivery, self.link),
+            **accounts(clock.seconds, sent, delivery, self.link, backlog_s),
             quantiser_bits=quantiser,
             bits_budget=bits_budget,
             made_by=made_by(es.backbone),
@@ -211,7 +241,8 @@ def reference(
     transmitter: Transmitter, receiver: Receives, prompt: str, seed: int, *, steps: int | None = None, on_step: OnStep = lambda done: None
 ) -> np.ndarray:
     """The image of a seed without merging, quantiser and link, in `steps` steps or the most."""
-    latent = transmitter.denoise([prompt], [seed], steps or max(transmitter.backbone.spec.steps), on_step=on_step)
+    most = max(transmitter.backbone.spec.steps)
+    latent = transmitter.denoise([prompt], [seed], most if steps is None else steps, on_step=on_step)
     return receiver.image_of(Features.clean(tokens_of(latent)))
 
 
@@ -227,9 +258,13 @@ class LocalReceiver:
 
     @torch.inference_mode()
     def image_of(self, features: Features) -> np.ndarray:
-        """The image [H, W, 3] in bytes of decoded features."""
+        """The image [H, W, 3] in bytes of decoded features. Errors: InputError; RunError where the decoder gives NaN or infinity."""
         backbone = self.transmitter.backbone
+        channels, height, width = backbone.spec.latent_shape
+        features.check(channels, (height, width))
         tokens = torch.from_numpy(merging.unmerge(features.rows, features.merge_map)).to(backbone.device)
-        image = backbone.decode(tokens.T.reshape(1, *backbone.spec.latent_shape))[0]
-        pixels: np.ndarray = (image.permute(1, 2, 0) * 255).round().byte().cpu().numpy()
+        image = backbone.decode(tokens.T.reshape(1, channels, height, width))[0]
+        if not torch.isfinite(image).all():
+            raise RunError("the decoder gave NaN or infinity: its weights are broken, or the features are")
+        pixels: np.ndarray = (image.clamp(0, 1).permute(1, 2, 0) * 255).round().byte().cpu().numpy()
         return pixels

@@ -5,6 +5,7 @@ A wheel and an sdist carry version and commit in `_build.json` (`hatch_build.py`
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -12,22 +13,41 @@ import platform
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 BUILD = "_build.json"
 UNKNOWN = "unknown"
+_command: ContextVar[str | None] = ContextVar("command", default=None)
 
 
 def provenance() -> dict[str, str]:
     """Version, commit, command and device of this process, for the metadata of what it writes."""
     torch = sys.modules.get("torch")  # a report of a process without torch needs none
-    about = {**build(), "command": " ".join(["megen", *sys.argv[1:]]), "device": f"{_processor()}, {os.cpu_count()} cores"}
+    about = {**build(), "command": _command.get() or _program(), "device": f"{_processor()}, {os.cpu_count()} cores"}
     if torch is not None:
         about["torch"] = str(torch.__version__)
         if torch.cuda.is_available():
             about["device"] = str(torch.cuda.get_device_name())
     return about
+
+
+@contextlib.contextmanager
+def running(command: str) -> Iterator[None]:
+    """Name what this thread runs: the command line knows its arguments, a library does not know its caller's."""
+    token = _command.set(command)
+    try:
+        yield
+    finally:
+        _command.reset(token)
+
+
+def _program() -> str:
+    """The name of the running script, without its arguments, which may be private."""
+    name = Path(sys.argv[0]).name if sys.argv else ""
+    return "python" if name in ("", "-c", "-m", "__main__.py") else name
 
 
 @functools.cache

@@ -55,13 +55,17 @@ class PayloadBits:
 
 @dataclass(frozen=True)
 class Channel:
-    """The link, and what became of the transmission; `link` is none, digital, analog or the name of a link of one's own."""
+    """The link, and what became of the transmission; `link` is none, digital, analog or the name of a link of one's own.
+
+    `parameters` are an own link's fields where it is a dataclass.
+    """
 
     link: str
     fading: str | None = None
     snr_db: float | None = None
     bandwidth_hz: float | None = None
     speed_m_s: float | None = None
+    carrier_hz: float | None = None
     csi_delay_s: float | None = None
     trace_sha256: str | None = None
     rate_bps: float | None = None
@@ -70,6 +74,7 @@ class Channel:
     parts: int = 0
     parts_lost: int = 0
     residual_bler: float = 0.0
+    parameters: dict[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -18,6 +19,36 @@ IntArray = NDArray[np.int64]
 ComplexArray = NDArray[np.complex128]
 
 MAX_MERGE_RATIO = 0.75  # one token of each 2 x 2 cell stays
+POSITIVE = math.ulp(0.0)  # the smallest number above 0
+LARGEST = sys.float_info.max
+
+
+def check_number(name: str, value: object, low: float = -LARGEST, high: float = LARGEST, *, whole: bool = False, mend: str = "") -> None:
+    """Refuse what is no finite number within [low, high], or with `whole` no whole one. Errors: InputError naming the bounds."""
+    number = isinstance(value, int | float | np.integer | np.floating) and type(value) is not bool
+    if number and low <= value <= high and not (whole and value != int(value)):  # type: ignore[operator, call-overload]
+        return
+    kind = "a whole number" if whole else "a positive number" if low == POSITIVE else "a number"
+    least = "" if low in (POSITIVE, -LARGEST) else f" of at least {low:g}"
+    bounds = f"lie in [{low:g}, {high:g}]" if high < LARGEST else f"be {kind}{least}"
+    raise InputError(f"{name} must {bounds}, got {value!r}{mend}")
+
+
+def check_type(name: str, value: object, expected: type) -> None:
+    """Refuse another type. Errors: InputError."""
+    if not isinstance(value, expected):
+        raise InputError(f"{name} must be a {expected.__name__}, got {value!r}")
+
+
+def check_array(name: str, value: object, dtype: type, shape: tuple[int | None, ...]) -> None:
+    """Refuse what is no array of a type and shape (None: of any length but 0). Errors: InputError."""
+    actual, expected = type(value).__name__, f"{np.dtype(dtype)} [{', '.join('n' if n is None else str(n) for n in shape)}]"
+    if isinstance(value, np.ndarray):
+        fits = value.ndim == len(shape) and all(has > 0 if n is None else has == n for has, n in zip(value.shape, shape, strict=True))
+        if fits and value.dtype == dtype:
+            return
+        actual = f"{value.dtype} {list(value.shape)}"
+    raise InputError(f"{name} must be an array of {expected}, got {actual}")
 
 
 @dataclass(frozen=True)
@@ -31,19 +62,28 @@ class Decision:
     merge_ratio: float = 0.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.steps, bool) or self.steps != int(self.steps) or self.steps < 1:
-            raise InputError(f"steps must be a whole number of at least 1, got {self.steps!r}")
-        if not 0 <= self.merge_ratio <= MAX_MERGE_RATIO:  # also refuses NaN
-            raise InputError(f"merge_ratio must lie in [0, {MAX_MERGE_RATIO}], got {self.merge_ratio!r}")
+        check_number("steps", self.steps, 1, whole=True)
+        check_number("merge_ratio", self.merge_ratio, 0, MAX_MERGE_RATIO)
+        object.__setattr__(self, "steps", int(self.steps))
+        object.__setattr__(self, "merge_ratio", float(self.merge_ratio))
 
 
 @dataclass(frozen=True)
 class ChannelState:
-    """What is known of the link. Over a real socket the rate is measured and `snr_db` is None."""
+    """What is known of the link. Over a real socket the rate is measured and `snr_db` is None; a rate or bandwidth of 0 is unknown.
+
+    Errors: InputError on what is no finite number, or below 0.
+    """
 
     snr_db: float | None
-    bandwidth_hz: float
-    rate_bps: float
+    bandwidth_hz: float = 0.0
+    rate_bps: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.snr_db is not None:
+            check_number("snr_db", self.snr_db)
+        check_number("bandwidth_hz", self.bandwidth_hz, 0)
+        check_number("rate_bps", self.rate_bps, 0)
 
 
 @dataclass(frozen=True)
@@ -55,13 +95,13 @@ class Budget:
 
     def __post_init__(self) -> None:
         for name, value in (("deadline_s", self.deadline_s), ("energy_j", self.energy_j)):
-            if value is not None and not (value > 0 and math.isfinite(value)):
-                raise InputError(f"{name} must be a positive number, got {value}")
+            if value is not None:
+                check_number(name, value, POSITIVE)
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What a policy sees before it decides."""
+    """What a policy sees before it decides. Errors: InputError on numbers that cannot be."""
 
     channel: ChannelState
     backlog_s: float = 0.0
@@ -69,6 +109,14 @@ class Observation:
     arrival_phase: int = 0
     budget: Budget = field(default_factory=Budget)
     prompt: str = ""
+
+    def __post_init__(self) -> None:
+        check_type("channel", self.channel, ChannelState)
+        check_number("backlog_s", self.backlog_s, 0)
+        check_number("prompt_class", self.prompt_class, 0, whole=True)
+        check_number("arrival_phase", self.arrival_phase, 0, whole=True)
+        check_type("budget", self.budget, Budget)
+        check_type("prompt", self.prompt, str)
 
 
 Policy = Callable[[Observation], Decision]
@@ -128,18 +176,40 @@ class Delivery:
     parts_lost: int = 0
     outer_loop_db: float = 0.0  # the link adaptation's offset afterwards, for the next transmission
 
+    def __post_init__(self) -> None:
+        check_type("received", self.received, Received)
+        check_number("latency_s", self.latency_s, 0)
+        check_number("attempts", self.attempts, 0)
+        check_number("parts", self.parts, 0, whole=True)
+        check_number("parts_lost", self.parts_lost, 0, self.parts, whole=True)
+        check_number("outer_loop_db", self.outer_loop_db)
+
 
 @dataclass(frozen=True)
 class Features:
     """What a payload says: rows [n, c], merge map [h*w], and the degradation of each token [h*w, 4].
 
     The columns of `degradation`: noise deviation, quantiser deviation, 1 where copied by unmerging, and .5 where predicted
-    because it was lost.
+    because it was lost. Errors: InputError on another type or shape, and on a map that leads past the rows.
     """
 
     rows: FloatArray
     merge_map: IntArray
     degradation: FloatArray
+
+    def __post_init__(self) -> None:
+        check_array("rows", self.rows, np.float32, (None, None))
+        check_array("merge_map", self.merge_map, np.int64, (None,))
+        check_array("degradation", self.degradation, np.float32, (len(self.merge_map), 4))
+        if self.merge_map.min() < 0 or self.merge_map.max() >= len(self.rows):
+            low, high = self.merge_map.min(), self.merge_map.max()
+            raise InputError(f"merge_map must name rows from 0 to {len(self.rows) - 1}, got {low} to {high}")
+
+    def check(self, channels: int, grid: tuple[int, int] | None) -> None:
+        """Refuse features that are not of a backbone's channels and grid (None: any). Errors: InputError."""
+        check_array("rows", self.rows, np.float32, (None, channels))
+        if grid is not None:
+            check_array("merge_map", self.merge_map, np.int64, (grid[0] * grid[1],))
 
     @staticmethod
     def clean(tokens: FloatArray) -> Features:

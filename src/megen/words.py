@@ -6,6 +6,8 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 
+from megen.errors import InputError
+
 HYPHENS = "-‐‑－"  # the keyboard's, the typographic, the non-breaking and the full-width one
 SIGNS = "#%&*@＃％＆＊＠"  # punctuation to Unicode, but read aloud
 ZERO_WIDTH_SPACE = "\u200b"
@@ -22,6 +24,14 @@ def spans(text: str) -> Iterator[tuple[str, int]]:
 def words(text: str) -> list[str]:
     """The words of a text: letters of any script with their marks, in lower case and NFKC, so the same however they were typed."""
     return [word for word, _ in spans(text)]
+
+
+def check_words(text: object, what: str = "prompt") -> None:
+    """Refuse a text that names nothing to draw. Errors: InputError."""
+    if not isinstance(text, str):
+        raise InputError(f"a {what} must be a text, got {text!r}")
+    if not words(text):
+        raise InputError(f"the {what} is empty or holds no words: say what to draw")
 
 
 def left_out(text: str, vocabulary: Sequence[str]) -> list[str]:

@@ -41,6 +41,11 @@ def test_symbols_without_variances_are_refused() -> None:
         codec.pack(Received(Payload(b"", b""), np.ones(3, complex), np.ones(2)))
 
 
+def test_more_parts_than_a_payload_has_are_not_packed() -> None:
+    with pytest.raises(codec.CodecError, match="at most 17 feature parts, got 70000"):
+        codec.pack(Received(Payload(b"", b"", (b"",) * 70_000)))
+
+
 @pytest.mark.parametrize(
     ("data", "why"),
     [

@@ -234,6 +234,69 @@ def test_every_field_of_a_header_is_checked(change: dict[str, float | bytes], wh
         decode_header(encode_header(Header(**fields)))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("height", "width", "channels", "why"),
+    [(130, 2, 5, "a grid of 130 x 2 x 5, which no backbone has"), (2, 2, 300, "channels 1 to 256")],
+)
+@pytest.mark.parametrize("analog", [False, True])
+def test_what_decoding_refuses_is_not_encoded(height: int, width: int, channels: int, why: str, analog: bool) -> None:
+    with pytest.raises(codec.CodecError, match=why):
+        codec_of().encode(merged_of(0, 0.0, height, width, channels), analog=analog)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ((None, -1), "fingerprint must lie in"),
+        ((None, 2**40), "fingerprint must lie in"),
+        ((None, "flat"), "fingerprint must lie in"),
+        ((None, 1.5), "fingerprint must lie in"),
+        (("scenes", 1), "prior must be a Prior"),
+        ((None, 1, (130, 2)), "grid must be two even numbers from 2 to 128"),
+        ((None, 1, "8x8"), "grid must be two even numbers from 2 to 128"),
+    ],
+)
+def test_a_codec_checks_itself(fields: tuple[object, ...], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        FeatureCodec(*fields)  # type: ignore[arg-type]
+
+
+def test_features_of_another_codec_are_refused_before_they_are_coded() -> None:
+    merged = merged_of(0, 0.0)
+    with pytest.raises(ValueError, match="this codec is for any grid of 6 channels, the features are of"):
+        codec_of(prior.plain(6)).encode(merged)
+    with pytest.raises(ValueError, match=r"this codec is for \(8, 10\) of 5 channels"):
+        FeatureCodec(None, BACKBONE, (8, 10)).encode(merged)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"bits_budget": float("nan")}, "bits_budget must be a whole number of at least 1, got nan"),
+        ({"bits_budget": 0}, "bits_budget must be a whole number"),
+        ({"bits_budget": "30000"}, "bits_budget must be a whole number"),
+        ({"bits_budget": 30_000, "analog": True}, "leave bits_budget out, or analog"),
+        ({"quantiser_bits": float("nan")}, "quantiser_bits must be a number, got nan"),
+        ({"quantiser_bits": "5"}, "quantiser_bits must be a number"),
+    ],
+)
+def test_a_quantiser_that_cannot_be_is_refused(options: dict[str, object], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        codec_of().encode(merged_of(0, 0.0), **options)  # type: ignore[arg-type]
+
+
+def test_symbols_of_another_shape_are_refused() -> None:
+    sent = codec_of().encode(merged_of(0, 0.0, channels=2), analog=True)
+    assert sent.symbols is not None
+    pairs = np.stack([sent.symbols, sent.symbols], 1)
+    with pytest.raises(codec.CodecError, match="needs 64 symbols, got 64 x 2"):
+        codec_of().decode(Received(sent.payload, pairs, np.ones(pairs.shape)))
+    with pytest.raises(codec.CodecError, match="symbols stand in one row, got 64 x 2"):
+        codec.pack(Received(sent.payload, pairs, np.ones(pairs.shape)))
+
+
 def test_another_backbones_payload_is_refused() -> None:
     sent = coded(merged_of(0, 0.5))
     with pytest.raises(codec.CodecError, match="of backbone 00c0ffee"):

@@ -20,14 +20,14 @@ def test_times_run_from_noise_to_data() -> None:
         flow_map.times(0, 1.0)
 
 
-def test_the_true_velocity_of_one_picture_is_walked_exactly_in_any_number_of_steps() -> None:
+def test_the_true_velocity_of_one_picture_is_sampled_exactly_in_any_number_of_steps() -> None:
     x, noise = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
 
     def velocity(z: torch.Tensor, s: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         return (x - z) / (1 - s)[:, None, None, None]
 
     for steps in (1, 3, 10):
-        *_, end = flow_map.walk(velocity, noise, flow_map.times(steps, 2.0))
+        *_, end = flow_map.sample(velocity, noise, flow_map.times(steps, 2.0))
         torch.testing.assert_close(end, x, atol=1e-5, rtol=1e-5)
 
 

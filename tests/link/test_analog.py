@@ -9,10 +9,6 @@ from megen.codec import symbols as iq
 from megen.link import analog, fading
 
 
-def unit_symbols(n: int, rng: np.random.Generator) -> np.ndarray:
-    return fading.rayleigh((n,), rng)
-
-
 def test_symbols_have_unit_power_and_come_back() -> None:
     rows = np.random.default_rng(0).normal(3, 7, (101, 5)).astype(np.float32)
     gains = iq.row_gains(np.random.default_rng(1).integers(1, 9, 101))
@@ -63,27 +59,30 @@ def test_the_deviation_is_the_error() -> None:
 
 
 @pytest.mark.parametrize("snr_db", [-6.0, 0.0, 10.0])
-def test_mmse_error_is_1_over_1_plus_snr(snr_db: float) -> None:
+def test_the_error_of_what_is_received_is_that_of_linear_mmse(snr_db: float) -> None:
+    """1 / (1 + SNR) of a value of unit variance."""
     rng = np.random.default_rng(1)
-    symbols = unit_symbols(200_000, rng)
-    no = analog.noise_variance(snr_db)
-    gains = np.ones(len(symbols), complex)
-    error = np.abs(analog.mmse(analog.transmit(symbols, gains, no, rng), gains, no) - symbols) ** 2
-    assert error.mean() == pytest.approx(1 / (1 + 1 / no), rel=0.02)
+    rows, ones = rng.standard_normal((50_000, 8)).astype(np.float32), np.ones(50_000)
+    symbols, amplitude = iq.modulate(rows, ones)
+    no, gains = analog.noise_variance(snr_db), np.ones(len(symbols), complex)
+    back, _ = iq.demodulate(*analog.equalise(analog.transmit(symbols, gains, no, rng), gains, no), amplitude, ones, 8)
+    assert np.square(back - rows).mean() == pytest.approx(1 / (1 + 1 / no), rel=0.02)
 
 
-def test_rayleigh_mmse_error_against_the_integral() -> None:
+def test_rayleigh_error_against_the_integral() -> None:
     rng, no = np.random.default_rng(3), 0.1
-    symbols, gains = unit_symbols(300_000, rng), fading.rayleigh((300_000,), rng)
-    error = np.abs(analog.mmse(analog.transmit(symbols, gains, no, rng), gains, no) - symbols) ** 2
+    rows, ones = rng.standard_normal((75_000, 8)).astype(np.float32), np.ones(75_000)
+    symbols, amplitude = iq.modulate(rows, ones)
+    gains = fading.rayleigh((len(symbols),), rng)
+    back, _ = iq.demodulate(*analog.equalise(analog.transmit(symbols, gains, no, rng), gains, no), amplitude, ones, 8)
     x = np.linspace(0, 40, 400_001)
     expected = np.trapezoid(no / (x + no) * np.exp(-x), x)
-    assert error.mean() == pytest.approx(expected, rel=0.02)
+    assert np.square(back - rows).mean() == pytest.approx(expected, rel=0.02)
 
 
 def test_more_snr_is_less_error_and_bad_values_are_refused() -> None:
     assert analog.noise_variance(20) < analog.noise_variance(10) < analog.noise_variance(0) == 1
-    for bad in (math.nan, 1000.0, -100.0):
+    for bad in (math.nan, math.inf, 1000.0, -100.0):
         with pytest.raises(ValueError, match="snr_db must lie in"):
             analog.noise_variance(bad)
     with pytest.raises(ValueError, match="NaN"):

@@ -68,24 +68,24 @@ def test_no_loss_vanishes_elsewhere() -> None:
 
 def test_the_midpoint_rule_is_of_second_order() -> None:
     z, _, _ = spans(4)
-    *_, exact = flow_map.walk(exact_velocity, z, [0.0, 1.0])
+    *_, exact = flow_map.sample(exact_velocity, z, [0.0, 1.0])
     error = {}
-    for name, walk in (("euler", flow_map.walk), ("midpoint", flow_map.walk_midpoint)):
+    for name, solver in (("euler", flow_map.sample), ("midpoint", flow_map.sample_midpoint)):
         for n in (16, 32):
-            *_, end = walk(lambda z, s, t: exact_velocity(z, s, s), z, flow_map.times(n, 1.0))  # type: ignore[operator]
+            *_, end = solver(lambda z, s, t: exact_velocity(z, s, s), z, flow_map.times(n, 1.0))  # type: ignore[operator]
             error[name, n] = float((end - exact).abs().max())
     assert 1.7 < error["euler", 16] / error["euler", 32] < 2.4
     assert error["midpoint", 16] / error["midpoint", 32] > 3.4
 
 
-def test_a_trace_is_of_second_order_and_its_cubics_fit_between() -> None:
+def test_adams_bashforth_is_of_second_order_and_its_cubics_fit_between() -> None:
     z, _, _ = spans(4)
     times = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
     exact = [z + t * exact_velocity(z, torch.zeros(4, dtype=torch.float64), t.expand(4)) for t in times]
     error = {}
     for n in (10, 20, 40):
         grid = flow_map.times(n, 2.0)
-        states, velocities = zip(*flow_map.trace(lambda z, s, t: exact_velocity(z, s, s), z, grid), strict=True)
+        states, velocities = zip(*flow_map.adams_bashforth(lambda z, s, t: exact_velocity(z, s, s), z, grid), strict=True)
         known = Trajectories(
             torch.stack(states, 1), torch.stack(velocities, 1), torch.tensor(grid, dtype=torch.float64), torch.zeros(4, 1).long()
         )
@@ -101,7 +101,7 @@ def test_the_mean_velocity_of_a_path_is_the_flow_maps() -> None:
     z, s, t = (x[:4] for x in spans(64))
     t = torch.cat([t[:1], 1 - (1 - s[1:]) / 2])
     grid = flow_map.times(64, 2.0)
-    states, velocities = zip(*flow_map.trace(lambda z, s, t: exact_velocity(z, s, s), z, grid), strict=True)
+    states, velocities = zip(*flow_map.adams_bashforth(lambda z, s, t: exact_velocity(z, s, s), z, grid), strict=True)
     known = Trajectories(
         torch.stack(states, 1), torch.stack(velocities, 1), torch.tensor(grid, dtype=torch.float64), torch.zeros(4, 1).long()
     )
@@ -111,7 +111,7 @@ def test_the_mean_velocity_of_a_path_is_the_flow_maps() -> None:
 
 def test_a_consistency_model_that_is_exact_samples_the_data() -> None:
     z = torch.randn(4000, 3, 1, 1, generator=torch.Generator().manual_seed(0))
-    *_, end = flow_map.walk_consistently(exact_velocity, z, flow_map.times(4, 2.0), torch.Generator().manual_seed(1))
+    *_, end = flow_map.sample_consistency(exact_velocity, z, flow_map.times(4, 2.0), torch.Generator().manual_seed(1))
     torch.testing.assert_close(end.mean(0, keepdim=True)[0], MEAN, atol=0.05, rtol=0)
     torch.testing.assert_close(end.var((0, 2, 3)), torch.full((3,), VARIANCE), atol=0.04, rtol=0)
 

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+DEFAULTS: dict[str, dict[str, Any]] = {  # of the options that only one of the two uses
+    "link": {"sweep": 8, "avif_speed": 0},
+    "backbone": {"device": "auto", "teacher": None, "consistency": None, "skipped": 0, "batch": 4, "sheet": None},
+}
+
+
 def add(commands: argparse._SubParsersAction) -> None:
     """Options of the command."""
     b = commands.add_parser(
@@ -27,17 +33,15 @@ def add(commands: argparse._SubParsersAction) -> None:
     b.add_argument("--steps", metavar="N", help="denoising steps of each image; for backbone several: 1,2,4 (default: the backbone's own)")
     b.add_argument("--seed", type=int, default=0)
     b.add_argument("--backbone", default="scenes", metavar="NAME|PATH")
-    b.add_argument("--device", default="auto", help="backbone: where it runs: auto, cpu or cuda (default: %(default)s)")
+    b.add_argument("--device", help="backbone: where it runs: auto, cpu or cuda (default: auto)")
     b.add_argument("--json", metavar="F.json", help="write the whole object there; - is stdout (default: a table on stdout)")
     b.add_argument("--teacher", metavar="PATH", help="backbone: measure this teacher too, and distances to its images")
     b.add_argument("--consistency", metavar="PATH", help="backbone: measure this consistency model beside it")
-    b.add_argument("--skipped", type=int, default=0, metavar="N", help="backbone: measure it also with N blocks left out")
-    b.add_argument("--batch", type=int, default=4, metavar="N", help="backbone: images denoised together (default: %(default)s)")
+    b.add_argument("--skipped", type=int, metavar="N", help="backbone: measure it also with N blocks left out")
+    b.add_argument("--batch", type=int, metavar="N", help="backbone: images denoised together (default: 4)")
     b.add_argument("--sheet", type=Path, metavar="F.jpg", help="backbone: write a contact sheet of steps x prompts")
-    b.add_argument("--sweep", type=int, default=8, metavar="N", help="link: how many prompts cross at every SNR (default: %(default)s)")
-    b.add_argument(
-        "--avif-speed", type=int, default=0, metavar="S", help="link: effort of AVIF files: 0 strongest, 10 fastest (default: %(default)s)"
-    )
+    b.add_argument("--sweep", type=int, metavar="N", help="link: how many prompts cross at every SNR (default: 8)")
+    b.add_argument("--avif-speed", type=int, metavar="S", help="link: effort of AVIF files: 0 strongest, 10 fastest (default: 0)")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -45,6 +49,10 @@ def run(args: argparse.Namespace) -> None:
     from megen import console
     from megen.files import check_writable, emit
 
+    other = "backbone" if args.what == "link" else "link"
+    output.refuse(args, list(DEFAULTS[other]), f"is for megen bench {other}: bench {args.what} does not use it")
+    for name, value in DEFAULTS[args.what].items():
+        setattr(args, name, value if getattr(args, name) is None else getattr(args, name))
     if args.json not in (None, "-"):
         check_writable(Path(args.json))
     for option, low, high in (

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from megen.types import Budget
 
 CARRIER_HZ = 3.5e9
+SNR_DB, FADING, SPEED_M_S, PATH_LOSS, POLICY = 10.0, "awgn", 1.0, "umi-los", "cvpo"  # where none is given
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -38,9 +39,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     g.add_argument(
         "--bits-budget", type=int, metavar="N", help="the finest quantiser whose payload takes at most N bits (default: 5 bits a value)"
     )
-    g.add_argument(
-        "--policy", default="plan", metavar="NAME|PATH", help="who decides auto: plan, a bundled policy or a path (default: %(default)s)"
-    )
+    g.add_argument("--policy", metavar="NAME|PATH", help=f"who decides auto: plan, a bundled policy or a path (default: {POLICY})")
     g.add_argument("--server", metavar="NAME|PATH", help="edge server's device profile for auto (default: this machine's)")
     g.add_argument("--phone", metavar="NAME|PATH", help="phone's device profile for auto (default: this machine's)")
     g.add_argument("--deadline-s", type=float, help="latency limit; where it is exceeded stderr says so; auto decides by it")
@@ -62,16 +61,14 @@ def _add_link(g: argparse.ArgumentParser) -> None:
     g.add_argument(
         "--link", choices=("none", "analog", "digital"), default="digital", help="what the features cross (default: %(default)s)"
     )
-    g.add_argument("--snr-db", type=float, default=10.0, help="mean signal-to-noise ratio per complex channel use (default: %(default)s)")
+    g.add_argument("--snr-db", type=float, help=f"mean signal-to-noise ratio per complex channel use (default: {SNR_DB:g})")
     g.add_argument("--distance-m", type=float, help="take the SNR from a link budget at this distance instead")
-    g.add_argument(
-        "--path-loss", choices=("umi-los", "umi-nlos", "reference"), default="umi-los", help="of that budget (default: %(default)s)"
-    )
+    g.add_argument("--path-loss", choices=("umi-los", "umi-nlos", "reference"), help=f"of that budget (default: {PATH_LOSS})")
     g.add_argument("--trace", type=Path, metavar="F.csv", help="take the SNR from a recording instead: columns time_s, snr_db")
     g.add_argument("--bandwidth-hz", type=float, default=1e6, help="bandwidth of the link (default: %(default)s)")
     fadings = ("awgn", "rayleigh", "rician")
-    g.add_argument("--fading", choices=fadings, default="awgn", help="how the channel fades (default: %(default)s)")
-    g.add_argument("--speed-m-s", type=float, default=1.0, help="how fast the user moves, for fading (default: %(default)s)")
+    g.add_argument("--fading", choices=fadings, help=f"how the channel fades (default: {FADING})")
+    g.add_argument("--speed-m-s", type=float, help=f"how fast the user moves, for fading (default: {SPEED_M_S:g})")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -81,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
     from megen import console
     from megen.files import check_writable, write_json
     from megen.types import Budget
-    from megen.words import words
+    from megen.words import check_words
 
     targets = {name: path for name in ("out", "report", "grid", "payload") if (path := getattr(args, name))}
     for path in targets.values():
@@ -91,15 +88,15 @@ def run(args: argparse.Namespace) -> None:
             output.picture_format(picture)
     if len({path.resolve() for path in targets.values()}) < len(targets):
         raise InputError(f"{', '.join(f'--{name}' for name in targets)} must be different files")
-    if not words(args.prompt):
-        raise InputError("the prompt is empty or holds no words: say what to draw")
+    check_words(args.prompt)
     output.bounded("--seed", args.seed, 0, 2**63 - 1)
     budget = Budget(args.deadline_s, args.energy_budget_j)
     steps, ratio = _whole("--steps", args.steps), _number("--merge-ratio", args.merge_ratio)
+    _check_pairs(args, auto=None in (steps, ratio))
     pipe, decided_by = _pipeline(args, steps, ratio)
     decision = pipe.decide(args.prompt, steps=steps, merge_ratio=ratio, budget=budget)
     if decided_by != "given":
-        output.say(f"the policy {args.policy!r} chose {decision.steps} steps and merge ratio {decision.merge_ratio:g}")
+        output.say(f"the policy {args.policy or POLICY!r} chose {decision.steps} steps and merge ratio {decision.merge_ratio:g}")
     with console.bar("denoise", decision.steps) as on_step:
         result = pipe(
             args.prompt,
@@ -127,13 +124,29 @@ def run(args: argparse.Namespace) -> None:
     print(args.out)
 
 
+def _check_pairs(args: argparse.Namespace, auto: bool) -> None:
+    """Refuse options that cannot act beside the others. Errors: InputError."""
+    if args.distance_m is not None and args.trace is not None:
+        raise InputError("--distance-m and --trace both set the SNR: give one of them")
+    if args.distance_m is None:
+        output.refuse(args, ["path_loss"], "needs --distance-m: it turns a distance into an SNR")
+    else:
+        output.refuse(args, ["snr_db"], "and --distance-m both set the SNR: give one of them")
+    if args.trace is not None:
+        output.refuse(args, ["snr_db", "fading", "speed_m_s"], "and --trace both set the channel: give one of them")
+    if not auto:
+        output.refuse(args, ["policy", "server", "phone"], "is for --steps auto or --merge-ratio auto: nothing else asks a policy")
+    if args.link == "analog":
+        output.refuse(args, ["bits_budget"], "picks a quantiser, and --link analog has none: leave one of them out")
+
+
 def _pipeline(args: argparse.Namespace, steps: int | None, ratio: float | None) -> tuple[Pipeline, str]:
     """Both halves, the link and the policy of the options; and who decides."""
     from megen.pipeline import Pipeline
 
     link, policy, decided_by = _link(args), None, "given"
     if steps is None or ratio is None:
-        policy, decided_by = _policy(args, steps, ratio), f"policy {args.policy}"
+        policy, decided_by = _policy(args, steps, ratio), f"policy {args.policy or POLICY}"
     pipe = Pipeline.load(args.backbone, link=link, policy=policy, analog=args.link == "analog", device=args.device)
     backbone = pipe.transmitter.backbone
     if policy is not None:
@@ -147,7 +160,7 @@ def _policy(args: argparse.Namespace, steps: int | None, ratio: float | None) ->
 
     if args.link != "digital":
         raise InputError("auto decides for the digital link: give --steps and --merge-ratio, or --link digital")
-    controller = Controller.load(args.policy, server=args.server, phone=args.phone).restricted(steps, ratio)
+    controller = Controller.load(args.policy or POLICY, server=args.server, phone=args.phone).restricted(steps, ratio)
     for assumption in controller.assumptions:
         output.say(assumption)
     return controller
@@ -155,18 +168,16 @@ def _policy(args: argparse.Namespace, steps: int | None, ratio: float | None) ->
 
 def _link(args: argparse.Namespace) -> Link:
     """The link of the options: a given SNR, a distance's, or a recording's."""
-    from megen.link import PerfectLink, RadioLink
+    from megen.link import PerfectLink, RadioLink, read_trace
     from megen.link.propagation import LinkBudget, path_loss_db
-    from megen.link.trace import read_trace
 
-    snr_db, trace = args.snr_db, None
-    if args.distance_m is not None and args.trace is not None:
-        raise InputError("--distance-m and --trace both set the SNR: give one of them")
+    snr_db = SNR_DB if args.snr_db is None else args.snr_db
     if args.distance_m is not None:
-        snr_db = float(LinkBudget(bandwidth_hz=args.bandwidth_hz).snr_db(path_loss_db(args.path_loss, args.distance_m, CARRIER_HZ)))
-    if args.trace is not None:
-        trace = read_trace(args.trace)
-    link = RadioLink(snr_db, args.bandwidth_hz, args.fading, args.speed_m_s, CARRIER_HZ, trace=trace)
+        lost_db = path_loss_db(args.path_loss or PATH_LOSS, args.distance_m, CARRIER_HZ)
+        snr_db = float(LinkBudget(bandwidth_hz=args.bandwidth_hz).snr_db(lost_db))
+    trace = None if args.trace is None else read_trace(args.trace)
+    speed_m_s = SPEED_M_S if args.speed_m_s is None else args.speed_m_s
+    link = RadioLink(snr_db, args.bandwidth_hz, args.fading or FADING, speed_m_s, CARRIER_HZ, trace=trace)
     return PerfectLink() if args.link == "none" else link
 
 

@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import re
+import shlex
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from megen import __version__
-from megen.cli import bench, control, export, generate, measure, profile, receive, scenes, train
-from megen.errors import InputError, MegenError
+from megen.errors import InputError, MegenError, extra_of
 
 TYPE_CHECKING = False  # the import of `typing` would take a third of what --help takes
 if TYPE_CHECKING:
     from typing import NoReturn
 
 DESCRIPTION = "Text-to-image generation shared between an edge server and a phone."
-COMMANDS = (generate, receive, scenes, train, bench, profile, measure, control, export)
-EXTRAS = {  # which extra brings a package
-    "torch": "server",
-    "scipy": "server",
-    "jaxtyping": "server",
-    "onnx": "server",
-    "torchmetrics": "server",
-    "gymnasium": "control",
-    "stable_baselines3": "baselines",
-    "diffusers": "published",
-    "transformers": "published",
-}
+COMMANDS = ("generate", "receive", "scenes", "train", "bench", "profile", "measure", "control", "export")  # a module each
 BROKEN_PIPE = 141  # as a shell reports a program that SIGPIPE ended
 
 
@@ -37,7 +28,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *args: object, **options: object) -> None:
         super().__init__(*args, **options)  # type: ignore[arg-type]
-        self._negative_number_matcher = re.compile(r"^-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$|^-inf$")
+        self._negative_number_matcher = re.compile(r"(?i)^-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$|^-(inf|infinity|nan)$")
 
     def error(self, message: str) -> NoReturn:
         print(f"megen: {' '.join(message.split())} (see {self.prog} --help)", file=sys.stderr)
@@ -49,27 +40,31 @@ def parser() -> argparse.ArgumentParser:
     whole = Parser(prog="megen", description=DESCRIPTION)
     whole.add_argument("--version", action="version", version=f"megen {__version__}")
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
-    for command in COMMANDS:
-        command.add(commands)
+    for name in COMMANDS:
+        import_module(f"megen.cli.{name}").add(commands)
     return whole
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code: 0, 2 for a wrong input, 1 for a failed run."""
+    _ready_streams()
     try:
-        args = parser().parse_args(arguments)
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    try:
-        args.run(args)
+        try:
+            args = parser().parse_args(arguments)
+        except SystemExit as stop:
+            return int(stop.code or 0)
+        from megen import provenance
+
+        with provenance.running(shlex.join(["megen", *(sys.argv[1:] if arguments is None else arguments)])):
+            args.run(args)
         sys.stdout.flush()
     except InputError as error:
         print(f"megen: {_one_line(error)}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        if error.name not in EXTRAS:
+        if (extra := extra_of(error.name, " ".join(filter(None, (args.command, getattr(args, "what", None)))))) is None:
             raise
-        print(f"megen: this command needs {error.name}: pip install 'megen[{EXTRAS[error.name]}]'", file=sys.stderr)
+        print(f"megen: this command needs {error.name}: pip install 'megen[{extra}]'", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("megen: interrupted", file=sys.stderr)
@@ -87,6 +82,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"megen: failed unexpectedly, by {type(error).__name__}: {_one_line(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+def _ready_streams() -> None:
+    """A closed stream (as by `>&-`) takes what is printed and drops it; a name that the encoding lacks is escaped, not refused."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _one_line(error: BaseException) -> str:

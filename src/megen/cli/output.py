@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -55,6 +56,13 @@ def _cell(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def refuse(args: argparse.Namespace, options: Sequence[str], why: str) -> None:
+    """Refuse options that were given although they cannot act. Errors: InputError."""
+    for option in options:
+        if getattr(args, option) is not None:
+            raise InputError(f"--{option.replace('_', '-')} {why}")
 
 
 def bounded(option: str, value: float | None, low: float, high: float) -> None:

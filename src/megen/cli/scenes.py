@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 from megen.cli import output
-from megen.errors import InputError
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -26,19 +25,17 @@ def add(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> None:
     """Render one picture."""
     from megen.files import check_writable
-    from megen.words import words
+    from megen.words import check_words, left_out
 
     check_writable(args.out)
     output.picture_format(args.out)
-    if not words(args.caption):
-        raise InputError("the caption is empty or holds no words: say what to draw")
+    check_words(args.caption, "caption")
     output.bounded("--size-px", args.size_px, 64, 8192)
     output.bounded("--seed", args.seed, 0, 2**63 - 1)
     import numpy as np
 
     from megen.scenes.captions import parse, sample_scene, vocabulary
     from megen.scenes.render import render
-    from megen.words import left_out
 
     unknown, named = left_out(args.caption, vocabulary()), parse(args.caption)
     if unknown:

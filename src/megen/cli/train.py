@@ -10,6 +10,8 @@ from megen.errors import InputError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from megen.training.backbone import Plan
 
 
@@ -29,15 +31,15 @@ def add(commands: argparse._SubParsersAction) -> None:
     kinds = ("trajectory", "progressive", "lagrangian", "consistency")
     t.add_argument("--distill", choices=kinds, help="with --from: make one flow map for any number of steps of it, by this loss")
     t.add_argument("--student", metavar="NAME|PATH", help="with --distill: a flow map to distil on from, instead of the teacher's weights")
-    t.add_argument("--guidance", type=float, default=2.0, help="of the teacher, built into the flow map (default: %(default)s)")
+    t.add_argument("--guidance", type=float, help="with --distill: of the teacher, built into the flow map (default: 2)")
     t.add_argument("--elastic", action="store_true", help="with --distill: also train nets of reduced depth")
     t.add_argument(
         "--adversarial",
         action="store_true",
         help="with --from a flow map of scenes: sharpen it by a discriminator and a judge's reward (--steps 4000 --batch 24 --lr 1.2e-4)",
     )
-    t.add_argument("--gan-weight", type=float, default=1.5, help="with --adversarial; 0: without a discriminator (default: %(default)s)")
-    t.add_argument("--reward-weight", type=float, default=0.3, help="with --adversarial; 0: without a reward (default: %(default)s)")
+    t.add_argument("--gan-weight", type=float, help="with --adversarial; 0: without a discriminator (default: 1.5)")
+    t.add_argument("--reward-weight", type=float, help="with --adversarial; 0: without a reward (default: 0.3)")
     t.add_argument("--device", default="auto")
     t.add_argument("--scenes", type=int, default=6144, help="scenes to render before the denoiser is trained (default: %(default)s)")
     t.add_argument(
@@ -86,7 +88,7 @@ def _plan(args: argparse.Namespace) -> Plan:
 
     schedule = {"steps": args.steps, "batch": args.batch, "lr": args.lr, "seed": args.seed}
     saved = {**schedule, "save_every": args.save_every}
-    weights = {"gan_weight": args.gan_weight, "reward_weight": args.reward_weight}
+    weights, guidance = _given(args, "gan_weight", "reward_weight"), _given(args, "guidance")
     return Plan(
         name=args.name or (pictures.resolve().name if pictures else "scenes"),
         folder=args.out,
@@ -96,13 +98,18 @@ def _plan(args: argparse.Namespace) -> Plan:
         fresh_scenes_per_step=args.fresh_scenes_per_step,
         start=args.start,
         reset_denoiser=args.reset_denoiser,
-        distill=DistillRecipe(args.distill, **saved, guidance=args.guidance, elastic=args.elastic) if args.distill else None,
+        distill=DistillRecipe(args.distill, **saved, **guidance, elastic=args.elastic) if args.distill else None,
         adversarial=AdversarialRecipe(**schedule, **weights) if args.adversarial else None,
         student=args.student,
         receiver_steps=args.receiver_steps,
         autoencoder=AutoencoderRecipe(steps=args.autoencoder_steps, seed=args.seed, decoder_only=args.decoder_only),
         teacher=TeacherRecipe(**saved, time_shift=args.time_shift),
     )
+
+
+def _given(args: argparse.Namespace, *options: str) -> dict[str, Any]:
+    """Those of the options that were given."""
+    return {name: value for name in options if (value := getattr(args, name)) is not None}
 
 
 def _check_numbers(args: argparse.Namespace) -> None:
@@ -135,6 +142,10 @@ def _check_pairs(args: argparse.Namespace) -> None:
             raise InputError(f"--{option} needs --from: there must be a backbone to start from")
     if (args.elastic or args.student) and not args.distill:
         raise InputError(f"--{'elastic' if args.elastic else 'student'} needs --distill")
+    if not args.distill:
+        output.refuse(args, ["guidance"], "needs --distill")
+    if not args.adversarial:
+        output.refuse(args, ["gan_weight", "reward_weight"], "needs --adversarial")
     whole = args.autoencoder_steps or args.reset_denoiser or args.decoder_only or not args.steps
     for option in ("distill", "adversarial"):
         if getattr(args, option) and whole:

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from megen import merging
 from megen.codec import features, payload, symbols
-from megen.codec.header import CodecError, Header
+from megen.codec.header import MAX_SIDE, CodecError, Header, is_grid
 from megen.codec.prior import UNIT, Prior, plain
 from megen.codec.pyramid import ORDERS
 from megen.merging import Merged
-from megen.types import ComplexArray, Features, InputError, Received, Transmission
+from megen.types import ComplexArray, Features, InputError, Received, Transmission, check_number, check_type
 
 QUANTISER_BITS = 5.0  # over eight standard deviations
 LOST = 0.5  # how far a predicted token is taken to be from the true one
@@ -27,12 +27,19 @@ class FeatureCodec:
     """The entropy coder's prior and the backbone's fingerprint: features of one backbone mean nothing to another.
 
     Without a prior, or with one that has no nets, each payload brings its own scales. `grid` (height, width) is the only
-    one that `decode` accepts, which bounds its time; None: any.
+    one that both sides accept, which bounds the time of decoding; None: any. Errors: InputError on what cannot be.
     """
 
     prior: Prior | None
     fingerprint: int
     grid: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.prior is not None:
+            check_type("prior", self.prior, Prior)
+        check_number("fingerprint", self.fingerprint, 0, 2**32 - 1, whole=True)
+        if self.grid is not None and not is_grid(self.grid):
+            raise InputError(f"grid must be two even numbers from 2 to {MAX_SIDE}, got {self.grid!r}")
 
     def encode(
         self,
@@ -47,12 +54,17 @@ class FeatureCodec:
 
         The quantiser is that of `quantiser_bits`, in steps of 1/4, or the finest whose payload fits `bits_budget`. The parts'
         `order` is "band", where a lost one harms no other, or "stage", where each that arrives refines the whole picture.
-        Errors: InputError on values that cannot be coded, on another quantiser or order, and on a budget that is too small.
+        Errors: InputError on values that cannot be coded, on another quantiser, order, grid or number of channels, on a budget that
+        is too small, and on one with `analog`.
         """
+        check_quantiser(quantiser_bits, bits_budget, analog)
         if order not in ORDERS:
             raise InputError(f"the order of parts must be one of {', '.join(ORDERS)}, got {order!r}")
         height, width = merged.grid
         prior = self.prior or plain(merged.rows.shape[1])
+        if self.grid not in (None, merged.grid) or prior.channels != merged.rows.shape[1]:
+            mine = f"{'any grid' if self.grid is None else self.grid} of {prior.channels} channels"
+            raise InputError(f"this codec is for {mine}, the features are of {merged.grid} and {merged.rows.shape[1]}")
         header = Header(height, width, merged.rows.shape[1], len(merged.rows), self.fingerprint)
         if analog:
             iq, amplitude = symbols.modulate(merged.rows, symbols.row_gains(merged.counts))
@@ -94,18 +106,28 @@ class FeatureCodec:
 
 def _checked(received: Received, needed: int) -> tuple[ComplexArray, NDArray[np.float64]]:
     """The symbols and variances of an analog payload. Errors: CodecError where they are too few, too many, NaN or infinite."""
-    if received.symbols is None or received.variance is None or len(received.symbols) != needed:
-        held = 0 if received.symbols is None else len(received.symbols)
-        raise CodecError(f"an analog payload needs {needed} symbols, got {held}")
+    if received.symbols is None or received.variance is None or received.symbols.shape != (needed,):
+        shape = (0,) if received.symbols is None else received.symbols.shape
+        raise CodecError(f"an analog payload needs {needed} symbols, got {' x '.join(map(str, shape))}")
     if received.variance.shape != received.symbols.shape:
-        raise CodecError(f"{needed} symbols need as many variances, got {len(received.variance)}")
+        raise CodecError(f"{needed} symbols need as many variances, got {' x '.join(map(str, received.variance.shape))}")
     if not (np.isfinite(received.symbols).all() and np.isfinite(received.variance).all() and received.variance.min(initial=0) >= 0):
         raise CodecError("an analog payload's symbols or variances hold NaN, infinity, or a variance below 0")
     return received.symbols, received.variance
 
 
+def check_quantiser(quantiser_bits: float, bits_budget: int | None, analog: bool) -> None:
+    """Refuse a quantiser that no payload can have, whatever is coded. Errors: InputError."""
+    depth_of(quantiser_bits)
+    if bits_budget is not None:
+        check_number("bits_budget", bits_budget, 1, whole=True)
+        if analog:
+            raise InputError("a budget of bits picks a quantiser, and analog features have none: leave bits_budget out, or analog")
+
+
 def depth_of(quantiser_bits: float) -> int:
     """The quantiser's depth in quarter bits. Errors: InputError naming the bounds."""
+    check_number("quantiser_bits", quantiser_bits)
     depth = 4 * quantiser_bits
     if not (features.MIN_DEPTH <= depth <= features.MAX_DEPTH and depth == int(depth)):
         low, high = features.MIN_DEPTH / 4, features.MAX_DEPTH / 4

@@ -30,6 +30,10 @@ def pack(received: Received) -> bytes:
     payload, symbols, variance = received.payload, received.symbols, received.variance
     if (symbols is None) != (variance is None) or (symbols is not None and variance is not None and symbols.shape != variance.shape):
         raise CodecError("each equalised symbol needs its noise variance")
+    if symbols is not None and symbols.ndim != 1:
+        raise CodecError(f"symbols stand in one row, got {' x '.join(map(str, symbols.shape))}")
+    if len(payload.features) > MAX_PARTS:
+        raise CodecError(f"a payload has at most {MAX_PARTS} feature parts, got {len(payload.features)}")
     flags = 0 if symbols is None else SYMBOLS
     pieces = [
         _START.pack(MAGIC, VERSION, flags, len(payload.features), len(payload.header), len(payload.merge_map)),

@@ -31,7 +31,7 @@ class CodecError(InputError):
 
 @dataclass(frozen=True)
 class Header:
-    """What the receiver must know before it can read the rest."""
+    """What the receiver must know before it can read the rest. Errors: CodecError on what no payload can have, on both sides."""
 
     height: int
     width: int
@@ -43,6 +43,19 @@ class Header:
     order: str = "band"  # of the feature parts
     scales: bytes = b""  # a scale class for each (kind of stage, channel) where no net of the codec file predicts
 
+    def __post_init__(self) -> None:
+        if self.depth and not features.MIN_DEPTH <= self.depth <= features.MAX_DEPTH:
+            raise CodecError(f"no payload has a depth of {self.depth} quarter bits")
+        if not np.isfinite(self.amplitude) or self.amplitude < 0:
+            raise CodecError(f"no payload has an amplitude of {self.amplitude}")
+        if not is_grid(self.grid) or not 1 <= self.channels <= MAX_CHANNELS:
+            sizes = f"a grid of {self.height} x {self.width} x {self.channels}"
+            raise CodecError(f"{sizes}, which no backbone has: sides are even, 2 to {MAX_SIDE}, and channels 1 to {MAX_CHANNELS}")
+        if not self.height * self.width // 4 <= self.rows <= self.height * self.width:
+            raise CodecError(f"{self.rows} rows for {self.height} x {self.width} tokens: at most three quarters can merge")
+        if len(self.scales) not in (0, KINDS * self.channels) or max(self.scales, default=0) > MOST:
+            raise CodecError(f"{len(self.scales)} scales, expected {KINDS * self.channels} of at most {MOST}")
+
     @property
     def analog(self) -> bool:
         return self.depth == 0
@@ -50,6 +63,11 @@ class Header:
     @property
     def grid(self) -> tuple[int, int]:
         return self.height, self.width
+
+
+def is_grid(sides: tuple[int, ...]) -> bool:
+    """Whether two sides are those of a token grid: even, and not too large."""
+    return isinstance(sides, tuple) and len(sides) == 2 and all(n in range(2, MAX_SIDE + 1, 2) for n in sides)
 
 
 def crc_of(body: bytes, header: bytes) -> int:
@@ -98,16 +116,9 @@ def decode_header(part: bytes) -> Header:
     ):
         if code >= count:
             raise CodecError(f"the header names {name} {code}, which this megen does not know: update it")
-    if depth and not features.MIN_DEPTH <= depth <= features.MAX_DEPTH:
-        raise CodecError(f"the header names a depth of {depth} quarter bits")
-    if not np.isfinite(amplitude) or amplitude < 0:
-        raise CodecError(f"the header names an amplitude of {amplitude}")
-    if any(side < 2 or side > MAX_SIDE or side % 2 for side in (height, width)) or not 1 <= channels <= MAX_CHANNELS:
-        raise CodecError(f"the header names a grid of {height} x {width} x {channels}, which no backbone has")
-    if not height * width // 4 <= rows <= height * width:
-        raise CodecError(f"the header names {rows} rows for {height} x {width} tokens")
     scales = body[LAYOUT.size :]
-    expected = KINDS * channels if prior == OWN_SCALES else 0
-    if len(scales) != expected or max(scales, default=0) > MOST:
-        raise CodecError(f"the header has {len(scales)} scales, expected {expected} of at most {MOST}")
+    if bool(scales) != (prior == OWN_SCALES):
+        raise CodecError(
+            f"the header has {len(scales)} scales, expected {KINDS * channels if prior == OWN_SCALES else 0} of at most {MOST}"
+        )
     return Header(height, width, channels, rows, backbone, depth, amplitude, ORDERS[order], scales)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +52,7 @@ def train(
     `folder` gets progress.csv as it goes and at last policy.npz with `about`. MEG-CVPO goes on after an interruption, the
     baselines start over. Also logs to TensorBoard where that is installed. `recipe` None: the usual one of algorithm, seed and iterations.
     Errors: InputError on an algorithm that is none or needs the extra `baselines`, on limits that no policy keeps, and where the
-    folder holds another training.
+    folder holds another training. While it learns, the whole process computes on one thread (`one_thread`).
     """
     if algorithm not in ALGORITHMS:
         raise InputError(f"the algorithm must be one of {', '.join(ALGORITHMS)}, got {algorithm!r}")
@@ -74,18 +74,29 @@ def _train(
     about: dict[str, Any],
     on_row: Callable[[Row], None],
 ) -> tuple[Policy, list[Row]]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the networks are small: threads would wait for each other
-    try:
+    with one_thread():
         if isinstance(recipe, cvpo.Recipe):
             table, rows = _train_cvpo(cmdp, recipe, folder, on_row)
         else:
             table, rows = _train_lagrangian(cmdp, algorithm, recipe, folder, on_row)
-    finally:
-        torch.set_num_threads(threads)
     policy = policies.policy_of(cmdp, table, {**about, "samples": about["iterations"] * SAMPLES_AN_ITERATION})
     policies.save(policy, folder / FILE)
     return policy, rows
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch on one thread, in the whole process, until the block ends; then as many as before.
+
+    The networks are small, and threads would wait for each other. PyTorch has no narrower limit: other work of the process that
+    needs its threads meanwhile goes into another process.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _usual_recipe(algorithm: str, seed: int, iterations: int) -> cvpo.Recipe | LagrangianRecipe:

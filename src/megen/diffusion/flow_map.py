@@ -33,7 +33,7 @@ def times(steps: int, shift: float) -> list[float]:
     return [1 - level for level in levels]
 
 
-def walk(velocity: Velocity, noise: Float[Tensor, "b c h w"], grid: Sequence[float]) -> Iterator[Float[Tensor, "b c h w"]]:
+def sample(velocity: Velocity, noise: Float[Tensor, "b c h w"], grid: Sequence[float]) -> Iterator[Float[Tensor, "b c h w"]]:
     """Follow the flow map over the times of `grid`; yields the state after each step."""
     z = noise
     for s, t in itertools.pairwise(grid):
@@ -42,8 +42,8 @@ def walk(velocity: Velocity, noise: Float[Tensor, "b c h w"], grid: Sequence[flo
         yield z
 
 
-def walk_midpoint(velocity: Velocity, noise: Float[Tensor, "b c h w"], grid: Sequence[float]) -> Iterator[Float[Tensor, "b c h w"]]:
-    """As `walk`, by the midpoint rule: second order for an instantaneous velocity, two evaluations a step."""
+def sample_midpoint(velocity: Velocity, noise: Float[Tensor, "b c h w"], grid: Sequence[float]) -> Iterator[Float[Tensor, "b c h w"]]:
+    """As `sample`, by the midpoint rule: second order for an instantaneous velocity, two evaluations a step."""
     z = noise
     for s, t in itertools.pairwise(grid):
         start, middle = (torch.full((len(z),), time, device=z.device) for time in (s, (s + t) / 2))
@@ -52,7 +52,7 @@ def walk_midpoint(velocity: Velocity, noise: Float[Tensor, "b c h w"], grid: Seq
         yield z
 
 
-def trace(
+def adams_bashforth(
     field: Velocity, noise: Float[Tensor, "b c h w"], grid: Sequence[float]
 ) -> Iterator[tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]]:
     """State and instantaneous velocity at each time of `grid`: Adams-Bashforth of second order, its first step Heun's."""
@@ -71,7 +71,7 @@ def trace(
         yield z, now
 
 
-def walk_consistently(
+def sample_consistency(
     velocity: Velocity, noise: Float[Tensor, "b c h w"], grid: Sequence[float], generator: torch.Generator
 ) -> Iterator[Float[Tensor, "b c h w"]]:
     """A consistency model's sampler: jump to the end, put fresh noise of the next time on it, and jump again."""

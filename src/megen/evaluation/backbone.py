@@ -35,7 +35,7 @@ BOOTSTRAPS = 30
 SHEET_STEPS = (1, 2, 4, 8, 12)
 PROMPT = "a cabin on the left at night, a full moon"  # of seconds and FLOPs
 
-Walk = Callable[[flow_map.Velocity, Tensor, Sequence[float]], Iterator[Tensor]]
+Solver = Callable[[flow_map.Velocity, Tensor, Sequence[float]], Iterator[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -117,10 +117,10 @@ def accuracy(prompts: Prompts, seen: Sequence[dict[str, str]], unseen: bool) -> 
 
 @dataclass(frozen=True)
 class Sampler:
-    """How latents are made of prompts: a backbone, a way along the path, and blocks of its denoiser that are left out."""
+    """How latents are made of prompts: a backbone, a solver, and blocks of its denoiser that are left out."""
 
     backbone: EmbeddedBackbone
-    walk: Walk = flow_map.walk
+    solver: Solver = flow_map.sample
     skipped: int = 0
 
     @torch.inference_mode()
@@ -130,7 +130,7 @@ class Sampler:
         noise = torch.cat([noise_of(backbone.latent_shape, seed) for seed in seeds]).to(backbone.device)
         z = noise.contiguous(memory_format=torch.channels_last)
         grid = flow_map.times(steps, backbone.config.time_shift)
-        return list(self.walk(lambda z, s, t: backbone.velocity(z, s, t, condition, self.skipped), z, grid))[-1]
+        return list(self.solver(lambda z, s, t: backbone.velocity(z, s, t, condition, self.skipped), z, grid))[-1]
 
 
 def generate(sampler: Sampler, prompts: Prompts, steps: int, batch: int) -> Float[Tensor, "n c h w"]:
@@ -226,11 +226,11 @@ def compare(
         reduced = Sampler(backbone, skipped=skipped)
         figures_["reduced depth"] = {str(n): bench.measure(f"{skipped} blocks left out", reduced, n)[0] for n in steps}
     if teacher is not None:
-        for name, walk in (("teacher, Euler", flow_map.walk), ("teacher, midpoint", flow_map.walk_midpoint)):
-            figures_[name] = {str(n): bench.measure(name, Sampler(teacher, walk), n)[0] for n in steps}
+        for name, solver in (("teacher, Euler", flow_map.sample), ("teacher, midpoint", flow_map.sample_midpoint)):
+            figures_[name] = {str(n): bench.measure(name, Sampler(teacher, solver), n)[0] for n in steps}
     if consistency is not None:
-        walk = partial(flow_map.walk_consistently, generator=torch.Generator().manual_seed(0))
-        figures_["consistency"] = {str(n): bench.measure("consistency", Sampler(consistency, walk), n)[0] for n in steps}
+        solver = partial(flow_map.sample_consistency, generator=torch.Generator().manual_seed(0))
+        figures_["consistency"] = {str(n): bench.measure("consistency", Sampler(consistency, solver), n)[0] for n in steps}
     return figures_, sheet({k: rows[k] for k in sorted(rows, key=lambda k: int(k.split()[-1]))})
 
 

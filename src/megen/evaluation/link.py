@@ -138,12 +138,12 @@ def file_kinds(avif_speed: int) -> dict[str, FileKind]:
 
     jpeg, webp = with_pillow(format="JPEG", optimize=True, progressive=True), with_pillow(format="WEBP", method=6)
     avif, quick = (with_pillow(format="AVIF", speed=speed, max_threads=1) for speed in (avif_speed, 8))
-    found = {"jpeg": FileKind(jpeg, jpeg, (5, 95)), "webp": FileKind(webp, webp, (1, 100)), "avif": FileKind(avif, quick, (20, 98))}
+    kinds = {"jpeg": FileKind(jpeg, jpeg, (5, 95)), "webp": FileKind(webp, webp, (1, 100)), "avif": FileKind(avif, quick, (20, 98))}
     try:
         import pillow_jxl  # noqa: F401
     except ImportError:
-        return found
-    return {**found, "jpeg xl": FileKind(with_pillow(format="JXL", effort=7), with_pillow(format="JXL", effort=3), (20, 98))}
+        return kinds
+    return {**kinds, "jpeg xl": FileKind(with_pillow(format="JXL", effort=7), with_pillow(format="JXL", effort=3), (20, 98))}
 
 
 def file_at(kind: FileKind, image: np.ndarray, target_db: float) -> tuple[float, float, bytes]:
@@ -254,14 +254,14 @@ def _sweep(
     on_progress: Callable[[str], object],
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Per scheme and SNR: bits, airtime, PSNR and SSIM over what was delivered, and the share that was."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
+    schemes: dict[str, dict[str, dict[str, float]]] = {}
     for snr_db in SNRS_DB:
         on_progress(f"{snr_db:g} dB")
-        taken: dict[str, list[tuple[float, float, np.ndarray | None, float]]] = {}
+        records: dict[str, list[tuple[float, float, np.ndarray | None, float]]] = {}
         for i, sample in enumerate(every):
 
             def note(name: str, bits: float, seconds: float, image: np.ndarray | None, db: float = math.nan) -> None:
-                taken.setdefault(name, []).append((bits, seconds, image, db))  # noqa: B023
+                records.setdefault(name, []).append((bits, seconds, image, db))  # noqa: B023
 
             for scheme, ratio, by, name in SCHEMES:
                 rng = np.random.default_rng([seed, i, int(10 * ratio)])
@@ -285,13 +285,13 @@ def _sweep(
                 bits = int(rows[i][f"{name}_bits"])
                 seconds, whole = airtime(bits, snr_db, 1e6, rng)
                 note(name, bits, seconds, sample.image if whole else None, rows[i][f"{name}_psnr_db"])
-        for name, got_all in taken.items():
-            arrived = [(image, db, every[i].image) for i, (_, _, image, db) in enumerate(got_all) if image is not None]
-            found.setdefault(name, {})[f"{snr_db:g}"] = {
-                "bits": float(np.nanmean([bits for bits, *_ in got_all])) if arrived else math.nan,
-                "airtime_s": float(np.nanmean([s for _, s, *_ in got_all])) if arrived else math.nan,
+        for name, crossings in records.items():
+            arrived = [(image, db, every[i].image) for i, (_, _, image, db) in enumerate(crossings) if image is not None]
+            schemes.setdefault(name, {})[f"{snr_db:g}"] = {
+                "bits": float(np.nanmean([bits for bits, *_ in crossings])) if arrived else math.nan,
+                "airtime_s": float(np.nanmean([s for _, s, *_ in crossings])) if arrived else math.nan,
                 "psnr_db": float(np.mean([db if math.isfinite(db) else psnr_db(a, b) for a, db, b in arrived])) if arrived else math.nan,
                 "ssim": float(np.mean([ssim(a, b) for a, db, b in arrived if not math.isfinite(db)] or [math.nan])),
-                "delivered": len(arrived) / len(got_all),
+                "delivered": len(arrived) / len(crossings),
             }
-    return found
+    return schemes

@@ -1,19 +1,19 @@
-"""The analog link: power-normalised symbols, y = h*x + n, linear MMSE at the receiver."""
+"""The analog link: power-normalised symbols, y = h*x + n, and their equalisation. The codec shrinks them to MMSE estimates."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from megen.types import ComplexArray, InputError
+from megen.types import ComplexArray, check_number
 
 Array = NDArray[np.float64]
+SNR_DB = (-60.0, 120.0)  # bounds of a mean SNR
 
 
 def noise_variance(snr_db: float) -> float:
     """`no`, the noise variance per complex channel use at unit signal power: 10^(-snr_db / 10)."""
-    if not -60 <= snr_db <= 120:  # also refuses NaN
-        raise InputError(f"snr_db must lie in [-60, 120], got {snr_db}")
+    check_number("snr_db", snr_db, *SNR_DB)
     return float(10 ** (-snr_db / 10))
 
 
@@ -22,12 +22,6 @@ def transmit(symbols: ComplexArray, gains: ComplexArray, no: float, rng: np.rand
     noise = rng.standard_normal((2, len(symbols))) * np.sqrt(no / 2)
     received: ComplexArray = gains * symbols + noise[0] + 1j * noise[1]
     return received
-
-
-def mmse(received: ComplexArray, gains: ComplexArray, no: float) -> ComplexArray:
-    """conj(h) / (|h|^2 + no) * y; the mean squared error of a unit-power symbol is no / (|h|^2 + no)."""
-    estimate: ComplexArray = gains.conj() / (np.abs(gains) ** 2 + no) * received
-    return estimate
 
 
 def equalise(received: ComplexArray, gains: ComplexArray, no: float) -> tuple[ComplexArray, Array]:

@@ -171,17 +171,3 @@ def transmit(
         now,
         olla_db,
     )
-
-
-def throughput_bps(snr_db: float, bandwidth_hz: float, bits: int = 8000) -> float:
-    """Expected goodput at a known SNR, without fading: bits delivered over airtime, retransmissions counted."""
-    mcs, repetition = choose(snr_db, bits, TARGET_BLER)
-    seconds = airtime_s(bits, mcs, repetition, bandwidth_hz)
-    attempts, lost = expected_attempts(mcs, bits, snr_db + 10 * math.log10(repetition))
-    return (1 - lost) * bits / (attempts * seconds)
-
-
-def expected_attempts(mcs: int, bits: int, snr_db: float) -> tuple[float, float]:
-    """Mean number of attempts and probability of loss after the last, at one SNR: 1 + P1 + P2 + ..., each P decreasing."""
-    tails = [float(transport_error(mcs, bits, snr_db + 10 * math.log10(k))) for k in range(1, MAX_ATTEMPTS + 1)]
-    return 1 + sum(tails[:-1]), tails[-1]

@@ -1,4 +1,4 @@
-"""What movement does to a signal: block fading that is correlated over slots, and what the sender knows of it.
+"""What movement does to a signal: block fading that is correlated over slots.
 
 Gains are complex with mean power 1. Slots of one block each: a gain is constant in a slot.
 """
@@ -9,26 +9,21 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import j0
 
 from megen.link.propagation import LIGHT_M_S
-from megen.types import ComplexArray, InputError
+from megen.types import ComplexArray, InputError, check_number
 
 Array = NDArray[np.float64]
 FADINGS = ("awgn", "rayleigh", "rician")
+SPEED_M_S, CARRIER_HZ = (0.0, 1000.0), (1e8, 3e11)  # bounds
 Gain = Callable[[Array], ComplexArray]  # times in s to channel gains
 
 
 def doppler_hz(speed_m_s: float, carrier_hz: float) -> float:
-    """Largest Doppler shift, v f / c."""
-    if not (speed_m_s >= 0 and carrier_hz > 0):
-        raise InputError(f"speed and carrier must not be negative, got {speed_m_s:g} m/s and {carrier_hz:g} Hz")
+    """Largest Doppler shift, v f / c. Errors: InputError naming the bounds of both."""
+    check_number("speed_m_s", speed_m_s, *SPEED_M_S)
+    check_number("carrier_hz", carrier_hz, *CARRIER_HZ, mend="; 3.5 GHz are 3.5e9")
     return speed_m_s * carrier_hz / LIGHT_M_S
-
-
-def jakes_correlation(lag_s: float | Array, doppler: float) -> Array:
-    """E[h(t) h*(t + lag)] = J0(2 pi f_D lag) under isotropic scattering."""
-    return np.asarray(j0(2 * np.pi * doppler * np.asarray(lag_s, float)))
 
 
 def rayleigh(shape: tuple[int, ...], rng: np.random.Generator) -> ComplexArray:
@@ -43,19 +38,6 @@ def rician(scattered: ComplexArray, k_db: float) -> ComplexArray:
         raise InputError(f"the Rician factor must be a finite number of dB, got {k_db}")
     k = 10 ** (k_db / 10)
     out: ComplexArray = np.sqrt(k / (k + 1)) + np.sqrt(1 / (k + 1)) * scattered
-    return out
-
-
-def autoregressive(first: ComplexArray, slots: int, correlation: float, rng: np.random.Generator) -> ComplexArray:
-    """First-order Markov fading h' = rho h + sqrt(1 - rho^2) w from `first` [...]: gains [slots, ...].
-
-    Exact at lag one; the correlation at lag k is rho^k, not J0.
-    """
-    if not -1 <= correlation <= 1:
-        raise InputError(f"the correlation must lie in [-1, 1], got {correlation}")
-    out = np.empty((slots, *first.shape), np.complex128)
-    for k in range(slots):
-        out[k] = first if k == 0 else correlation * out[k - 1] + np.sqrt(1 - correlation**2) * rayleigh(first.shape, rng)
     return out
 
 
@@ -85,15 +67,3 @@ def gain_of(fading: str, doppler: float, rng: np.random.Generator, rician_db: fl
         return lambda time_s: np.ones(np.shape(time_s), np.complex128)
     scattered = jakes(doppler, rng)
     return scattered if fading == "rayleigh" else lambda time_s: rician(scattered(time_s), rician_db)
-
-
-def known_gains(gains: ComplexArray, delay_slots: int, error_variance: float, rng: np.random.Generator) -> ComplexArray:
-    """What the sender knows of gains [slots, ...]: those of `delay_slots` before, with an estimation error CN(0, error_variance).
-
-    The first slots, which have no past, know the first gain.
-    """
-    if delay_slots < 0 or error_variance < 0:
-        raise InputError(f"delay and error must not be negative, got {delay_slots} and {error_variance}")
-    old = gains[np.maximum(np.arange(len(gains)) - delay_slots, 0)]
-    out: ComplexArray = old + np.sqrt(error_variance) * rayleigh(old.shape, rng)
-    return out

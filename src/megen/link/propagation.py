@@ -1,6 +1,6 @@
-"""What distance does to a signal: path loss, shadowing, and the link budget that turns them into an SNR.
+"""What distance does to a signal: path loss, and the link budget that turns it into an SNR. Shadowing is not modelled.
 
-3GPP TR 38.901 (v17) table 7.4.1-1 and 7.4.2-1, urban micro street canyon; and the reference system's
+3GPP TR 38.901 (v17) table 7.4.1-1, urban micro street canyon; and the reference system's
 35.3 + 37.6 log10 d. Distances in metres, carrier in hertz; every argument may be an array.
 """
 
@@ -11,20 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from megen.errors import InputError
+from megen.types import POSITIVE, InputError, check_number
 
 Array = NDArray[np.float64]
 
 LIGHT_M_S = 299_792_458.0
 HEIGHT_BS_M, HEIGHT_UT_M, HEIGHT_ENVIRONMENT_M = 10.0, 1.5, 1.0
-SHADOWING_DB = {"umi-los": 4.0, "umi-nlos": 7.82, "reference": 0.0}
-
-
-def los_probability(distance_m: ArrayLike) -> Array:
-    """Probability of line of sight at a ground distance, UMi: min(18/d, 1) (1 - exp(-d/36)) + exp(-d/36)."""
-    d = np.maximum(np.asarray(distance_m, float), 1e-9)
-    near = np.minimum(18 / d, 1.0)
-    return np.asarray(near + np.exp(-d / 36) * (1 - near))
+MODELS = ("umi-los", "umi-nlos", "reference")
 
 
 def _slant_m(ground_m: ArrayLike) -> tuple[Array, Array]:
@@ -61,11 +54,11 @@ def reference_db(distance_m: ArrayLike) -> Array:
 
 
 def path_loss_db(model: str, distance_m: ArrayLike, carrier_hz: float) -> Array:
-    """Path loss of a model named in `SHADOWING_DB`. Errors: InputError."""
+    """Path loss of one of the `MODELS`. Errors: InputError."""
     if model == "reference":
         return reference_db(distance_m)
-    if model not in SHADOWING_DB:
-        raise InputError(f"the path-loss model must be one of {', '.join(SHADOWING_DB)}, got {model!r}")
+    if model not in MODELS:
+        raise InputError(f"the path-loss model must be one of {', '.join(MODELS)}, got {model!r}")
     return umi_los_db(distance_m, carrier_hz) if model == "umi-los" else umi_nlos_db(distance_m, carrier_hz)
 
 
@@ -73,13 +66,6 @@ def _carrier(carrier_hz: float) -> float:
     if not 0.5e9 <= carrier_hz <= 100e9:
         raise InputError(f"TR 38.901 holds from 0.5 to 100 GHz, got {carrier_hz:g} Hz")
     return carrier_hz
-
-
-def shadowing_db(model: str, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    """Log-normal shadowing of a path-loss model, in dB: normal, zero mean, `SHADOWING_DB`."""
-    if model not in SHADOWING_DB:
-        raise InputError(f"the path-loss model must be one of {', '.join(SHADOWING_DB)}, got {model!r}")
-    return np.asarray(SHADOWING_DB[model] * rng.standard_normal(shape))
 
 
 @dataclass(frozen=True)
@@ -92,13 +78,14 @@ class LinkBudget:
     noise_figure_db: float = 20.0
 
     def __post_init__(self) -> None:
-        if not (self.bandwidth_hz > 0 and np.isfinite(self.bandwidth_hz)):
-            raise InputError(f"bandwidth_hz must be positive, got {self.bandwidth_hz}")
+        check_number("bandwidth_hz", self.bandwidth_hz, POSITIVE)
+        for name in ("power_dbm", "noise_dbm_hz", "noise_figure_db"):
+            check_number(name, getattr(self, name), -300, 300)
 
     def noise_dbm(self) -> float:
         """Noise power in the whole bandwidth."""
         return float(self.noise_dbm_hz + self.noise_figure_db + 10 * np.log10(self.bandwidth_hz))
 
-    def snr_db(self, path_loss_db: ArrayLike, shadowing_db: ArrayLike = 0.0) -> Array:
+    def snr_db(self, path_loss_db: ArrayLike) -> Array:
         """Mean SNR at the receiver."""
-        return np.asarray(self.power_dbm - np.asarray(path_loss_db) - np.asarray(shadowing_db) - self.noise_dbm())
+        return np.asarray(self.power_dbm - np.asarray(path_loss_db) - self.noise_dbm())

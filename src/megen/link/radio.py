@@ -9,9 +9,20 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from megen.link import analog, digital, fading, trace
+from megen.link import analog, digital, fading
 from megen.link.trace import Trace
-from megen.types import ComplexArray, Delivery, InputError, Payload, Received, RunError, Transmission
+from megen.types import (
+    ChannelState,
+    ComplexArray,
+    Delivery,
+    InputError,
+    Payload,
+    Received,
+    RunError,
+    Transmission,
+    check_number,
+    check_type,
+)
 
 BANDWIDTH_HZ = (1e4, 2e9)
 
@@ -26,7 +37,10 @@ class NotDeliveredError(RunError):
 
 @runtime_checkable
 class Link(Protocol):
-    """Whatever carries a transmission. Errors of `send`: NotDeliveredError."""
+    """Whatever carries a transmission. Errors of `send`: NotDeliveredError.
+
+    One that can be observed also has `state() -> ChannelState`: what a policy observes before it decides.
+    """
 
     def send(self, transmission: Transmission, rng: np.random.Generator) -> Delivery:
         """Carry one transmission; all randomness is `rng`'s."""
@@ -49,7 +63,7 @@ class RadioLink:
     """Bytes by the modulation and coding of 3GPP TS 38.214 with HARQ, symbols as y = h x + n, over one fading channel.
 
     `snr_db` is the mean SNR per complex channel use. The receiver knows the channel's gains, the sender those of `csi_delay_s`
-    before. A `trace` of SNRs stands for SNR and fading. Errors: InputError on a link that cannot be.
+    before. A `trace` of SNRs stands in for SNR and fading. Errors: InputError on a link that cannot be.
     """
 
     snr_db: float = 10.0
@@ -65,17 +79,21 @@ class RadioLink:
         if self.fading not in fading.FADINGS:
             raise InputError(f"fading must be {', '.join(fading.FADINGS)}, got {self.fading!r}")
         fading.doppler_hz(self.speed_m_s, self.carrier_hz)
-        low, high = BANDWIDTH_HZ
-        if not low <= self.bandwidth_hz <= high:  # also refuses NaN
-            raise InputError(f"bandwidth_hz must lie in [{low:g}, {high:g}], got {self.bandwidth_hz:g}; 20 MHz are 2e7")
-        if not 0 <= self.csi_delay_s <= 1:
-            raise InputError(f"csi_delay_s must lie in [0, 1], got {self.csi_delay_s}")
+        check_number("bandwidth_hz", self.bandwidth_hz, *BANDWIDTH_HZ, mend="; 20 MHz are 2e7")
+        check_number("csi_delay_s", self.csi_delay_s, 0, 1)
+        if self.trace is not None:
+            check_type("trace", self.trace, Trace)
+
+    def state(self) -> ChannelState:
+        """What a policy can observe: the mean SNR, or that of the trace as it begins, an outage as the lowest SNR."""
+        snr_db = self.snr_db if self.trace is None else float(np.clip(self.trace.at(0.0), *analog.SNR_DB))
+        return ChannelState(snr_db, self.bandwidth_hz)
 
     def gain(self, rng: np.random.Generator) -> fading.Gain:
         """The channel's complex gain over time relative to `snr_db`."""
         if self.trace is not None:
             recorded = self.trace
-            return lambda time_s: (10 ** ((trace.snr_at(recorded, time_s) - self.snr_db) / 20)).astype(np.complex128)
+            return lambda time_s: (10 ** ((recorded.at(time_s) - self.snr_db) / 20)).astype(np.complex128)
         return fading.gain_of(self.fading, fading.doppler_hz(self.speed_m_s, self.carrier_hz), rng)
 
     def send(self, transmission: Transmission, rng: np.random.Generator, outer_loop_db: float = 0.0) -> Delivery:
@@ -110,7 +128,7 @@ class RadioLink:
         lost = {i for i, delivered in zip(present, reception.delivered, strict=True) if not delivered}
         if lost & {0, 1}:
             what = "the header" if 0 in lost else "the base of the features"
-            times = f"{digital.MAX_ATTEMPTS} times at {self.snr_db:g} dB"
+            times = f"{digital.MAX_ATTEMPTS} times at {self.state().snr_db:g} dB"
             raise NotDeliveredError(f"the link lost {what} {times}: raise the SNR or reduce the distance", reception.latency_s)
         attempts = float(np.mean(reception.attempts))
         received = Received(_without(payload, lost))

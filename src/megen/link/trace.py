@@ -1,8 +1,10 @@
-"""A recorded channel: SNRs over time from a CSV file, as spreadsheets and logging tools write it."""
+"""A recorded channel: SNRs over time, and its reader of CSV files as spreadsheets and logging tools write them."""
 
 from __future__ import annotations
 
 import csv
+import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +12,46 @@ from numpy.typing import NDArray
 
 from megen.errors import InputError
 from megen.files import read_text
+from megen.types import check_array
 
 Array = NDArray[np.float64]
-Trace = tuple[Array, Array]  # times in s, SNRs in dB
 COLUMNS = ("time_s", "snr_db")
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 OUTAGE = ("", "-inf", "-infinity")  # SNRs of a sample in which nothing was received
 SNR_DB_BOUND = 100.0  # of a sample that is no outage
 
 
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """Times [n] in s that rise, and the SNR [n] in dB from each on: within 100 dB of 0, or -inf in an outage. Errors: InputError."""
+
+    time_s: Array
+    snr_db: Array
+
+    def __post_init__(self) -> None:
+        check_array("time_s", self.time_s, np.float64, (None,))
+        check_array("snr_db", self.snr_db, np.float64, self.time_s.shape)
+        if not np.isfinite(self.time_s).all() or (np.diff(self.time_s) <= 0).any():
+            raise InputError("a trace's times must be finite and rise")
+        if not ((np.abs(self.snr_db) <= SNR_DB_BOUND) | np.isneginf(self.snr_db)).all():
+            raise InputError(f"a trace's SNRs must lie within {SNR_DB_BOUND:g} dB of 0, or be -inf in an outage")
+        if np.isneginf(self.snr_db).all():
+            raise InputError("a trace of nothing but outages: no sample has an SNR")
+
+    def at(self, time_s: float | Array) -> Array:
+        """The SNR in dB at given times: the last sample before each, the trace repeating without end; -inf in an outage."""
+        period = self.time_s[-1] - self.time_s[0] + (np.diff(self.time_s).mean() if len(self.time_s) > 1 else 1.0)
+        since = np.mod(np.asarray(time_s, float) - self.time_s[0], period)
+        return np.asarray(self.snr_db[np.searchsorted(self.time_s - self.time_s[0], since, side="right") - 1])
+
+    @property
+    def sha256(self) -> str:
+        """Of its numbers: what a report knows it by."""
+        return hashlib.sha256(self.time_s.tobytes() + self.snr_db.tobytes()).hexdigest()
+
+
 def read_trace(path: Path) -> Trace:
-    """Times in s and SNRs in dB of the columns time_s and snr_db; an SNR of -inf is an outage.
+    """The trace of the columns time_s and snr_db; an empty SNR or -inf is an outage.
 
     Columns stand between commas, semicolons or tabs; beside the latter two a decimal comma is a decimal point.
     Errors: InputError with the line that is wrong.
@@ -49,7 +80,7 @@ def read_trace(path: Path) -> Trace:
     times, snrs = np.array(samples).T
     if np.isneginf(snrs).all():
         raise InputError(f"{path} holds nothing but outages: no sample has an SNR")
-    return times, snrs
+    return Trace(times.copy(), snrs.copy())
 
 
 def _separator(header: str, path: Path) -> str:
@@ -76,11 +107,3 @@ def _sample(time: str, snr: str, where: str) -> tuple[float, float]:
     if snr_db != -np.inf and not abs(snr_db) <= SNR_DB_BOUND:
         raise InputError(f"{where}: snr_db must lie within {SNR_DB_BOUND:g} dB of 0, or be empty or -inf in an outage, got {snr}")
     return time_s, snr_db
-
-
-def snr_at(trace: Trace, time_s: float | Array) -> Array:
-    """The SNR in dB of a trace at given times: the last sample before each, the trace repeating without end; -inf in an outage."""
-    times, snrs = trace
-    period = times[-1] - times[0] + (np.diff(times).mean() if len(times) > 1 else 1.0)
-    since = np.mod(np.asarray(time_s, float) - times[0], period)
-    return np.asarray(snrs[np.searchsorted(times - times[0], since, side="right") - 1])

@@ -60,19 +60,19 @@ class TextEncoder(nn.Module):
         return F.pad(tokens, (0, max(0, length - tokens.shape[1])), value=PAD)
 
     def forward(self, tokens: Int[Tensor, "b n"]) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b e"], Bool[Tensor, "b n"]]:
-        """One vector a word, their mean over the words that are there, and where those are.
+        """One vector a word, their mean over the words, and the mask of where those are.
 
         With `direct`, twice the width: the mean, then the sum of the words' own embeddings, over 4.
         """
-        there = tokens != PAD
+        mask = tokens != PAD
         words_alone = self.word(tokens)
         x = words_alone + self.position[: tokens.shape[1]]
         for layer in self.layers:
-            x = layer(x, there)
+            x = layer(x, mask)
         x = self.norm(x) if self.direct is None else self.norm(x) + self.direct(words_alone)
-        weight = there[..., None].to(x.dtype)
+        weight = mask[..., None].to(x.dtype)
         mean = (x * weight).sum(1) / weight.sum(1)
-        return x, mean if self.direct is None else torch.cat([mean, (words_alone * weight).sum(1) / 4], -1), there
+        return x, mean if self.direct is None else torch.cat([mean, (words_alone * weight).sum(1) / 4], -1), mask
 
 
 class _Layer(nn.Module):
@@ -87,10 +87,10 @@ class _Layer(nn.Module):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 
-    def forward(self, x: Tensor, there: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         b, n, d = x.shape
         q, k, v = self.qkv(self.norm1(x)).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=there[:, None, None, :])
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
         x = x + self.out(y.transpose(1, 2).reshape(b, n, d))
         out: Tensor = x + self.mlp(self.norm2(x))
         return out

@@ -90,7 +90,7 @@ class Watch:
                 for seed in seeds[first : first + 16]
             ]
             z = torch.cat(noise).to(self._device).contiguous(memory_format=torch.channels_last)
-            steps = flow_map.walk(velocity_of(denoiser, condition), z, flow_map.times(count, self._start.config.time_shift))
+            steps = flow_map.sample(velocity_of(denoiser, condition), z, flow_map.times(count, self._start.config.time_shift))
             made.append(list(steps)[-1])
         return torch.cat(made)
 

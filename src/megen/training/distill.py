@@ -64,7 +64,7 @@ class DistillRecipe:
 def raw_error(velocity: Velocity, noise: Float[Tensor, "b c h w"], goal: Float[Tensor, "b c h w"], count: int, shift: float) -> float:
     """Mean squared distance of `count` steps of the flow map to the teacher's latents of the same noise."""
     end = noise
-    for end in flow_map.walk(velocity, noise, flow_map.times(count, shift)):  # noqa: B007
+    for end in flow_map.sample(velocity, noise, flow_map.times(count, shift)):  # noqa: B007
         pass
     return float((end - goal).square().mean())
 
@@ -261,7 +261,7 @@ class _Held:
         noise = noise.contiguous(memory_format=torch.channels_last)
         goal, grid = noise, flow_map.times(TEACHER_STEPS, teacher.config.time_shift)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            for goal in flow_map.walk(field_of(context), noise, grid):  # noqa: B007
+            for goal in flow_map.sample(field_of(context), noise, grid):  # noqa: B007
                 pass
         return _Held(context, noise, goal.float(), COUNTS[:1] if recipe.loss == "consistency" else COUNTS)
 

@@ -75,13 +75,13 @@ def validation_error(model: TextToLatent, x: Float[Tensor, "n c h w"], captions:
     tokens = model.text.tokenise(captions).to(device)
     errors = []
     with torch.inference_mode():
-        text, pooled, there = model.text(tokens)
+        text, pooled, mask = model.text(tokens)
         for k, (low, high) in enumerate(BANDS):
             generator = torch.Generator().manual_seed(1000 + k)
             noise = torch.randn(x.shape, generator=generator).to(device)
             t = 1 - (low + (high - low) * torch.rand(len(x), generator=generator)).to(device)
             z = interpolate(x, noise, t)
-            estimate = z + (1 - t)[:, None, None, None] * model.denoiser(z, t, t, text, pooled, there)
+            estimate = z + (1 - t)[:, None, None, None] * model.denoiser(z, t, t, text, pooled, mask)
             errors.append(float((estimate - x).square().mean()))
     return errors
 

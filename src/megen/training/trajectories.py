@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from megen.diffusion.flow_map import times, trace
+from megen.diffusion.flow_map import adams_bashforth, times
 from megen.models import weights
 from megen.models.embedded import EmbeddedBackbone
 from megen.models.text import PAD
@@ -90,7 +90,7 @@ def compute(
         tokens = F.pad(tokens, (0, teacher.config.text.max_words - tokens.shape[1]), value=PAD)
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             context = encoded(teacher.text, tokens.to(device))
-            sampled = list(trace(field(context), noise.contiguous(memory_format=torch.channels_last), grid))
+            sampled = list(adams_bashforth(field(context), noise.contiguous(memory_format=torch.channels_last), grid))
         states, velocities = (torch.stack(x, 1).half().cpu() for x in zip(*sampled, strict=True))
         about = {"captions": captions, "made_from": made_from, **provenance()}
         weights.write_safely({"states": states, "velocities": velocities, "tokens": tokens}, _path(folder, missing[k]), about)

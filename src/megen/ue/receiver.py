@@ -67,7 +67,8 @@ class Receiver:
         return self.image_of(self.codec.decode(received))
 
     def image_of(self, features: Features) -> np.ndarray:
-        """The image [H, W, 3] in bytes of decoded features. Errors: RunError where the decoder gives NaN or infinity."""
+        """The image [H, W, 3] in bytes of decoded features. Errors: InputError; RunError where the decoder gives NaN or infinity."""
+        features.check(self.codec.prior.channels if self.codec.prior else features.rows.shape[1], self.codec.grid)
         given = {"rows": features.rows, "merge_map": features.merge_map, "degradation": features.degradation}
         inputs = {i.name: given[i.name] for i in self.session.get_inputs()}  # a backbone without a restorer reads no degradation
         image, finite = self.session.run(["image", "finite"], inputs)
