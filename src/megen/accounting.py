@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypedDict
 import torch
 
 from megen.backbone import Backbone
-from megen.cost.energy import energy_j
+from megen.cost.energy import ES_W, UE_DECODE_W, energy_j
 from megen.link import Link, PerfectLink, RadioLink
 from megen.provenance import provenance
 from megen.report import Channel, Energy, Latency, MadeBy, PayloadBits, Quality
@@ -30,8 +30,15 @@ class Accounts(TypedDict):
     modelled: tuple[str, ...]
 
 
-def accounts(seconds: dict[str, float], sent: Transmission, delivery: Delivery, link: Link, backlog_s: float = 0.0) -> Accounts:
-    """Seconds by stage, the queue of `backlog_s` first, energies, bits and the channel of one image."""
+def accounts(
+    seconds: dict[str, float],
+    sent: Transmission,
+    delivery: Delivery,
+    link: Link,
+    backlog_s: float = 0.0,
+    powers_w: tuple[float, float] = (ES_W, UE_DECODE_W),
+) -> Accounts:
+    """Seconds by stage, the queue of `backlog_s` first, energies by the powers of both machines, bits and the channel of one image."""
     bits = sent.payload.bits()
     stages = {k: seconds[k] for k in ("text", "denoise", "merge", "code", "decode")}
     latency = Latency(queue=backlog_s, transmit=delivery.latency_s, **stages)
@@ -39,7 +46,7 @@ def accounts(seconds: dict[str, float], sent: Transmission, delivery: Delivery, 
     rate_bps = bits["total"] / delivery.latency_s if used and sent.symbols is None and delivery.latency_s > 0 else None
     return Accounts(
         latency_s=latency,
-        energy_j=energy_j(latency.es, latency.transmit, rate_bps, latency.decode),
+        energy_j=energy_j(latency.es, latency.transmit, rate_bps, latency.decode, powers_w),
         payload_bits=PayloadBits(**bits),
         channel=_channel(link, sent, delivery, rate_bps),
         quality=Quality(),

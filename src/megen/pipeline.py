@@ -20,6 +20,7 @@ from megen.accounting import accounts, made_by
 from megen.backbone import Backbone
 from megen.clock import Clock
 from megen.codec import QUANTISER_BITS, FeatureCodec, check_quantiser, prior
+from megen.cost.energy import ES_W, UE_DECODE_W
 from megen.diffusion import denoise
 from megen.link import Link, RadioLink
 from megen.models import embedded
@@ -217,6 +218,7 @@ class Pipeline:
         delivery = self.link.send(sent, np.random.default_rng([int(seed), LINK_STREAM]))
         with clock.stage("decode"):
             image = self.receiver.decode(delivery.received)
+        powers_w = getattr(self.policy, "powers_w", (ES_W, UE_DECODE_W))  # what auto decided by is what is told
         quantiser = None if self.analog or bits_budget is not None else quantiser_bits
         report = Report(
             prompt=prompt,
@@ -225,7 +227,7 @@ class Pipeline:
             decision=decision,
             decided_by="given" if given else getattr(self.policy, "__name__", type(self.policy).__name__),
             image={"width_px": image.shape[1], "height_px": image.shape[0]},
-            **accounts(clock.seconds, sent, delivery, self.link, backlog_s),
+            **accounts(clock.seconds, sent, delivery, self.link, backlog_s, powers_w),
             quantiser_bits=quantiser,
             bits_budget=bits_budget,
             made_by=made_by(es.backbone),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from megen.types import Budget
 
 CARRIER_HZ = 3.5e9
-SNR_DB, FADING, SPEED_M_S, PATH_LOSS, POLICY = 10.0, "awgn", 1.0, "umi-los", "cvpo"  # where none is given
+SNR_DB, FADING, SPEED_M_S, PATH_LOSS, POLICY = 10.0, "awgn", 1.0, "umi-los", "plan"  # where none is given
 
 
 def add(commands: argparse._SubParsersAction) -> None:

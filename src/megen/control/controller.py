@@ -87,6 +87,11 @@ class Controller:
             raise InputError(f"the policy {name_or_path!r} was learned for other steps or merge ratios than the quality grid holds")
         return cls(policy, grid, es, ue, rng, tuple(assumptions))
 
+    @property
+    def powers_w(self) -> tuple[float, float]:
+        """Powers of edge server and user equipment while they work, by their profiles."""
+        return self.server.power_w, self.phone.power_w
+
     def check(self, weights: str) -> None:
         """Refuse a backbone whose weights (by their digest) are not those that the quality grid was measured on. Errors: InputError."""
         if weights != self.grid.about.get("weights"):

@@ -10,7 +10,9 @@ RADIO_W = 3.06  # measured 5G low-band downlink floor (SIGCOMM'21 5G artifact)
 RADIO_W_PER_MBPS = 0.0115  # its slope, same source
 
 
-def energy_j(es_s: float, transmit_s: float, rate_bps: float | None, ue_s: float) -> Energy:
-    """Joules from seconds of work and of transmission."""
+def energy_j(
+    es_s: float, transmit_s: float, rate_bps: float | None, ue_s: float, powers_w: tuple[float, float] = (ES_W, UE_DECODE_W)
+) -> Energy:
+    """Joules from seconds of work and of transmission, and the powers of edge server and user equipment."""
     radio_w = RADIO_W + RADIO_W_PER_MBPS * (rate_bps or 0.0) / 1e6
-    return Energy(ES_W * es_s, radio_w * transmit_s, UE_DECODE_W * ue_s)
+    return Energy(powers_w[0] * es_s, radio_w * transmit_s, powers_w[1] * ue_s)
