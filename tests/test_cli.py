@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -247,3 +248,21 @@ def test_a_report_holds_the_command_and_every_figure_of_the_link(tiny_folder: Pa
     figures = {"link": "digital", "fading": "rician", "snr_db": 10.0, "bandwidth_hz": 1e6, "speed_m_s": 3.0, "carrier_hz": 3.5e9}
     assert {name: written["channel"][name] for name in figures} == figures
     assert written["decided_by"] == "given"
+
+
+def test_auto_measures_this_machine_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It once decided by the bundled seconds of another machine."""
+    from megen.cost import device_profile
+    from megen.evaluation import device_profile as measuring
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    slow = replace(device_profile.load("cpu"), step_s=0.5)
+    calls = []
+    monkeypatch.setattr(measuring, "profile", lambda *a: calls.append(a) or slow)
+    command = ["generate", PROMPT, "--steps", "auto", "--merge-ratio", "auto", "--deadline-s", "1.5", "--out", str(tmp_path / "x.png")]
+    for _ in range(2):
+        assert main(command) == 0
+    assert len(calls) == 1
+    told = capsys.readouterr().err
+    assert "measuring this machine once" in told
+    assert "chose 2 steps" in told  # .5 s each, beside some .3 s of everything else

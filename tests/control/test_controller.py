@@ -145,10 +145,11 @@ def test_the_profile_of_this_machine_is_used_once_it_is_measured(bundled: Contro
     device_profile.save(replace(bundled.server, name="mine", step_s=10 * bundled.server.step_s), path, {})
     own = Controller.load()
     assert not any("no profile" in line for line in own.assumptions)
-    assert any("no policy keeps the limit of late" in line for line in own.assumptions)  # it is ten times slower
+    assert any("no policy keeps the limits of late" in line for line in own.assumptions)  # it is ten times slower
     assert own.server.name == own.phone.name == "mine"
     assert own(lone(12.0, 1.0)).steps < bundled(lone(12.0, 1.0)).steps
     assert Controller.load(server="cpu").server.name == first.server.name
+    assert own.powers_w == (bundled.server.power_w, bundled.phone.power_w)  # a phone's power with this machine's seconds
 
 
 def test_only_the_weights_that_were_measured_are_decided_for(bundled: Controller) -> None:

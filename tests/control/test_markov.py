@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from megen.control import markov
 from megen.control.cmdp import CMDP, evaluate
 from megen.control.markov import mean_excess, split_between_cells
 from tests.control.conftest import state_transitions
@@ -37,8 +38,10 @@ def test_what_falls_on_a_cell_goes_to_it_alone() -> None:
     np.testing.assert_allclose(split_between_cells(np.array([0.65]), cells)[0], [0, 0.5, 0.5], atol=1e-12)
 
 
+@pytest.mark.parametrize("dense", [0, 700])
 @pytest.mark.parametrize("gamma", [0.5, 0.98, 1.0])
-def test_evaluation_is_the_dense_systems(small: CMDP, gamma: float) -> None:
+def test_evaluation_is_the_dense_systems(small: CMDP, gamma: float, dense: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(markov, "DENSE", dense)
     cmdp = replace(small, gamma=gamma)
     policy = some_policy(cmdp)
     moves = state_transitions(cmdp, policy)

@@ -74,13 +74,16 @@ class Controller:
                 " megen profile measures it"
             )
         es = device_profile.load(server) if server else measured or device_profile.load(BUNDLED_SERVER)
-        ue = device_profile.load(phone) if phone else measured or device_profile.load(BUNDLED_PHONE)
+        bundled = device_profile.load(BUNDLED_PHONE)
+        own = replace(measured, power_w=bundled.power_w) if measured else bundled  # a phone's power, with this machine's seconds
+        ue = device_profile.load(phone) if phone else own
         names = {es.backbone, ue.backbone, str(grid.about.get("backbone", es.backbone))}
         if len(names) > 1:
             raise InputError(f"grid and profiles are of unlike backbones: {', '.join(sorted(names))}")
         if name_or_path == PLAN:
             policy = _planned(scenario or long_run(), grid, es, ue)
-            assumptions += [f"no policy keeps the limit of {name}: planned for the nearest" for name in policy.about.get("relaxed", [])]
+            if relaxed := policy.about.get("relaxed"):
+                assumptions.append(f"at the assumed load no policy keeps the limits of {', '.join(relaxed)} here: planned for the nearest")
         else:
             policy = policies.find(name_or_path, others=(PLAN,))
         if not set(policy.decisions) <= set(grid.decisions):

@@ -1,21 +1,26 @@
 """Linear algebra of a Markov chain over (class, backlog): what a stage passes on, what a policy is worth, how often a state is visited.
 
 The chain first moves the backlog within a class and then the class itself: P = M C, with M = diag(M_1 .. M_B) of W x W blocks and
-C a B x B mixing. Systems in I - gamma P are solved by BiCGSTAB (van der Vorst 1992): fifty products instead of a dense factorisation.
+C a B x B mixing. Systems in I - gamma P are solved by one factorisation, or where they are large by BiCGSTAB (van der Vorst 1992) in some
+fifty products.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import lu_factor, lu_solve
 from scipy.sparse.linalg import LinearOperator, bicgstab
 
 Array = NDArray[np.float64]
 EXACT = 1e-13  # of a solution's residual, relative
 PRODUCTS = 2000
+DENSE = 700  # unknowns up to which a factorisation is faster
 
 
 def stationary_distribution(matrix: Array) -> Array:
@@ -64,8 +69,19 @@ class Chain:
     gamma: float
     start: Array
 
+    @cached_property
+    def _factors(self) -> Any:
+        """The factors of I - gamma P, where it is small."""
+        count, width = len(self.blocks), self.blocks.shape[1]
+        moves = np.einsum("awv,ab->awbv", self.blocks, self.mixing).reshape(count * width, -1)
+        system = np.eye(len(moves)) - self.gamma * moves
+        return lu_factor(system + self.start if self.gamma == 1 else system, check_finite=False)
+
     def values(self, signal: Array, guess: Array | None = None, accuracy: float = EXACT) -> Array:
         """(I - gamma P)^-1 signal [B * W]; at gamma 1 the bias h with h - P h = signal - mean and start @ h = mean."""
+        if len(self.start) <= DENSE:
+            solved: Array = lu_solve(self._factors, signal, check_finite=False)
+            return solved
 
         def product(x: Array) -> Array:
             moved = self.blocks @ (self.mixing @ x.reshape(len(self.blocks), -1))[..., None]
@@ -80,13 +96,17 @@ class Chain:
 
     def visits(self) -> Array:
         """Discounted or long-run share of requests in each state [B * W], of sum 1."""
+        entered = self.start * (1 if self.gamma == 1 else 1 - self.gamma)
+        if len(self.start) <= DENSE:
+            solved: Array = lu_solve(self._factors, entered, trans=1, check_finite=False)
+            return solved
 
         def product(x: Array) -> Array:
             moved = self.mixing.T @ (x.reshape(len(self.blocks), 1, -1) @ self.blocks)[:, 0]
             out: Array = x - self.gamma * moved.ravel()
             return out + self.start * x.sum() if self.gamma == 1 else out
 
-        return _solved(product, self.start * (1 if self.gamma == 1 else 1 - self.gamma), None, EXACT)
+        return _solved(product, entered, None, EXACT)
 
 
 def _solved(product: Callable[[Array], Array], right: Array, guess: Array | None, accuracy: float) -> Array:
