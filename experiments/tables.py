@@ -93,6 +93,18 @@ def control(file: str) -> None:
         print(f"<!-- {name}, shielded: {100 * shielded['coverage']:.1f} % on time, gap {100 * shielded['gap']:.1f} % -->")
 
 
+def plans() -> None:
+    results = common.read("plans")["contexts"]
+    print(
+        "\n| context | late | energy | tardiness | reward below the optimum of finer tables | MEG-CVPO, bundled: late | energy |\n|"
+        + "---|" * 7
+    )
+    for name, row in results.items():
+        own = [f"{1 + row['plan']['over_limit'][cost]:.2f}" for cost in ("late", "energy_j", "tardiness_s")]
+        learned = [f"{1 + row['bundled cvpo']['over_limit'][cost]:.2f}" for cost in ("late", "energy_j")]
+        print(f"| {name} | {' | '.join(own)} | {100 * row['below_it']:.1f} % | {' | '.join(learned)} |")
+
+
 def prices() -> None:
     results = common.read("prices")
     names = [k for k in results if k != "made_by"]
@@ -108,7 +120,7 @@ def prices() -> None:
 
 
 if __name__ == "__main__":
-    for table in (link, backbone, prices):
+    for table in (link, backbone, plans, prices):
         table()
     for path in sorted((common.HERE / "control").glob("*.json")):
         control(path.stem)

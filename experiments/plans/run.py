@@ -17,15 +17,16 @@ from scipy import sparse
 from scipy.optimize import linprog
 
 from experiments import common
-from megen.control import lp, planner, policy
+from megen.control import fit, lp, planner, policy
 from megen.control.cmdp import CMDP
-from megen.control.judge import Process, drawn_from, judge
+from megen.control.judge import Process, drawn_from, judge, simulated_log
 from megen.control.scenarios import scenario as scenarios
 from megen.control.scenarios.main import build_cmdp, main_cmdp
 from megen.control.scenarios.scenario import Scenario, long_run
 from megen.cost import device_profile, quality_grid
 from megen.cost.device_profile import DeviceProfile
 
+REQUESTS = 10_000  # of a log
 SPREAD = 0.05  # of stage times around their mean, assumed: the bundled profiles hold none
 STAGES = ("text_s", "step_s", "merge_s", "code_s", "arrive_s", "decode_s")
 
@@ -91,10 +92,39 @@ def monolithic(cmdp: CMDP) -> tuple[float, float]:
     return -float(result.fun), time.process_time() - began
 
 
+def recovered(grid: quality_grid.QualityGrid, server: DeviceProfile, phone: DeviceProfile, seed: int, links: int) -> dict[str, Any]:
+    """A log of 10,000 requests: what `fit` says of it by what it was made from, and the plan from it beside the plan from the truth."""
+    truth = long_run()
+    process = Process(truth, grid, server, phone)
+    own = planner.plan(truth, grid, server, phone)
+    log = simulated_log(process, drawn_from(own.policy), REQUESTS, np.random.default_rng([seed, 11]))
+    began = time.process_time()
+    found = fit.fit(log)
+    cpu_s = time.process_time() - began
+    es, ue = found.server(server), found.phone(phone)
+    plan = planner.plan(found.scenario, grid, es, ue)
+    a, b = (judge(process, drawn_from(p.policy), links=links, requests=2000, seed=seed) for p in (plan, own))
+    s = found.scenario
+    by_truth = {
+        "gap_in_a_burst": s.mean_gap_s[0] / truth.mean_gap_s[0],
+        "gap_in_a_lull": s.mean_gap_s[1] / truth.mean_gap_s[1],
+        "stay_in_a_burst": s.phase_stay[0] / truth.phase_stay[0],
+        "stay_in_a_lull": s.phase_stay[1] / truth.phase_stay[1],
+        "snr_mean_db": s.snr_mean_db / truth.snr_mean_db,
+        "snr_std_db": s.snr_std_db / truth.snr_std_db,
+        "snr_correlation": s.snr_correlation / truth.snr_correlation,
+        **{f"es_s of {n} steps": es.es_s(n) / server.es_s(n) for n in (1, 12)},
+        "ue_s": ue.ue_s() / phone.ue_s(),
+    }
+    reward = a.means["reward"].mean / b.means["reward"].mean
+    return {"by_truth": by_truth, "cpu_s": cpu_s, "reward_by_that_of_the_truth": reward, "over_limit": a.figures()["over_limit"]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--links", type=int, default=1024)
     parser.add_argument("--requests", type=int, default=2000)
+    parser.add_argument("--fits", type=int, default=5, help="logs that a load is fitted to")
     parser.add_argument("--monolithic", action="store_true", help="time the whole linear program too (minutes)")
     args = parser.parse_args()
     grid = quality_grid.load()
@@ -120,7 +150,11 @@ def main() -> None:
         }
         over = {k: f"{1 + m.mean:.3f} ± {m.error:.3f}" for k, m in verdict.over_limit.items()}
         print(f"{name}: {plan.cpu_s:.2f} CPU s, by limit {over}, below {rows[name]['below_it']}", file=sys.stderr)
-    result: dict[str, Any] = {"stage_spread": SPREAD, "contexts": rows}
+    fits = [recovered(grid, server, phone, seed, args.links) for seed in range(args.fits)]
+    for row in fits:
+        worst = max(row["by_truth"].items(), key=lambda item: abs(item[1] - 1))
+        print(f"fit: worst {worst}, reward {row['reward_by_that_of_the_truth']:.4f} of the truth's", file=sys.stderr)
+    result: dict[str, Any] = {"stage_spread": SPREAD, "contexts": rows, "fits_of_10000_requests": fits}
     if args.monolithic:
         cmdp = main_cmdp()
         began = time.process_time()

@@ -113,13 +113,12 @@ class Controller:
 
     def __call__(self, observation: Observation) -> Decision:
         """Decide one request. Errors: InputError where the observation holds neither SNR nor rate."""
-        seen, slower = self._on_the_grid(observation)
-        c, p = int(np.abs(self.grid.snr_db - _snr_db(seen)).argmin()), seen.prompt_class
+        seen, _ = self._on_the_grid(observation)
+        c, p = self._class_of(seen), seen.prompt_class
         possible = np.array(self.allowed) if self.allowed else np.ones(len(self.policy.decisions), bool)
         budget = observation.budget
-        ends_s = observation.backlog_s + self._worked_s + slower * self._latest_air_s[c, p]
-        energy_j = self._worked_j + slower * self._radio_j[c, p]
-        keeps = possible & (ends_s <= (budget.deadline_s or np.inf)) & (energy_j <= (budget.energy_j or np.inf))
+        ends_s, fits = self._fitting(observation)
+        keeps = possible & fits
         if not keeps.any():  # then what is over soonest
             keeps = possible & (ends_s == ends_s[possible].min())
         quality = self._quality[c, p]
@@ -130,11 +129,32 @@ class Controller:
             return self.policy.decisions[int(probabilities.argmax())]
         return self.policy.decisions[int(self.rng.choice(len(probabilities), p=probabilities / probabilities.sum()))]
 
+    def fits(self, observation: Observation, decision: Decision) -> bool:
+        """Whether a decision keeps the request's own limits: its deadline with probability 1 - `ALPHA`, its energy in the mean."""
+        return bool(self._fitting(observation)[1][self.policy.decisions.index(decision)])
+
+    def quality(self, observation: Observation, decision: Decision) -> float:
+        """-ln MSE to the most steps that a decision is expected to have."""
+        seen, _ = self._on_the_grid(observation)
+        return float(self._quality[self._class_of(seen), seen.prompt_class][self.policy.decisions.index(decision)])
+
+    def _fitting(self, observation: Observation) -> tuple[Array, NDArray[np.bool_]]:
+        """When each decision's image is there at the latest, in s from the request on [A], and which keep its limits [A]."""
+        seen, slower = self._on_the_grid(observation)
+        c, p, budget = self._class_of(seen), seen.prompt_class, observation.budget
+        ends_s: Array = observation.backlog_s + self._worked_s + slower * self._latest_air_s[c, p]
+        energy_j = self._worked_j + slower * self._radio_j[c, p]
+        return ends_s, (ends_s <= (budget.deadline_s or np.inf)) & (energy_j <= (budget.energy_j or np.inf))
+
+    def _class_of(self, seen: Observation) -> int:
+        """The place of an observation's SNR on the grid."""
+        assert seen.channel.snr_db is not None
+        return int(np.abs(self.grid.snr_db - seen.channel.snr_db).argmin())
+
     def expected_latency_s(self, observation: Observation) -> dict[Decision, float]:
         """Backlog, mean service and decoding of every decision, by the profiles of this controller."""
         seen, slower = self._on_the_grid(observation)
-        c = int(np.abs(self.grid.snr_db - _snr_db(seen)).argmin())
-        air_s = slower * self._of_decisions(self.grid.airtime_s.mean(-1))[c, seen.prompt_class]
+        air_s = slower * self._of_decisions(self.grid.airtime_s.mean(-1))[self._class_of(seen), seen.prompt_class]
         means = observation.backlog_s + self._worked_s + air_s
         return dict(zip(self.policy.decisions, means.tolist(), strict=True))
 
@@ -226,8 +246,3 @@ def _planned(scenario: Scenario, grid: QualityGrid, server: DeviceProfile, phone
     except OSError:
         pass  # a cache that cannot be written costs the next start a second
     return made
-
-
-def _snr_db(observation: Observation) -> float:
-    assert observation.channel.snr_db is not None
-    return observation.channel.snr_db
