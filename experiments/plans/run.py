@@ -120,6 +120,14 @@ def recovered(grid: quality_grid.QualityGrid, server: DeviceProfile, phone: Devi
     return {"by_truth": by_truth, "cpu_s": cpu_s, "reward_by_that_of_the_truth": reward, "over_limit": a.figures()["over_limit"]}
 
 
+def decisions(plan: planner.Plan) -> dict[str, Any]:
+    """Mean steps and merge ratio in a burst over SNR [C] and backlog [W], the mean over prompt classes."""
+    table = plan.optimum.policy.reshape(*plan.cmdp.shape, -1)[:, :, 0]
+    each = {"steps": [d.steps for d in plan.cmdp.decisions], "merge_ratio": [d.merge_ratio for d in plan.cmdp.decisions]}
+    maps = {name: np.einsum("p,cpwa,a->cw", plan.cmdp.prompts, table, values).round(4).tolist() for name, values in each.items()}
+    return {"snr_db": plan.cmdp.snr_db.tolist(), "backlog_s": plan.cmdp.backlog_s.tolist(), **maps}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--links", type=int, default=1024)
@@ -145,6 +153,7 @@ def main() -> None:
             "bound": plan.optimum.bound,
             "optimum_of_finer_tables": best,
             "below_it": None if best is None else 1 - verdict.means["reward"].mean / best,
+            **({"map": decisions(plan)} if name == "as assumed" else {}),
             "plan": verdict.figures(),
             "bundled cvpo": before.figures(),
         }

@@ -6,7 +6,6 @@ import codecs
 import json
 import math
 import os
-import secrets
 import stat
 import sys
 from collections.abc import Iterator, Mapping
@@ -65,7 +64,7 @@ def check_writable(path: Path) -> None:
 
 def _beside(target: Path) -> Path:
     """A temporary name in the same folder and of the same ending, no longer than any name may be."""
-    return target.with_name(f".{secrets.token_hex(8)}.tmp{target.suffix[:16]}")
+    return target.with_name(f".{os.urandom(8).hex()}.tmp{target.suffix[:16]}")
 
 
 def _check_not_read_only(path: Path) -> None:

@@ -48,7 +48,7 @@ def bandit(grid: QualityGrid) -> CMDP:
     return reference.reference_cmdp(grid)
 
 
-@pytest.mark.parametrize("name", ["AsReleased", "Main", "Battery"])
+@pytest.mark.parametrize("name", ["AsReleased", "Main", "LongRun", "Battery"])
 @pytest.mark.filterwarnings("ignore:.*is different from the unwrapped")
 def test_gymnasium_is_content(name: str, small: CMDP, bandit: CMDP) -> None:
     made = gymnasium.make(f"megen.control.env:megen/{name}-v0", cmdp=bandit if name == "AsReleased" else small)
@@ -175,7 +175,7 @@ def test_episodes_have_the_length_of_their_spec(small: CMDP, bandit: CMDP) -> No
 
 def test_the_environments_are_known_by_their_module_alone() -> None:
     """In a process of its own, which has imported nothing of ours."""
-    code = "import gymnasium; print(gymnasium.make('megen:megen/Main-v0').reset(seed=0)[1]['limits'])"
+    code = "import gymnasium; print(gymnasium.make('megen.control.env:megen/Main-v0').reset(seed=0)[1]['limits'])"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
     assert told.stdout.strip() == "[0.05 6.4 ]"
 
@@ -201,3 +201,12 @@ def test_an_action_that_is_nan_is_refused(small: CMDP) -> None:
     for point in ([np.nan, 0.5], [0.5], [0.1, 0.2, 0.3]):
         with pytest.raises(ValueError, match="a point of two numbers"):
             boxed.step(np.array(point, np.float32))
+
+
+def test_the_long_run_environment_has_the_limits_of_exact_plans() -> None:
+    made = gymnasium.make("megen.control.env:megen/LongRun-v0")
+    _, info = made.reset(seed=0)
+    assert info["limits"].tolist() == [0.05, 6.4, 0.0075]
+    assert info["cost"].tolist() == [0.0, 0.0, 0.0]
+    *_, info = made.step(0)
+    assert info["cost"].shape == (3,)

@@ -1,9 +1,10 @@
 """The constrained MDPs as Gymnasium environments: thin views of one link of the simulator.
 
-`gymnasium.make("megen.control.env:megen/Main-v0")` is the main process; `megen/AsReleased-v0` has the source system's
-independent slots, its observation and its limits (`control/scenarios/reference.py`); `megen/Battery-v0` is the main process with a
-phone that runs on a battery. Every `info` has `cost` (a vector) and `limits`, which bound its discounted mean. Episodes
-are truncated and never end by themselves: a learner bootstraps there.
+`gymnasium.make("megen.control.env:megen/Main-v0")` is the main process, `megen/LongRun-v0` the same on the tables of exact
+plans; `megen/AsReleased-v0` has the source system's independent slots, its observation and its limits
+(`control/scenarios/reference.py`); `megen/Battery-v0` is the main process with a phone that runs on a battery. Every `info` has
+`cost` (a vector, zeros at a reset) and `limits`, which bound its mean. Episodes are truncated and never end by themselves: a
+learner bootstraps there.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from megen.control.features import features
 from megen.control.registration import HORIZON, register_envs
 from megen.control.scenarios import reference
 from megen.control.scenarios.main import main_cmdp
+from megen.control.scenarios.scenario import long_run
 from megen.control.simulator import Outcome, Simulator
 from megen.errors import InputError
 from megen.types import Decision
@@ -54,7 +56,7 @@ class Main(gymnasium.Env[Any, Any]):
     def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[NDArray[np.float32], Info]:
         super().reset(seed=seed)
         self._state, self._steps = self.simulator.start(1, self.np_random), 0
-        return self._observation(), {"limits": self.limits.copy()}
+        return self._observation(), {"cost": np.zeros(len(self.limits)), "limits": self.limits.copy(), "latency_s": 0.0}
 
     def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, Info]:
         """One request. Errors: InputError on what is no decision, ResetNeeded before the first reset and after the episode's end."""
@@ -78,6 +80,13 @@ class Main(gymnasium.Env[Any, Any]):
     def _observation(self) -> NDArray[np.float32]:
         row: NDArray[np.float32] = self._features[self._state[0]]
         return row.copy()
+
+
+class LongRun(Main):
+    """The main process on the tables of exact plans, whose limits bound long-run means: late requests, energy and tardiness."""
+
+    def __init__(self, cmdp: CMDP | None = None, horizon: int = HORIZON) -> None:
+        super().__init__(cmdp or main_cmdp(long_run()), horizon)
 
 
 class Reference(Main):

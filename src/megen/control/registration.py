@@ -1,14 +1,19 @@
 """Makes megen's environments known to Gymnasium, by name and without loading them.
 
-`gymnasium.make("megen:megen/Main-v0")` works wherever megen is installed: Gymnasium 1 reads no entry points of packages any more, so
-the part before the colon has it import megen, which calls this.
+`gymnasium.make("megen.control.env:megen/Main-v0")` works wherever megen is installed: Gymnasium 1 reads no entry points of packages any
+more, so the part before the colon has it import the module that calls this.
 """
 
 from __future__ import annotations
 
 HORIZON = 200  # requests of an episode
 REFERENCE_HORIZON = 64  # slots of the source system's episode
-ENVIRONMENTS = {"Main": ("Main", HORIZON), "AsReleased": ("Reference", REFERENCE_HORIZON), "Battery": ("Battery", HORIZON)}
+ENVIRONMENTS = {
+    "Main": ("Main", HORIZON),
+    "LongRun": ("LongRun", HORIZON),
+    "AsReleased": ("Reference", REFERENCE_HORIZON),
+    "Battery": ("Battery", HORIZON),
+}
 
 
 def register_envs() -> None:
