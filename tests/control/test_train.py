@@ -188,3 +188,8 @@ def test_the_help_tells_the_defaults_of_the_process(capsys: pytest.CaptureFixtur
         ("horizon", f"(default: {control_run.HORIZONS['main']}; as-released: {control_run.HORIZONS['as-released']})"),
     ):
         assert value in told, name
+
+
+def test_learners_refuse_long_run_means(small: CMDP, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="learners discount what follows"):
+        train.train(replace(small, gamma=1.0), "cvpo", 0, 1, tmp_path / "x", {})

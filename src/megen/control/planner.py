@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from megen.control import lp
-from megen.control import policy as policies
 from megen.control.cmdp import CMDP
 from megen.control.lp import InfeasibleError, Optimum
 from megen.control.policy import Policy
@@ -53,6 +52,7 @@ def plan(scenario: Scenario, grid: QualityGrid, server: DeviceProfile, phone: De
     limits = cmdp.named(cmdp.limits)
     relaxed = tuple(name for name, limit in scenario.limits.items() if limits[name] > limit)
     budgets = tuple(Budget(b.deadline_s, b.energy_j if np.isfinite(b.energy_j) else None) for b in scenario.budgets)
-    about = {"algorithm": "plan", "scenario": scenario.plain(), "bound": optimum.bound, "relaxed": list(relaxed)}
-    policy = policies.policy_of(cmdp, optimum.policy, about, budgets)
+    about = {"algorithm": "plan", "scenario": scenario.plain(), "limits": limits, "bound": optimum.bound, "relaxed": list(relaxed)}
+    table = optimum.policy.reshape(*cmdp.shape, cmdp.actions)
+    policy = Policy(cmdp.decisions, cmdp.snr_db, cmdp.backlog_s, table, about, budgets)
     return Plan(policy, optimum, cmdp, limits, relaxed, time.process_time() - began)

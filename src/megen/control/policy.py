@@ -85,7 +85,7 @@ def snr_db_of(channel: ChannelState) -> float:
     return float(10 * np.log10(2 ** min(channel.rate_bps / channel.bandwidth_hz, 60.0) - 1))
 
 
-def policy_of(cmdp: CMDP, table: Array, about: dict[str, Any], budgets: tuple[Budget, ...] = ()) -> Policy:
+def policy_of(cmdp: CMDP, table: Array, about: dict[str, Any]) -> Policy:
     """A table [S, A] learned on a CMDP, as a policy."""
     return Policy(
         cmdp.decisions,
@@ -93,13 +93,15 @@ def policy_of(cmdp: CMDP, table: Array, about: dict[str, Any], budgets: tuple[Bu
         cmdp.backlog_s,
         table.reshape(*cmdp.shape, cmdp.actions),
         {**about, "process": cmdp.digest, "limits": cmdp.named(cmdp.limits)},
-        budgets,
     )
 
 
 def table_of(policy: Policy, cmdp: CMDP) -> Array:
-    """The policy's table [S, A] on a CMDP. Errors: PolicyError where it was learned on another one."""
-    if policy.about.get("process") != cmdp.digest:
+    """The policy's table [S, A] on a CMDP. Errors: PolicyError where it was learned on another one, or planned over other states."""
+    if "scenario" in policy.about:
+        if policy.table.shape != (*cmdp.shape, cmdp.actions):
+            raise PolicyError("this plan has other states than the CMDP: plan again with megen control plan")
+    elif policy.about.get("process") != cmdp.digest:
         raise PolicyError("this policy was learned on another CMDP (grid, profiles or scenario): train one with megen control train")
     return policy.table.reshape(cmdp.states, cmdp.actions)
 
