@@ -40,7 +40,7 @@ def with_table(controller: Controller, chances: np.ndarray) -> Controller:
 
 def latest_s(controller: Controller, channel_class: int) -> np.ndarray:
     """When each decision's image of the easiest prompts is there at the latest."""
-    out: np.ndarray = controller._worked_s + controller._latest_air_s[channel_class, 0]
+    out: np.ndarray = controller._latest_work_s + controller._latest_air_s[channel_class, 0]
     return out
 
 
@@ -70,6 +70,16 @@ def test_a_lone_request_gets_the_best_that_ends_in_time_and_always_the_same(bund
 def test_where_nothing_ends_in_time_the_soonest_is_taken(bundled: Controller) -> None:
     assert bundled(lone(12.0, 1e-3)).steps == 1
     assert bundled(lone(12.0, None, 1e-6)).steps == 1
+
+
+def test_the_spread_of_a_machines_seconds_is_allowed_for(bundled: Controller) -> None:
+    """Where it was not, a fifth of lone requests were late although they had been said to fit."""
+    wide = replace(bundled, server=replace(bundled.server, spread=0.3), phone=replace(bundled.phone, spread=0.3))
+    assert wide(lone(12.0, 0.5)).steps < bundled(lone(12.0, 0.5)).steps
+    decision = bundled(lone(12.0, 0.5))
+    assert bundled.fits(lone(12.0, 0.5), decision)
+    assert not wide.fits(lone(12.0, 0.5), decision)
+    assert bundled.quality(lone(12.0), Decision(8, 0.0)) > bundled.quality(lone(12.0), Decision(1, 0.75))
 
 
 def test_an_energy_budget_alone_gets_the_best_image_within_it(bundled: Controller) -> None:

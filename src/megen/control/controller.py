@@ -29,6 +29,7 @@ from megen.types import Budget, ChannelState, Decision, InputError, Observation
 Array = NDArray[np.float64]
 GRID_BANDWIDTH_HZ = 1e6  # of the quality grid's airtimes
 ALPHA = 0.05  # probability of a miss that a request's own deadline is planned with
+SPREADS = 1.645  # above the mean: a normal distribution's 95th percentile
 PLAN = "plan"  # worked out for the profiles at hand, and kept in the user's cache folder
 MOST_DB = 300.0
 BUNDLED_SERVER, BUNDLED_PHONE = "cpu", "phone"
@@ -142,7 +143,7 @@ class Controller:
         """When each decision's image is there at the latest, in s from the request on [A], and which keep its limits [A]."""
         seen, slower = self._on_the_grid(observation)
         c, p, budget = self._class_of(seen), seen.prompt_class, observation.budget
-        ends_s: Array = observation.backlog_s + self._worked_s + slower * self._latest_air_s[c, p]
+        ends_s: Array = observation.backlog_s + self._latest_work_s + slower * self._latest_air_s[c, p]
         energy_j = self._worked_j + slower * self._radio_j[c, p]
         return ends_s, (ends_s <= (budget.deadline_s or np.inf)) & (energy_j <= (budget.energy_j or np.inf))
 
@@ -189,6 +190,12 @@ class Controller:
     def _worked_s(self) -> Array:
         """Seconds of both machines [A]."""
         return np.array([self.server.es_s(d.steps) + self.phone.ue_s() for d in self.policy.decisions])
+
+    @cached_property
+    def _latest_work_s(self) -> Array:
+        """What both machines take at most, by the spread of their seconds [A]: a normal distribution's 95th percentile."""
+        es, ue = (1 + SPREADS * machine.spread for machine in (self.server, self.phone))
+        return np.array([es * self.server.es_s(d.steps) + ue * self.phone.ue_s() for d in self.policy.decisions])
 
     @cached_property
     def _latest_air_s(self) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -44,6 +44,16 @@ def joules(device: torch.device) -> Callable[[], float] | None:
 
 def median_s(work: Callable[[], object], repeats: int) -> float:
     """Median seconds of a call, after one that does not count."""
+    return float(np.median(seconds(work, repeats)))
+
+
+def spread_of(taken: Sequence[float]) -> float:
+    """The relative spread of a normal distribution whose 95th percentile is as far above the median as that of these seconds."""
+    return max(float(np.quantile(taken, 0.95) / np.median(taken)) - 1, 0.0) / 1.645
+
+
+def seconds(work: Callable[[], object], repeats: int) -> list[float]:
+    """Seconds of each call, after one that does not count."""
     work()
     taken = []
     for _ in range(repeats):
@@ -52,7 +62,7 @@ def median_s(work: Callable[[], object], repeats: int) -> float:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         taken.append(time.perf_counter() - began)
-    return float(np.median(taken))
+    return taken
 
 
 def gflops(work: Callable[[], object]) -> float:
@@ -91,6 +101,11 @@ def profile(transmitter: Transmitter, receiver: Receiver, name: str, repeats: in
     features = receiver.codec.decode(received)
     inputs = [torch.from_numpy(x).to(device) for x in (features.rows, features.merge_map, features.degradation)]
     in_torch = TorchReceiver(backbone)
+
+    def service() -> object:
+        made = transmitter.denoise([PROMPT], [0], min(backbone.spec.steps))
+        return receiver.decode(Received(transmitter.encode(made, RATIO).payload))
+
     with torch.inference_mode():
         decode_torch_s = median_s(lambda: in_torch(*inputs), repeats)
     return DeviceProfile(
@@ -107,6 +122,7 @@ def profile(transmitter: Transmitter, receiver: Receiver, name: str, repeats: in
         step_gflop=step_gflop,
         decode_gflop=decode_gflop,
         power_w=power_w,
+        spread=spread_of(seconds(service, repeats)),
         text_gflop=text_gflop,
         assumed=() if measured else ("power_w",),
     )
