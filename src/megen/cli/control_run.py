@@ -18,10 +18,11 @@ from megen.control.controller import PLAN
 from megen.control.judge import Process, drawn_from, judge
 from megen.control.scenarios import reference
 from megen.control.scenarios import scenario as scenarios
-from megen.control.scenarios.main import PHONE, SERVER, main_cmdp
+from megen.control.scenarios.main import main_cmdp
 from megen.control.scenarios.scenario import Scenario, long_run
 from megen.cost import device_profile
 from megen.cost import quality_grid as quality
+from megen.cost.device_profile import PHONE, SERVER
 from megen.errors import InputError
 from megen.files import check_writable, emit
 from megen.provenance import provenance

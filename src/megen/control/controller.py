@@ -32,7 +32,6 @@ ALPHA = 0.05  # probability of a miss that a request's own deadline is planned w
 SPREADS = 1.645  # above the mean: a normal distribution's 95th percentile
 PLAN = "plan"  # worked out for the profiles at hand, and kept in the user's cache folder
 MOST_DB = 300.0
-BUNDLED_SERVER, BUNDLED_PHONE = "cpu", "phone"
 
 
 @dataclass(frozen=True)
@@ -71,16 +70,15 @@ class Controller:
         measured, assumptions = device_profile.this_machine(), []
         if measured is None and (server is None or phone is None):
             assumptions.append(
-                f"no profile of this machine yet: its seconds are taken from the bundled {BUNDLED_SERVER!r} and {BUNDLED_PHONE!r};"
+                f"no profile of this machine yet: its seconds are taken from the bundled {device_profile.SERVER!r} and"
+                f" {device_profile.PHONE!r};"
                 " megen profile measures it"
             )
-        es = device_profile.load(server) if server else measured or device_profile.load(BUNDLED_SERVER)
-        bundled = device_profile.load(BUNDLED_PHONE)
+        es = device_profile.load(server) if server else measured or device_profile.load(device_profile.SERVER)
+        bundled = device_profile.load(device_profile.PHONE)
         own = replace(measured, power_w=bundled.power_w) if measured else bundled  # a phone's power, with this machine's seconds
         ue = device_profile.load(phone) if phone else own
-        names = {es.backbone, ue.backbone, str(grid.about.get("backbone", es.backbone))}
-        if len(names) > 1:
-            raise InputError(f"grid and profiles are of unlike backbones: {', '.join(sorted(names))}")
+        quality_grid.check_same_backbone(grid, es, ue)
         if name_or_path == PLAN:
             policy = _planned(scenario or long_run(), grid, es, ue)
             if relaxed := policy.about.get("relaxed"):

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from megen.control.fit import Request
 from megen.control.policy import Policy
 from megen.control.scenarios.scenario import Scenario
+from megen.cost import quality_grid
 from megen.cost.device_profile import DeviceProfile
 from megen.cost.energy import RADIO_W, RADIO_W_PER_MBPS
 from megen.cost.quality_grid import QualityGrid
 from megen.errors import InputError
-from megen.types import Decision
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -80,13 +80,7 @@ class Process:
     phone: DeviceProfile
 
     def __post_init__(self) -> None:
-        names = {self.server.backbone, self.phone.backbone, str(self.grid.about.get("backbone", self.server.backbone))}
-        if len(names) > 1:
-            raise InputError(f"grid and profiles are of unlike backbones: {', '.join(sorted(names))}")
-
-    @property
-    def decisions(self) -> tuple[Decision, ...]:
-        return self.grid.decisions
+        quality_grid.check_same_backbone(self.grid, self.server, self.phone)
 
 
 def drawn_from(policy: Policy) -> Choose:

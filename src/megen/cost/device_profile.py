@@ -15,6 +15,7 @@ import platformdirs
 from megen.errors import InputError
 from megen.files import read_text, write_json
 
+SERVER, PHONE = "cpu", "phone"  # the bundled ones that are taken where none is named
 ASSETS = Path(__file__).parents[1] / "assets" / "profiles"
 SECONDS = ("text_s", "step_s", "merge_s", "code_s", "arrive_s", "decode_s", "decode_torch_s")
 MOST = 1e9  # of any figure

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from megen.cost.device_profile import DeviceProfile
 from megen.files import replacing, to_json
 from megen.types import Decision, InputError
 from megen.words import words as words_of
@@ -71,6 +72,13 @@ class QualityGrid:
     def prompt_class(self, prompt: str) -> int:
         """0 (plain) to P - 1 (hard to compress), from the prompt's words alone."""
         return int(np.searchsorted(self.class_edges, float(bag_of_words([prompt], self.words)[0] @ self.word_weights)))
+
+
+def check_same_backbone(grid: QualityGrid, server: DeviceProfile, phone: DeviceProfile) -> None:
+    """Refuse figures of unlike backbones. Errors: InputError."""
+    names = {server.backbone, phone.backbone, str(grid.about.get("backbone", server.backbone))}
+    if len(names) > 1:
+        raise InputError(f"grid and profiles are of unlike backbones: {', '.join(sorted(names))}")
 
 
 def bag_of_words(prompts: Sequence[str], words: Sequence[str]) -> Array:

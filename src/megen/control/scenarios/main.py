@@ -23,7 +23,6 @@ from megen.cost.quality_grid import QualityGrid
 from megen.errors import InputError
 
 Array = NDArray[np.float64]
-SERVER, PHONE = "cpu", "phone"
 NODES = 24  # of a quadrature over a cell of the SNR
 OFFSETS = 16  # backlogs that a cell's lateness is the mean of
 
@@ -45,9 +44,7 @@ def build_cmdp(
     """
     if not (radio_w >= 0 and radio_w_per_mbps >= 0):
         raise InputError(f"the radio's powers must not be negative, got {radio_w:g} W and {radio_w_per_mbps:g} W per Mbit/s")
-    names = {server.backbone, phone.backbone, str(grid.about.get("backbone", server.backbone))}
-    if len(names) > 1:
-        raise InputError(f"grid and profiles are of unlike backbones: {', '.join(sorted(names))}")
+    quality.check_same_backbone(grid, server, phone)
     n, r = len(grid.steps), len(grid.merge_ratios)
     compute_s = np.array([server.es_s(d.steps) for d in grid.decisions])  # [A]
     airtime_s = grid.airtime_s * (1 + standard_error(grid))[..., None] if scenario.smooth else grid.airtime_s
@@ -149,7 +146,7 @@ def main_cmdp(
 
     Errors: quality.QualityError and profile.ProfileError where a file is missing or broken, ValueError as `build_cmdp`.
     """
-    profiles = profile.load(server or SERVER), profile.load(phone or PHONE)
+    profiles = profile.load(server or profile.SERVER), profile.load(phone or profile.PHONE)
     return build_cmdp(grid or quality.load(), *profiles, scenario or Scenario())
 
 
