@@ -42,8 +42,8 @@ def test_a_policy_comes_back_and_is_the_table(small: CMDP, best: lp.Optimum, tmp
 def test_decisions_are_drawn_with_the_policys_probabilities(small: CMDP) -> None:
     table = np.tile([0.1, 0.2, 0.3, 0.4], (small.states, 1))
     made, rng = policy.policy_of(small, table, {}), np.random.default_rng(0)
-    drawn = [small.decisions.index(made.decide(at(0.0), rng)) for _ in range(4000)]
-    np.testing.assert_allclose(np.bincount(drawn) / 4000, [0.1, 0.2, 0.3, 0.4], atol=0.03)
+    drawn = [small.decisions.index(made.decide(at(0.0), rng)) for _ in range(800)]
+    np.testing.assert_allclose(np.bincount(drawn) / 800, [0.1, 0.2, 0.3, 0.4], atol=0.06)
 
 
 def test_a_measured_rate_stands_for_the_snr() -> None:
@@ -64,12 +64,22 @@ def test_broken_policies_are_refused(small: CMDP, best: lp.Optimum, tmp_path: Pa
     with pytest.raises(policy.PolicyError, match="not a whole policy"):
         policy.load(file)
     made = policy.policy_of(small, best.policy, {})
-    for change in ({"snr_db": made.snr_db * np.nan}, {"backlog_s": made.backlog_s[::-1]}):
-        policy.save(replace(made, **change), file)
-        with pytest.raises(policy.PolicyError, match="SNRs and backlogs must be finite and rise"):
+    for change, why in (
+        ({"snr_db": made.snr_db * np.nan}, "SNRs and backlogs must be finite and rise"),
+        ({"backlog_s": made.backlog_s[::-1]}, "SNRs and backlogs must be finite and rise"),
+        ({"snr_db": made.snr_db[:2]}, "has the shape"),
+        ({"table": -made.table}, "must be probabilities"),
+    ):
+        with pytest.raises(policy.PolicyError, match=why):
+            replace(made, **change)
+        policy.save(made, file)
+        with np.load(file) as kept:
+            arrays = {**kept, **{name: value.astype(kept[name].dtype) for name, value in change.items()}}
+        np.savez(file, **arrays)
+        with pytest.raises(policy.PolicyError, match=why):
             policy.load(file)
-    policy.save(replace(made, snr_db=made.snr_db[:2]), file)
-    with pytest.raises(policy.PolicyError, match="has the shape"):
+    file.write_bytes(b"\x89PNG no policy")
+    with pytest.raises(policy.PolicyError, match="no zip file"):
         policy.load(file)
 
 

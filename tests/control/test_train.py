@@ -14,7 +14,6 @@ from megen.cli import control_run
 from megen.cli.main import main
 from megen.control import policy, report, train
 from megen.control.cmdp import CMDP
-from megen.control.scenarios import main as scenarios
 from megen.control.scenarios import reference
 from megen.control.scenarios.main import main_cmdp
 from megen.control.scenarios.scenario import Scenario
@@ -136,8 +135,8 @@ def bundled_policy(process: list[str], grid: QualityGrid, tmp_path: Path, monkey
     given = dict(zip(process[::2], process[1::2], strict=True))
     quality.save(replace(grid, about={"backbone": "tiny"}), tmp_path / "quality.npz")
     monkeypatch.setattr(quality, "BUNDLED", tmp_path / "quality.npz")
-    monkeypatch.setattr(scenarios, "SERVER", given["--server"])
-    monkeypatch.setattr(scenarios, "PHONE", given["--phone"])
+    monkeypatch.setattr(profile, "SERVER", given["--server"])
+    monkeypatch.setattr(profile, "PHONE", given["--phone"])
     cmdp = main_cmdp()
     (tmp_path / "main").mkdir()
     policy.save(policy.policy_of(cmdp, np.full((cmdp.states, cmdp.actions), 1 / cmdp.actions), {}), tmp_path / "main" / "cvpo.npz")

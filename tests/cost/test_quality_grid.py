@@ -102,7 +102,7 @@ def test_a_grid_comes_back_as_it_was_and_broken_ones_are_refused(grid: QualityGr
             quality.save(replace(grid, **change), path)
 
 
-def test_a_profile_is_measured_and_read(tiny_folder: Path, tmp_path: Path, grid: QualityGrid) -> None:
+def test_a_profile_is_measured_and_read(tiny_folder: Path, tmp_path: Path, grid: QualityGrid, unchecked: None) -> None:
     out = tmp_path / "p.json"
     assert main(["profile", "--backbone", str(tiny_folder), "--out", str(out), "--repeats", "2", "--name", "here", "--power-w", "25"]) == 0
     here = profile.load(str(out))

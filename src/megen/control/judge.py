@@ -98,7 +98,7 @@ def drawn_from(policy: Policy) -> Choose:
     return choose
 
 
-def judge(process: Process, choose: Choose, *, links: int = 512, burn_in: int = 400, requests: int = 1000, seed: int = 0) -> Verdict:
+def judge(process: Process, choose: Choose, *, links: int = 256, burn_in: int = 400, requests: int = 1000, seed: int = 0) -> Verdict:
     """Run `links` servers of their own from empty on, and take the means of `requests` of each after `burn_in`.
 
     Errors: InputError where `links` is no multiple of `BATCHES` or `requests` none of `WINDOW`.
