@@ -17,7 +17,7 @@ from megen.types import InputError
 from tests.conftest import make_tiny
 
 CPU = torch.device("cpu")
-RECIPE = AdversarialRecipe(steps=2, batch=4, alone=1, kept=2, save_every=1, watch_every=2, discriminator_rounds=1)
+RECIPE = AdversarialRecipe(steps=2, batch=4, lr=1e-4, alone=1, kept=2, save_every=1, watch_every=2, discriminator_rounds=1)
 
 
 def flow_map() -> EmbeddedBackbone:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from megen.training.backbone import Plan
 
 
+LR = 2e-3  # of everything but --adversarial
+
+
 def add(commands: argparse._SubParsersAction) -> None:
     """Options of the command."""
     t = commands.add_parser(
@@ -50,7 +53,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     t.add_argument("--decoder-only", action="store_true", help="train the decoder on, keep encoder and latents")
     t.add_argument("--steps", type=int, default=4000, help="steps of the denoiser; 0 with --from: keep it (default: %(default)s)")
     t.add_argument("--batch", type=int, default=32)
-    t.add_argument("--lr", type=float, default=2e-3)
+    t.add_argument("--lr", type=float, help=f"(default: {LR:g}; with --adversarial 1e-05)")
     t.add_argument("--time-shift", type=float, default=2.0, help="above 1: more of the training at high noise (default: %(default)s)")
     t.add_argument(
         "--receiver-steps",
@@ -86,7 +89,8 @@ def _plan(args: argparse.Namespace) -> Plan:
     from megen.training.distill import DistillRecipe
     from megen.training.teacher import TeacherRecipe
 
-    schedule = {"steps": args.steps, "batch": args.batch, "lr": args.lr, "seed": args.seed}
+    schedule = {"steps": args.steps, "batch": args.batch, "lr": LR if args.lr is None else args.lr, "seed": args.seed}
+    slow = {} if args.lr is None else {"lr": args.lr}  # of a fine-tuning, whose own rate is far lower
     saved = {**schedule, "save_every": args.save_every}
     weights, guidance = _given(args, "gan_weight", "reward_weight"), _given(args, "guidance")
     return Plan(
@@ -99,7 +103,7 @@ def _plan(args: argparse.Namespace) -> Plan:
         start=args.start,
         reset_denoiser=args.reset_denoiser,
         distill=DistillRecipe(args.distill, **saved, **guidance, elastic=args.elastic) if args.distill else None,
-        adversarial=AdversarialRecipe(**schedule, **weights) if args.adversarial else None,
+        adversarial=AdversarialRecipe(steps=args.steps, batch=args.batch, seed=args.seed, **slow, **weights) if args.adversarial else None,
         student=args.student,
         receiver_steps=args.receiver_steps,
         autoencoder=AutoencoderRecipe(steps=args.autoencoder_steps, seed=args.seed, decoder_only=args.decoder_only),
@@ -130,7 +134,7 @@ def _check_numbers(args: argparse.Namespace) -> None:
     output.bounded("--seed", args.seed, 0, 2**31 - 1)
     output.bounded("--guidance", args.guidance, 1, 20)
     output.bounded("--time-shift", args.time_shift, 0.1, 20)
-    output.bounded("--lr", args.lr, 1e-9, 0.999)
+    output.bounded("--lr", LR if args.lr is None else args.lr, 1e-9, 0.999)
     output.bounded("--gan-weight", args.gan_weight, 0, 100)
     output.bounded("--reward-weight", args.reward_weight, 0, 100)
 
