@@ -263,6 +263,6 @@ def test_auto_measures_this_machine_once(monkeypatch: pytest.MonkeyPatch, tmp_pa
     for _ in range(2):
         assert main(command) == 0
     assert len(calls) == 1
-    told = capsys.readouterr().err
-    assert "measuring this machine once" in told
-    assert "chose 2 steps" in told  # .5 s each, beside some .3 s of everything else
+    warnings = capsys.readouterr().err
+    assert "measuring this machine once" in warnings
+    assert "chose 2 steps" in warnings  # .5 s each, beside some .3 s of everything else

@@ -20,7 +20,6 @@ from experiments import common
 from megen.control import fit, lp, planner, policy
 from megen.control.cmdp import CMDP
 from megen.control.judge import Process, drawn_from, judge, simulated_log
-from megen.control.scenarios import scenario as scenarios
 from megen.control.scenarios.main import build_cmdp, main_cmdp
 from megen.control.scenarios.scenario import Scenario, long_run
 from megen.cost import device_profile, quality_grid
@@ -55,18 +54,15 @@ def contexts(server: DeviceProfile, phone: DeviceProfile) -> dict[str, tuple[Sce
 def finest(scenario: Scenario, grid: quality_grid.QualityGrid, server: DeviceProfile, phone: DeviceProfile) -> float:
     """The exact optimum of tables with cells half as wide, and airtimes at their means."""
     without = replace(grid, airtime_draws_s=np.broadcast_to(grid.airtime_s.mean(-1)[None, ..., None], (2, *grid.airtime_s.shape)))
-    kept, scenarios.CELLS_TO_DEADLINE = scenarios.CELLS_TO_DEADLINE, 2 * scenarios.CELLS_TO_DEADLINE
-    try:
-        return lp.solve(build_cmdp(without, server, phone, scenario), gap=1e-5).reward
-    finally:
-        scenarios.CELLS_TO_DEADLINE = kept
+    finer = replace(scenario, cells_to_deadline=2 * scenario.cells_to_deadline)
+    return lp.solve(build_cmdp(without, server, phone, finer), gap=1e-5).reward
 
 
 def monolithic(cmdp: CMDP) -> tuple[float, float]:
     """The optimum's reward from the whole program over occupancies x(s, a) as one sparse system, and its CPU seconds."""
     began = time.process_time()
     c, p, f, w = cmdp.shape
-    enter = sparse.csr_matrix(np.kron(np.kron(cmdp.mixing, np.ones((1, 1))), np.eye(w)))  # [(c f w), (c f w)], after the backlog moved
+    enter = sparse.csr_matrix(np.kron(cmdp.mixing, np.eye(w)))  # [(c f w), (c f w)], after the backlog moved
     columns, start = [], cmdp.start.reshape(cmdp.shape).sum(1).ravel()
     for a in range(cmdp.actions):
         moves = []

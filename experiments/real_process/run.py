@@ -1,7 +1,7 @@
 """Do the limits hold on the process that the documentation describes, or on its tables alone?
 
 `python -m experiments.real_process.run` (about three minutes on a slow core) runs bundled policies and "twelve steps always" on the
-process as described, and on four others, each cut one step nearer to the tables.
+process as described, and on four others, each cut one step closer to the tables.
 """
 
 from __future__ import annotations

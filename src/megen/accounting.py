@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypedDict
 
 import torch
@@ -55,23 +56,21 @@ def accounts(
 
 
 def _channel(link: Link, sent: Transmission, delivery: Delivery, rate_bps: float | None) -> Channel:
-    symbols = 0 if sent.symbols is None else len(sent.symbols)
-    residual = delivery.parts_lost / delivery.parts if delivery.parts else 0.0
+    channel = Channel(
+        "none" if isinstance(link, PerfectLink) else type(link).__name__,
+        rate_bps=rate_bps,
+        analog_symbols=0 if sent.symbols is None else len(sent.symbols),
+        attempts=delivery.attempts,
+        parts=delivery.parts,
+        parts_lost=delivery.parts_lost,
+        residual_bler=delivery.parts_lost / delivery.parts if delivery.parts else 0.0,
+    )
     if not isinstance(link, RadioLink):
-        name = "none" if isinstance(link, PerfectLink) else type(link).__name__
-        return Channel(
-            name,
-            rate_bps=rate_bps,
-            analog_symbols=symbols,
-            attempts=delivery.attempts,
-            parts=delivery.parts,
-            parts_lost=delivery.parts_lost,
-            residual_bler=residual,
-            parameters=_parameters(link),
-        )
+        return replace(channel, parameters=_parameters(link))
     trace = link.trace
-    return Channel(
-        "digital" if sent.symbols is None else "analog",
+    return replace(
+        channel,
+        link="digital" if sent.symbols is None else "analog",
         fading=link.fading if trace is None else "trace",
         snr_db=link.snr_db if trace is None else None,
         bandwidth_hz=link.bandwidth_hz,
@@ -79,12 +78,6 @@ def _channel(link: Link, sent: Transmission, delivery: Delivery, rate_bps: float
         carrier_hz=link.carrier_hz,
         csi_delay_s=link.csi_delay_s,
         trace_sha256=None if trace is None else trace.sha256,
-        rate_bps=rate_bps,
-        analog_symbols=symbols,
-        attempts=delivery.attempts,
-        parts=delivery.parts,
-        parts_lost=delivery.parts_lost,
-        residual_bler=residual,
     )
 
 

@@ -11,9 +11,12 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from megen.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @contextmanager
@@ -118,3 +121,26 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):  # NumPy's scalars and arrays, without importing it
         return _plain(value.tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_npz(path: Path, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays and a JSON header as one compressed npz."""
+    import numpy as np  # the command line starts without it
+
+    members: dict[str, Any] = {"header": np.array(to_json(header)), **arrays}
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **members)
+
+
+def read_npz(path: Path, expected: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Header and arrays of an npz whose header names the format `expected`. Errors: InputError on any other file."""
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            header = json.loads(str(file["header" if "header" in file else "told"]))  # the first version's name
+            if header["format"] != expected:
+                raise KeyError(f"format {header['format']}")
+            return header, {name: file[name] for name in file.files}
+    except Exception as error:  # NumPy, zipfile and json raise classes of their own for each kind of damage
+        raise InputError("no zip file" if "pickle" in str(error) else str(error)) from error

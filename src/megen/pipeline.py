@@ -218,7 +218,7 @@ class Pipeline:
         delivery = self.link.send(sent, np.random.default_rng([int(seed), LINK_STREAM]))
         with clock.stage("decode"):
             image = self.receiver.decode(delivery.received)
-        powers_w = getattr(self.policy, "powers_w", (ES_W, UE_DECODE_W))  # what auto decided by is what is told
+        powers_w = getattr(self.policy, "powers_w", (ES_W, UE_DECODE_W))  # the report's are those that auto decided by
         quantiser = None if self.analog or bits_budget is not None else quantiser_bits
         report = Report(
             prompt=prompt,

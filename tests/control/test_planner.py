@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from megen.cli.main import main
 from megen.control import lp, planner
 from megen.control import policy as policies
 from megen.control.judge import Process, Verdict, drawn_from, judge
@@ -80,6 +82,19 @@ def test_requests_with_budgets_of_their_own_are_planned_for() -> None:
     cmdp = build_cmdp(GRID, SERVER, PHONE, scenario)
     assert cmdp.cost_tables["energy_j"].mean(-1)[:, 1::2].max() <= 3.5 + 1e-9
     assert cmdp.shape[1] == 2 * GRID.classes
+
+
+def test_a_plan_with_budgets_is_judged_by_them(tmp_path: Path) -> None:
+    """The judge once took the classes of prompt and budget for one another."""
+    load, file, out = (tmp_path / name for name in ("load.json", "plan.npz", "out.json"))
+    scenarios.save(long_run(budgets=(BudgetClass(0.6), BudgetClass(6.0))), load, {})
+    assert main(["control", "plan", "--scenario", str(load), "--out", str(file)]) == 0
+    assert main(["control", "evaluate", "--policy", str(file), "--episodes", "2", "--horizon", "2", "--json", str(out)]) == 0
+    figures = json.loads(out.read_text())
+    judged = figures["continuous"]
+    for name, over in judged["over_limit"].items():
+        assert over - 3 * judged["over_limit_error"][name] <= 0.01, name
+    assert judged["means"]["reward"]["mean"] == pytest.approx(figures["reward"], rel=0.01)
 
 
 def test_a_budget_that_no_decision_keeps_gets_the_cheapest() -> None:

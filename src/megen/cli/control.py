@@ -43,7 +43,6 @@ def add(commands: argparse._SubParsersAction) -> None:
     n.add_argument("--relax", action="store_true", help="where no policy keeps the limits, plan for the nearest that can be kept")
     n.add_argument("--out", type=Path, metavar="F.npz", help="write the policy there, for generate --policy and control evaluate")
     n.add_argument("--json", metavar="F.json", help="write the whole object there; - is stdout (default: a few lines on stdout)")
-    n.set_defaults(env="main", seed=0)
     f = doing.add_parser(
         "fit",
         help="a scenario from a log of requests",
@@ -54,10 +53,10 @@ def add(commands: argparse._SubParsersAction) -> None:
     f.add_argument("--server-out", type=Path, metavar="F.json", help="write the edge server's profile there, with the log's seconds")
     f.add_argument("--phone-out", type=Path, metavar="F.json", help="write the phone's profile there, with the log's seconds")
     f.add_argument("--json", metavar="F.json", help="write the whole object there; - is stdout (default: a few lines on stdout)")
+    for p in (t, v):
+        p.add_argument("--seed", type=int, default=0, help="of every random draw (default: %(default)s)")
+        p.add_argument("--env", choices=("main", "as-released"), default="main", help="which process (default: %(default)s)")
     for p in (t, v, n):
-        if p is not n:
-            p.add_argument("--seed", type=int, default=0, help="of every random draw (default: %(default)s)")
-            p.add_argument("--env", choices=("main", "as-released"), default="main", help="which process (default: %(default)s)")
         p.add_argument("--quality", type=Path, metavar="F.npz", help="quality grid (default: the bundled one)")
         p.add_argument("--server", metavar="NAME|PATH", help="edge server's device profile (default: cpu)")
         p.add_argument("--phone", metavar="NAME|PATH", help="phone's device profile (default: phone)")

@@ -102,10 +102,15 @@ def _process(scenario: Scenario, args: argparse.Namespace) -> Process:
     return Process(scenario, quality.load(args.quality), *profiles)
 
 
-def _plan(args: argparse.Namespace) -> None:
-    for target in (args.out, args.json):
+def _check_targets(*targets: Path | str | None) -> None:
+    """Refuse a file that cannot be written before any work. Errors: InputError."""
+    for target in targets:
         if target not in (None, "-"):
-            check_writable(Path(target))
+            check_writable(Path(str(target)))
+
+
+def _plan(args: argparse.Namespace) -> None:
+    _check_targets(args.out, args.json)
     scenario = _changed(scenarios.load(args.scenario) if args.scenario else long_run(), args)
     process = _process(scenario, args)
     plan = planner.plan(scenario, process.grid, process.server, process.phone, relax=args.relax)
@@ -139,9 +144,7 @@ def _plan(args: argparse.Namespace) -> None:
 
 def _fit(args: argparse.Namespace) -> None:
     targets = [args.out, args.server_out, args.phone_out]
-    for target in (*targets, args.json):
-        if target not in (None, "-"):
-            check_writable(Path(target))
+    _check_targets(*targets, args.json)
     fitted, made_by = fit.fit(fit.read(args.log)), provenance()
     if args.out:
         scenarios.save(fitted.scenario, args.out, made_by)
@@ -180,8 +183,7 @@ def _train(args: argparse.Namespace, cmdp: CMDP) -> None:
 
 
 def _evaluate(args: argparse.Namespace, cmdp: CMDP, scenario: Scenario) -> None:
-    if args.json not in (None, "-"):
-        check_writable(Path(args.json))
+    _check_targets(args.json)
     guard, plan = shield.calibrate(cmdp, args.alpha), report.EpisodePlan(args.episodes, args.horizon or HORIZONS[args.env], args.seed)
     lp.check(cmdp)
     made = {"made_by": provenance()}
@@ -212,7 +214,7 @@ def _judged(args: argparse.Namespace, cmdp: CMDP, scenario: Scenario) -> Callabl
     process = _process(scenario, args)
 
     def figures(table: report.Array) -> dict[str, Any]:
-        return judge(process, drawn_from(policies.policy_of(cmdp, table, {})), seed=args.seed).figures()
+        return judge(process, drawn_from(policies.of_table(cmdp, table, {}, scenario.own_budgets)), seed=args.seed).figures()
 
     return figures
 

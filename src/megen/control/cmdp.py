@@ -174,12 +174,22 @@ class CMDP:
 
     def expected_next_value(self, value: Array) -> Array:
         """E[value(s') | s, a] as an array [S, A], of a function of the next state [S]."""
-        return self.expected_after(np.einsum("p,cpfw->cfw", self.prompts, value.reshape(self.shape)))
+        return self.expected_after(self.over_prompts(value))
+
+    def over_prompts(self, value: Array) -> Array:
+        """The mean of a function of the state [S] over prompt classes, which come independently [C, F, W]."""
+        out: Array = np.einsum("p,cpfw->cfw", self.prompts, value.reshape(self.shape))
+        return out
+
+    def next_class(self, value: Array) -> Array:
+        """E[value(c', f', w) | c, f, w] of a function [C, F, W]: channel and phase move, the backlog stays [C, F, W]."""
+        out: Array = (self.mixing @ value.reshape(len(self.mixing), -1)).reshape(value.shape)
+        return out
 
     def expected_after(self, value: Array) -> Array:
         """The same of a function [C, F, W] of the next state that the prompt class plays no part in."""
         c, p, f, w = self.shape
-        after: Array = (self.mixing @ value.reshape(c * f, w)).reshape(c, 1, f, w, 1)
+        after = self.next_class(value)[:, None, ..., None]
         rows = self.backlog_transitions.reshape(c, p, f, -1, w)
         out: Array = np.matmul(rows, after).reshape(c, p, f, self.actions, w)
         return np.ascontiguousarray(np.swapaxes(out, 3, 4)).reshape(self.states, self.actions)
@@ -206,6 +216,12 @@ class CMDP:
         blocks = np.einsum("p,cpfwv->cfwv", self.prompts, transition).reshape(c * f, w, w)
         return Chain(blocks, self.mixing, self.gamma, self.start.reshape(self.shape).sum(1).ravel())
 
+    def occupancy(self, chain: Chain) -> Array:
+        """The share of requests that find each state [S], of sum 1."""
+        c, _, f, w = self.shape
+        out: Array = (chain.visits().reshape(c, 1, f, w) * self.prompts[:, None, None]).reshape(-1)
+        return out
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -226,13 +242,12 @@ def evaluate(cmdp: CMDP, policy: Array) -> Evaluation:
     c, _, f, w = cmdp.shape
     transition = cmdp.policy_transition(policy)
     chain = cmdp.chain(transition)
-    occupancy = (chain.visits().reshape(c, 1, f, w) * cmdp.prompts[:, None, None]).reshape(-1)
+    occupancy = cmdp.occupancy(chain)
     signals = [(policy * table).sum(1) for table in (cmdp.rewards, *cmdp.costs)]
     values = []
     for signal in signals:
-        mean = np.einsum("p,cpfw->cfw", cmdp.prompts, signal.reshape(cmdp.shape)).ravel()
-        after = (cmdp.mixing @ chain.values(mean).reshape(c * f, w)).reshape(c, 1, f, w, 1)
+        value = chain.values(cmdp.over_prompts(signal).ravel()).reshape(c, f, w)
         level = float(occupancy @ signal) if cmdp.gamma == 1 else 0.0
-        values.append(signal - level + cmdp.gamma * np.matmul(transition, after).reshape(-1))
+        values.append(signal - level + cmdp.gamma * np.matmul(transition, cmdp.next_class(value)[:, None, ..., None]).reshape(-1))
     means = np.array(signals) @ occupancy
     return Evaluation(float(means[0]), means[1:], occupancy, values[0], np.array(values[1:]).reshape(-1, cmdp.states))

@@ -112,11 +112,11 @@ class Controller:
 
     def __call__(self, observation: Observation) -> Decision:
         """Decide one request. Errors: InputError where the observation holds neither SNR nor rate."""
-        seen, _ = self._on_the_grid(observation)
+        seen, slower = self._on_the_grid(observation)
         c, p = self._class_of(seen), seen.prompt_class
         possible = np.array(self.allowed) if self.allowed else np.ones(len(self.policy.decisions), bool)
         budget = observation.budget
-        ends_s, fits = self._fitting(observation)
+        ends_s, fits = self._fitting(seen, slower)
         keeps = possible & fits
         if not keeps.any():  # then what is over soonest
             keeps = possible & (ends_s == ends_s[possible].min())
@@ -130,18 +130,20 @@ class Controller:
 
     def fits(self, observation: Observation, decision: Decision) -> bool:
         """Whether a decision keeps the request's own limits: its deadline with probability 1 - `ALPHA`, its energy in the mean."""
-        return bool(self._fitting(observation)[1][self.policy.decisions.index(decision)])
+        return bool(self._fitting(*self._on_the_grid(observation))[1][self.policy.decisions.index(decision)])
 
     def quality(self, observation: Observation, decision: Decision) -> float:
         """-ln MSE to the most steps that a decision is expected to have."""
         seen, _ = self._on_the_grid(observation)
         return float(self._quality[self._class_of(seen), seen.prompt_class][self.policy.decisions.index(decision)])
 
-    def _fitting(self, observation: Observation) -> tuple[Array, NDArray[np.bool_]]:
-        """When each decision's image is there at the latest, in s from the request on [A], and which keep its limits [A]."""
-        seen, slower = self._on_the_grid(observation)
-        c, p, budget = self._class_of(seen), seen.prompt_class, observation.budget
-        ends_s: Array = observation.backlog_s + self._latest_work_s + slower * self._latest_air_s[c, p]
+    def _fitting(self, seen: Observation, slower: float) -> tuple[Array, NDArray[np.bool_]]:
+        """When each decision's image is there at the latest, in s from the request on [A], and which keep its limits [A].
+
+        Of an observation on the grid, and how many times longer its transmission takes.
+        """
+        c, p, budget = self._class_of(seen), seen.prompt_class, seen.budget
+        ends_s: Array = seen.backlog_s + self._latest_work_s + slower * self._latest_air_s[c, p]
         energy_j = self._worked_j + slower * self._radio_j[c, p]
         return ends_s, (ends_s <= (budget.deadline_s or np.inf)) & (energy_j <= (budget.energy_j or np.inf))
 

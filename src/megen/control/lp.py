@@ -128,14 +128,14 @@ def _best_response(cmdp: CMDP, weights: Array, start: NDArray[np.int64] | None =
     accuracy = max(1e-4 * gap, EXACT)
     for _ in range(POLICY_ROUNDS):
         chain = cmdp.chain(cmdp.transition_of(decisions))
-        values = chain.values(np.einsum("p,cpfw->cfw", cmdp.prompts, table[rows, decisions].reshape(cmdp.shape)).ravel(), values, accuracy)
-        action_values = table + cmdp.gamma * cmdp.expected_after(values)
+        values = chain.values(cmdp.over_prompts(table[rows, decisions]).ravel(), values, accuracy)
+        action_values = table + cmdp.gamma * cmdp.expected_after(values.reshape(c, f, w))
         best = action_values.argmax(1)
         slack = gap / 10 * abs(chain.mean_of(values))
         rounding = 1e-11 * float(np.abs(action_values).max())
         better = action_values[rows, best] - action_values[rows, decisions] > max(slack, rounding)
         if not better.any():
-            occupancy = (chain.visits().reshape(c, 1, f, w) * cmdp.prompts[:, None, None]).reshape(-1)
+            occupancy = cmdp.occupancy(chain)
             return _Vertex(decisions, tables[:, rows, decisions] @ occupancy, occupancy, slack)
         decisions = np.where(better, best, decisions)
     raise RuntimeError(f"policy iteration did not end in {POLICY_ROUNDS} rounds: the tables are too ill-conditioned")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-import numpy as np
-
 from megen.control import lp
+from megen.control import policy as policies
 from megen.control.cmdp import CMDP
 from megen.control.lp import InfeasibleError, Optimum
 from megen.control.policy import Policy
@@ -15,7 +14,6 @@ from megen.control.scenarios.main import build_cmdp
 from megen.control.scenarios.scenario import Scenario
 from megen.cost.device_profile import DeviceProfile
 from megen.cost.quality_grid import QualityGrid
-from megen.types import Budget
 
 GAP = 1e-4  # of the reward, between plan and bound
 
@@ -51,8 +49,6 @@ def plan(scenario: Scenario, grid: QualityGrid, server: DeviceProfile, phone: De
         optimum = lp.solve(cmdp, gap=GAP)
     limits = cmdp.named(cmdp.limits)
     relaxed = tuple(name for name, limit in scenario.limits.items() if limits[name] > limit)
-    budgets = tuple(Budget(b.deadline_s, b.energy_j if np.isfinite(b.energy_j) else None) for b in scenario.budgets)
     about = {"algorithm": "plan", "scenario": scenario.plain(), "limits": limits, "bound": optimum.bound, "relaxed": list(relaxed)}
-    table = optimum.policy.reshape(*cmdp.shape, cmdp.actions)
-    policy = Policy(cmdp.decisions, cmdp.snr_db, cmdp.backlog_s, table, about, budgets)
+    policy = policies.of_table(cmdp, optimum.policy, about, scenario.own_budgets)
     return Plan(policy, optimum, cmdp, limits, relaxed, time.process_time() - began)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megen.control.cmdp import CMDP
-from megen.files import replacing, to_json
+from megen.files import read_npz, write_npz
 from megen.types import Budget, ChannelState, Decision, InputError, Observation
 
 Array = NDArray[np.float64]
@@ -85,15 +84,14 @@ def snr_db_of(channel: ChannelState) -> float:
     return float(10 * np.log10(2 ** min(channel.rate_bps / channel.bandwidth_hz, 60.0) - 1))
 
 
+def of_table(cmdp: CMDP, table: Array, about: dict[str, Any], budgets: tuple[Budget, ...] = ()) -> Policy:
+    """A table [S, A] of a CMDP, whose prompt classes stand once for each of the `budgets`."""
+    return Policy(cmdp.decisions, cmdp.snr_db, cmdp.backlog_s, table.reshape(*cmdp.shape, cmdp.actions), about, budgets)
+
+
 def policy_of(cmdp: CMDP, table: Array, about: dict[str, Any]) -> Policy:
-    """A table [S, A] learned on a CMDP, as a policy."""
-    return Policy(
-        cmdp.decisions,
-        cmdp.snr_db,
-        cmdp.backlog_s,
-        table.reshape(*cmdp.shape, cmdp.actions),
-        {**about, "process": cmdp.digest, "limits": cmdp.named(cmdp.limits)},
-    )
+    """A table [S, A] learned on a CMDP, as a policy that is for no other one."""
+    return of_table(cmdp, table, {**about, "process": cmdp.digest, "limits": cmdp.named(cmdp.limits)})
 
 
 def table_of(policy: Policy, cmdp: CMDP) -> Array:
@@ -110,16 +108,9 @@ def save(policy: Policy, path: Path) -> None:
     """Write a policy as npz."""
     pairs = np.array([(d.steps, d.merge_ratio) for d in policy.decisions])
     budgets = [[b.deadline_s, b.energy_j] for b in policy.budgets]
-    header = to_json({"format": FORMAT, "about": policy.about, **({"budgets": budgets} if budgets else {})})
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(
-            file,
-            header=np.array(header),
-            decisions=pairs,
-            snr_db=policy.snr_db,
-            backlog_s=policy.backlog_s,
-            table=policy.table.astype(np.float32),
-        )
+    header = {"format": FORMAT, "about": policy.about, **({"budgets": budgets} if budgets else {})}
+    axes = {"decisions": pairs, "snr_db": policy.snr_db, "backlog_s": policy.backlog_s}
+    write_npz(path, header, {**axes, "table": policy.table.astype(np.float32)})
 
 
 def bundled(env: str = "main") -> dict[str, Path]:
@@ -141,15 +132,11 @@ def load(path: Path) -> Policy:
     if not path.is_file():
         raise PolicyError(f"no policy at {path}: train one with megen control train")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            header = json.loads(str(file["header" if "header" in file else "told"]))
-            if header["format"] != FORMAT:
-                raise KeyError(f"format {header['format']}")
-            decisions = tuple(Decision(int(n), float(r)) for n, r in file["decisions"])
-            table = file["table"].astype(np.float64)
-            budgets = tuple(Budget(*pair) for pair in header.get("budgets", []))
-            policy = Policy(decisions, file["snr_db"], file["backlog_s"], table, header["about"], budgets)
-            return replace(policy, table=table / table.sum(-1, keepdims=True))
-    except Exception as error:  # NumPy, zipfile and json raise classes of their own for each kind of damage
-        why = "no zip file" if "pickle" in str(error) else error
-        raise PolicyError(f"{path} is not a whole policy ({why}): make one with megen control plan or train") from error
+        header, arrays = read_npz(path, FORMAT)
+        decisions = tuple(Decision(int(n), float(r)) for n, r in arrays["decisions"])
+        table = arrays["table"].astype(np.float64)
+        budgets = tuple(Budget(*pair) for pair in header.get("budgets", []))
+        policy = Policy(decisions, arrays["snr_db"], arrays["backlog_s"], table, header["about"], budgets)
+        return replace(policy, table=table / table.sum(-1, keepdims=True))
+    except (InputError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise PolicyError(f"{path} is not a whole policy ({error}): make one with megen control plan or train") from error

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megen.cost.device_profile import DeviceProfile
-from megen.files import replacing, to_json
+from megen.files import read_npz, write_npz
 from megen.types import Decision, InputError
 from megen.words import words as words_of
 
@@ -97,9 +96,7 @@ def hardness_weights(bag: Array, log_mse: Array, ridge: float = 4.0) -> Array:
 def save(grid: QualityGrid, path: Path) -> None:
     """Write a grid as npz, its words and provenance as JSON in it."""
     arrays = {f.name: getattr(grid, f.name) for f in fields(grid) if f.name not in ("words", "about")}
-    header = to_json({"format": FORMAT, "words": grid.words, "about": grid.about})
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, header=np.array(header), **arrays)
+    write_npz(path, {"format": FORMAT, "words": grid.words, "about": grid.about}, arrays)
 
 
 def load(path: Path | None = None) -> QualityGrid:
@@ -108,16 +105,11 @@ def load(path: Path | None = None) -> QualityGrid:
     if not path.is_file():
         raise QualityError(f"no quality grid at {path}: make one with megen measure")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            header = json.loads(str(file["header" if "header" in file else "told"]))
-            if header["format"] != FORMAT:
-                raise KeyError(f"format {header['format']}")
-            arrays = {f.name: file[f.name] for f in fields(QualityGrid) if f.name not in ("words", "about")}
-        grid = QualityGrid(**arrays, words=tuple(header["words"]), about=header["about"])
-    except Exception as error:  # NumPy, zipfile and json raise classes of their own for each kind of damage
-        why = "no zip file" if "pickle" in str(error) else error
-        raise QualityError(f"{path} is not a whole quality grid ({why}): make it again with megen measure") from error
-    return grid
+        header, arrays = read_npz(path, FORMAT)
+        known = {f.name: arrays[f.name] for f in fields(QualityGrid) if f.name not in ("words", "about")}
+        return QualityGrid(**known, words=tuple(header["words"]), about=header["about"])
+    except (InputError, LookupError, TypeError, ValueError) as error:
+        raise QualityError(f"{path} is not a whole quality grid ({error}): make it again with megen measure") from error
 
 
 def _check(grid: QualityGrid) -> None:

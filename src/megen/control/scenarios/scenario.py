@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from megen.errors import InputError
 from megen.files import read_text, write_json
+from megen.types import Budget
 
 Array = NDArray[np.float64]
 LEAST, MOST, MOST_DB = 1e-6, 1e9, 100.0  # what a linear program can tell from nothing, and what still has a meaning
@@ -25,7 +26,7 @@ BOUNDS: dict[str, tuple[Callable[[float], bool], str]] = {
     "phase_stay": (lambda x: 0 <= x < 1, "[0, 1)"),
     "snr_mean_db": (lambda x: abs(x) <= MOST_DB, f"[-{MOST_DB:g}, {MOST_DB:g}]"),
 }
-CELLS_TO_DEADLINE, WIDER = 14, 1.25  # cells of the backlog up to the deadline, and how much wider each is beyond
+WIDER = 1.25  # how much wider each cell of the backlog is than the one before it, beyond the deadline
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Scenario:
     backlog_cells: int = 31
     gaps: int = 8
     gamma: float = 0.98
+    cells_to_deadline: int = 14  # where lateness is smooth
     smooth: bool = False  # lateness of a cell is the mean over the backlogs that it stands for, not that of its centre
 
     def __post_init__(self) -> None:
@@ -79,6 +81,8 @@ class Scenario:
             if not all(map(inside, np.ravel(getattr(self, name)).tolist())):
                 each = "each " if isinstance(getattr(self, name), tuple) else ""
                 raise InputError(f"{each}{name} must lie in {bounds}, got {getattr(self, name)}")
+        if self.cells_to_deadline < 1:
+            raise InputError(f"cells_to_deadline must be at least 1, got {self.cells_to_deadline}")
         if not (self.gaps >= 1 and self.backlog_cells > 1):
             raise InputError(f"there must be a gap and two cells of backlog, got {self.gaps} and {self.backlog_cells}")
 
@@ -96,12 +100,17 @@ class Scenario:
         return tuple(replace(b, share=b.share / total) for b in given)
 
     @property
+    def own_budgets(self) -> tuple[Budget, ...]:
+        """The budget of each class, as a request brings it; none where no request has one of its own."""
+        return tuple(Budget(b.deadline_s, b.energy_j if math.isfinite(b.energy_j) else None) for b in self.budgets)
+
+    @property
     def backlog_s(self) -> Array:
         """Cells of the backlog [W]: even up to the top, or where lateness is smooth finer up to the deadlines and then ever wider."""
         if not self.smooth:
             return np.linspace(0, self.backlog_top_s, self.backlog_cells)
         latest = max(b.deadline_s for b in self.classes)
-        width = min(max(latest / CELLS_TO_DEADLINE, 0.025), 0.1)
+        width = min(max(latest / self.cells_to_deadline, 0.025), 0.1)
         cells = [*np.arange(0, latest + 0.3, width)]
         while cells[-1] < self.backlog_top_s:
             width *= WIDER
