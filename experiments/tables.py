@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from experiments import common
+from megen.cost import quality_grid
 
 SCHEMES = {
     "digital 0": "digital, ratio 0",
@@ -95,14 +98,41 @@ def control(file: str) -> None:
 
 def plans() -> None:
     results = common.read("plans")["contexts"]
-    print(
-        "\n| context | late | energy | tardiness | reward below the optimum of finer tables | MEG-CVPO, bundled: late | energy |\n|"
-        + "---|" * 7
-    )
+    titles = ["context", "late", "energy", "tardiness", "reward below the optimum of finer tables", "attributes", "PSNR, dB", "latency, s"]
+    print()
+    _head([*titles, "energy, J", "MEG-CVPO, bundled: late", "energy"])
     for name, row in results.items():
         own = [f"{1 + row['plan']['over_limit'][cost]:.2f}" for cost in ("late", "energy_j", "tardiness_s")]
+        means = {k: m["mean"] for k, m in row["plan"]["means"].items()}
+        own_means = f"{100 * means['attributes']:.1f} % | {means['psnr_db']:.1f} | {means['latency_s']:.2f} | {means['energy_j']:.1f}"
         learned = [f"{1 + row['bundled cvpo']['over_limit'][cost]:.2f}" for cost in ("late", "energy_j")]
-        print(f"| {name} | {' | '.join(own)} | {100 * row['below_it']:.1f} % | {' | '.join(learned)} |")
+        print(f"| {name} | {' | '.join(own)} | {100 * row['below_it']:.1f} % | {own_means} | {' | '.join(learned)} |")
+
+
+def quality() -> None:
+    grid = quality_grid.load()
+    assert grid.seen is not None
+    assert grid.sharpness is not None
+    share = grid.counts / grid.counts.sum()
+    names = [f"{ratio:g} at {bits:g} bits" for ratio, bits in zip(grid.merge_ratios, grid.quantiser_bits, strict=True)]
+    seen, right, bits = (np.einsum("p,pnm->nm", share, table) for table in (grid.seen[..., -1], grid.fidelity, grid.payload_bits))
+    print(f"\n{grid.about['prompts']} prompts; held-out correlation of the classes {grid.about['class_correlation_held_out']:.2f}, "
+          f"largest standard error of what is seen {np.max(grid.seen_error):.3f}")  # fmt: skip
+    _head(["steps", "sharpness", "attributes right", *(f"seen, {name}" for name in names)])
+    for n, steps in enumerate(grid.steps):
+        cells = [f"{x:.2f}" for x in seen[n]]
+        print(f"| {steps} | {share @ grid.sharpness[:, n]:.2f} | {100 * right[n, 0]:.1f} % | {' | '.join(cells)} |")
+    print(f"| kbit at 4 steps | | | {' | '.join(f'{x / 1e3:.0f}' for x in bits[2])} |")
+
+
+def adaptation() -> None:
+    results = common.read("adaptation")["contexts"]
+    print()
+    _head(["context", "late before", "after", "of one who knows", "energy after", "tardiness after", "reward by that of one who knows"])
+    for name, row in results.items():
+        late = [f"{1 + row[key]['over_limit']['late']:.2f}" for key in ("before", "after", "knowing")]
+        others = [f"{1 + row['after']['over_limit'][cost]:.2f}" for cost in ("energy_j", "tardiness_s")]
+        print(f"| {name} | {' | '.join([*late, *others])} | {row['reward_by_that_of_the_knowing']:.3f} |")
 
 
 def prices() -> None:
@@ -120,7 +150,7 @@ def prices() -> None:
 
 
 if __name__ == "__main__":
-    for table in (link, backbone, plans, prices):
+    for table in (link, backbone, plans, quality, adaptation, prices):
         table()
     for path in sorted((common.HERE / "control").glob("*.json")):
         control(path.stem)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from megen.cli.main import main
 from megen.evaluation import backbone as bench_backbone
-from megen.evaluation import link
+from megen.evaluation import link, pictures
 from megen.models.embedded import EmbeddedBackbone
 from megen.scenes import judge
 from megen.scenes.captions import HELD_OUT, parse, sample_scene
@@ -118,6 +118,36 @@ def test_accuracy_counts_what_prompts_name() -> None:
     assert error > 0
 
 
+def test_coverage_and_density_of_sets_that_are_alike_and_of_those_that_are_far_apart() -> None:
+    real, again = torch.randn(2, 200, 4, generator=torch.Generator().manual_seed(0))
+    density, coverage = pictures.density_and_coverage(real, again)
+    assert density == pytest.approx(1, abs=0.15)
+    assert coverage == pytest.approx(1 - 0.5**5, abs=0.06)  # of two sets of one law: 1 - P(none of the other set before the k-th own)
+    assert pictures.density_and_coverage(real, real + 100) == (0.0, 0.0)
+    assert pictures.density_and_coverage(real, real[:1].expand(200, -1))[1] < 0.1  # one picture again and again
+
+
+def test_short_prompts_are_right_by_what_they_name() -> None:
+    texts = ("a cabin at night, rain", "a lake", "nothing that is known")
+    seen = [
+        {"object": "cabin", "time": "night", "weather": "rain", "water": "sea"},
+        {"object": "castle", "time": "noon", "weather": "fog", "water": "sea"},
+        {"object": "castle", "time": "noon", "weather": "clear", "water": "sea"},
+    ]
+    found = pictures.short_figures(texts, seen)
+    assert found["right_short"] == pytest.approx(3 / 4)
+    assert found["all_right_short"] == pytest.approx(1 / 2)
+    assert found["unasked_weather"] == pytest.approx(1 / 2)
+    assert pictures.rights(texts[2:], seen[2:]) == {"right": None, "right_error": None, "all_right": None}
+
+
+def test_short_prompts_are_completed_unless_they_are_taken_as_typed() -> None:
+    full, typed = bench_backbone.Prompts.of(4, 0), bench_backbone.Prompts.of(4, 0, as_typed=True)
+    assert full.short == typed.short == typed.drawn
+    assert all(parse(short).items() <= parse(drawn).items() for short, drawn in zip(full.short, full.drawn, strict=True))
+    assert all("ridges" in parse(drawn) for drawn in full.drawn)
+
+
 def test_a_backbone_is_measured_beside_its_teacher(tiny: EmbeddedBackbone, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_backbone, "frechet_error", lambda a, b: 0.0)
     monkeypatch.setattr(bench_backbone, "TEACHER_STEPS", 3)
@@ -127,6 +157,11 @@ def test_a_backbone_is_measured_beside_its_teacher(tiny: EmbeddedBackbone, monke
     assert found["steps"].keys() == {"1", "2"}
     for row in (*found["steps"].values(), *found["consistency"].values()):
         assert row.keys() >= {"scene_fd", "attribute_accuracy", "attribute_accuracy_unseen", "psnr_teacher_db", "seconds", "gflops"}
+        assert row["scene_fd_excess"] == row["scene_fd"] - row["scene_fd_floor"]
+        assert row.keys() >= {"right_full", "all_right_full", "coverage", "density", "sharpness"}
+    for row in found["steps"].values():
+        assert row.keys() >= {"right_short", "all_right_short", "unasked_weather"}
+    assert found["renders"]["sharpness"].keys() == found["steps"]["1"]["sharpness"].keys()
     assert found["steps"]["2"]["gflops"] > 1.8 * found["steps"]["1"]["gflops"] - 0.1
     assert found["reduced depth"]["2"]["gflops"] < found["steps"]["2"]["gflops"]
     assert found["teacher, midpoint"]["2"]["gflops"] > 1.9 * found["teacher, Euler"]["2"]["gflops"] - 0.1

@@ -18,6 +18,7 @@ from megen.link import NotDeliveredError, PerfectLink, RadioLink, Trace
 from megen.models.embedded import EmbeddedBackbone
 from megen.models.fingerprint import fingerprint
 from megen.pipeline import LocalReceiver, Pipeline, Transmitter, tokens_of
+from megen.scenes.completion import Completion
 from megen.types import Budget, ChannelState, Decision, Delivery, Features, Observation, Payload, Received, Transmission
 from megen.ue import Receiver, ReceiverError
 from tests.conftest import make_tiny
@@ -206,6 +207,37 @@ def test_a_policy_decides_what_the_caller_leaves_open(es: Transmitter, ue: Recei
     assert whole.report.decided_by == "given"
 
 
+def test_the_policys_quantiser_is_used_unless_another_is_given(es: Transmitter, ue: Receiver) -> None:
+    pipe = Pipeline(es, ue, PerfectLink(), lambda observation: Decision(1, 0.0, 2.5))
+    coarse, fine = pipe(PROMPT), pipe(PROMPT, quantiser_bits=5.0)
+    assert (coarse.report.quantiser_bits, coarse.report.decision.quantiser_bits) == (2.5, 2.5)
+    assert coarse.report.payload_bits.total < fine.report.payload_bits.total
+    assert pipe(PROMPT, steps=1, merge_ratio=0.0).report.decision == Decision(1)  # a whole decision asks nobody
+
+
+def test_what_a_prompt_leaves_open_is_drawn_and_reported(es: Transmitter, ue: Receiver) -> None:
+    full = "a cabin on the left, clear weather"
+    asked: list[Observation] = []
+
+    def policy(observation: Observation) -> Decision:
+        asked.append(observation)
+        return Decision(1)
+
+    def complete(prompt: str, seed: int) -> Completion:
+        return Completion(full, ("on the left", f"seed {seed}"))
+
+    pipe = Pipeline(es, ue, PerfectLink(), policy, complete=complete)
+    result, typed = pipe("a cabin", seed=3), Pipeline(es, ue, PerfectLink(), policy)(full, seed=3)
+    assert (result.report.prompt, result.report.completed_prompt) == ("a cabin", full)
+    assert result.report.added == ("on the left", "seed 3")
+    assert typed.report.added == ()
+    np.testing.assert_array_equal(result.image, typed.image)
+    assert [o.prompt for o in asked] == [full, full]
+    np.testing.assert_array_equal(pipe.reference("a cabin", seed=3, steps=1), Pipeline(es, ue).reference(full, seed=3, steps=1))
+    with pytest.raises(InputError, match="seed must lie in"):
+        pipe.completed("a cabin", -1)
+
+
 def test_a_policy_observes_the_link_as_it_begins(es: Transmitter, ue: Receiver) -> None:
     seen: list[ChannelState] = []
 
@@ -237,7 +269,7 @@ def test_the_queue_is_part_of_the_reported_latency(es: Transmitter, ue: Receiver
         (PROMPT, {"steps": 0}, "steps must be a whole number of at least 1, got 0"),
         (PROMPT, {"steps": "4"}, "steps must be a whole number"),
         (PROMPT, {"merge_ratio": "0.5"}, "merge_ratio must lie in"),
-        (PROMPT, {"quantiser_bits": float("nan")}, "quantiser_bits must be a number"),
+        (PROMPT, {"quantiser_bits": float("nan")}, "quantiser_bits must lie in"),
         (PROMPT, {"bits_budget": float("nan")}, "bits_budget must be a whole number"),
         (PROMPT, {"backlog_s": float("nan")}, "backlog_s must be a number of at least 0"),
         (PROMPT, {"budget": 0.7}, "budget must be a Budget, got 0.7"),

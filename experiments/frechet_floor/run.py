@@ -17,24 +17,20 @@ from torch import Tensor
 
 from experiments import common
 from megen.evaluation.backbone import Prompts, Sampler, frechet_distance
+from megen.evaluation.pictures import same_caption
 from megen.models import embedded
 from megen.scenes import judge
-from megen.scenes.captions import Scene, parse, sample_scene
+from megen.scenes.captions import Scene
 from megen.scenes.judge import Classifier
 from megen.scenes.render import render
 
 BATCH = 8
-GEOMETRY, OPEN = 21, 22  # streams
+GEOMETRY = 21  # stream
 
 
 def another_geometry(scene: Scene, number: int, repeat: int) -> Scene:
     """The same attributes from another geometry seed."""
     return replace(scene, seed=int(np.random.default_rng([GEOMETRY, repeat, number]).integers(2**31)))
-
-
-def same_caption(text: str, number: int, repeat: int) -> Scene:
-    """A scene of which the caption is as true: what it leaves out is drawn anew."""
-    return sample_scene(np.random.default_rng([OPEN, repeat, number]), parse(text))
 
 
 @torch.inference_mode()

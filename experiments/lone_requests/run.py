@@ -46,7 +46,7 @@ def main() -> None:
         for deadline_s in DEADLINES_S:
             seen = Observation(ChannelState(snr_db, 1e6, 0.0), arrival_phase=CALM, budget=Budget(deadline_s), prompt=PROMPTS[0])
             decision = controller(seen)
-            decisions[f"{snr_db:g}"][f"{deadline_s:g}"] = [decision.steps, decision.merge_ratio]
+            decisions[f"{snr_db:g}"][f"{deadline_s:g}"] = [decision.steps, decision.merge_ratio, decision.quantiser_bits]
             if not controller.fits(seen, decision):
                 continue
             quality = controller.quality(seen, decision)

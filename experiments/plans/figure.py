@@ -22,7 +22,7 @@ def main() -> None:
     found = contexts["as assumed"]["map"]
     backlog = np.array(found["backlog_s"])
     shown = backlog <= TOP_S
-    for ax, key, label, top in ((middle, "steps", "denoising steps", 12), (right, "merge_ratio", "merge ratio", 0.75)):
+    for ax, key, label, top in ((middle, "steps", "denoising steps", 12), (right, "quantiser_bits", "bits a value", 5)):
         values = np.array(found[key])[:, shown].T
         image = ax.pcolormesh(found["snr_db"], backlog[shown], values, vmin=0, vmax=top, shading="nearest", cmap=plot.MAP)
         ax.set(xlabel="SNR (dB)", ylabel="backlog (s)")

@@ -93,13 +93,13 @@ def recovered(grid: quality_grid.QualityGrid, server: DeviceProfile, phone: Devi
     truth = long_run()
     process = Process(truth, grid, server, phone)
     own = planner.plan(truth, grid, server, phone)
-    log = simulated_log(process, drawn_from(own.policy), REQUESTS, np.random.default_rng([seed, 11]))
+    log = simulated_log(process, drawn_from(own.policy, process), REQUESTS, np.random.default_rng([seed, 11]))
     began = time.process_time()
     found = fit.fit(log)
     cpu_s = time.process_time() - began
     es, ue = found.server(server), found.phone(phone)
     plan = planner.plan(found.scenario, grid, es, ue)
-    a, b = (judge(process, drawn_from(p.policy), links=links, requests=2000, seed=seed) for p in (plan, own))
+    a, b = (judge(process, drawn_from(p.policy, process), links=links, requests=2000, seed=seed) for p in (plan, own))
     s = found.scenario
     by_truth = {
         "gap_in_a_burst": s.mean_gap_s[0] / truth.mean_gap_s[0],
@@ -117,9 +117,9 @@ def recovered(grid: quality_grid.QualityGrid, server: DeviceProfile, phone: Devi
 
 
 def decisions(plan: planner.Plan) -> dict[str, Any]:
-    """Mean steps and merge ratio in a burst over SNR [C] and backlog [W], the mean over prompt classes."""
+    """Mean steps, merge ratio and quantiser in a burst over SNR [C] and backlog [W], the mean over prompt classes."""
     table = plan.optimum.policy.reshape(*plan.cmdp.shape, -1)[:, :, 0]
-    each = {"steps": [d.steps for d in plan.cmdp.decisions], "merge_ratio": [d.merge_ratio for d in plan.cmdp.decisions]}
+    each = {name: [getattr(d, name) for d in plan.cmdp.decisions] for name in ("steps", "merge_ratio", "quantiser_bits")}
     maps = {name: np.einsum("p,cpwa,a->cw", plan.cmdp.prompts, table, values).round(4).tolist() for name, values in each.items()}
     return {"snr_db": plan.cmdp.snr_db.tolist(), "backlog_s": plan.cmdp.backlog_s.tolist(), **maps}
 
@@ -138,8 +138,8 @@ def main() -> None:
     for name, (scenario, es, ue) in contexts(server, phone).items():
         plan = planner.plan(scenario, grid, es, ue, relax=True)
         process = Process(scenario, grid, es, ue)
-        verdict = judge(process, drawn_from(plan.policy), links=args.links, requests=args.requests, seed=1)
-        before = judge(process, drawn_from(learned), links=args.links, requests=args.requests, seed=1)
+        verdict = judge(process, drawn_from(plan.policy, process), links=args.links, requests=args.requests, seed=1)
+        before = judge(process, drawn_from(learned, process), links=args.links, requests=args.requests, seed=1)
         best = finest(scenario, grid, es, ue) if not plan.relaxed else None
         rows[name] = {
             "cpu_s": plan.cpu_s,
@@ -163,7 +163,7 @@ def main() -> None:
     if args.monolithic:
         cmdp = main_cmdp()
         began = time.process_time()
-        ours = lp.solve(build_cmdp(grid, server, phone, Scenario()), gap=planner.GAP).reward
+        ours = lp.solve(build_cmdp(quality_grid.load(quality_grid.MAIN_V0), server, phone, Scenario()), gap=planner.GAP).reward
         own_s = time.process_time() - began
         whole, whole_s = monolithic(cmdp)
         result["monolithic"] = {"reward": whole, "cpu_s": whole_s, "by_columns": ours, "by_columns_cpu_s": own_s, "ratio": whole_s / own_s}

@@ -132,14 +132,14 @@ def write_npz(path: Path, header: Mapping[str, Any], arrays: Mapping[str, np.nda
         np.savez_compressed(file, **members)
 
 
-def read_npz(path: Path, expected: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Header and arrays of an npz whose header names the format `expected`. Errors: InputError on any other file."""
+def read_npz(path: Path, *expected: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Header and arrays of an npz whose header names one of the formats `expected`. Errors: InputError on any other file."""
     import numpy as np
 
     try:
         with np.load(path, allow_pickle=False) as file:
             header = json.loads(str(file["header" if "header" in file else "told"]))  # the first version's name
-            if header["format"] != expected:
+            if header["format"] not in expected:
                 raise KeyError(f"format {header['format']}")
             return header, {name: file[name] for name in file.files}
     except Exception as error:  # NumPy, zipfile and json raise classes of their own for each kind of damage

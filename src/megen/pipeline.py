@@ -7,8 +7,8 @@ denoise ──> encode ──> Transmission ────send────> Receiv
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,6 +27,10 @@ from megen.models import embedded
 from megen.models.fingerprint import fingerprint
 from megen.models.placement import device_of
 from megen.report import Report
+from megen.scenes import completion
+from megen.scenes.captions import parse
+from megen.scenes.completion import Completion
+from megen.scenes.understanding import in_plain_words
 from megen.types import (
     Budget,
     ChannelState,
@@ -44,11 +48,12 @@ from megen.types import (
     check_type,
 )
 from megen.ue import Receiver
-from megen.words import check_words
+from megen.words import check_words, words
 
 LINK_STREAM = 1  # of a request's seed
 DEFAULT_STEPS = 4
 LARGEST_SEED = 2**63 - 1
+WORLD = "scenes"  # whose prompts can be completed
 CALM = 1  # the arrival phase of a lone request: between bursts
 
 OnStep = Callable[[int], object]
@@ -149,13 +154,17 @@ class Result:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Both halves, the link between them, and the policy that decides where the caller does not."""
+    """Both halves, the link between them, and the policy that decides where the caller does not.
+
+    `complete` draws what a prompt leaves open from its seed; None: prompts are taken as they are typed.
+    """
 
     transmitter: Transmitter
     receiver: Receives
     link: Link = field(default_factory=RadioLink)
     policy: Policy | None = None
     analog: bool = False
+    complete: Callable[[str, int], Completion] | None = None
 
     @classmethod
     def load(
@@ -166,9 +175,26 @@ class Pipeline:
         policy: Policy | None = None,
         analog: bool = False,
         device: str = "auto",
+        as_typed: bool = False,
     ) -> Pipeline:
-        """A bundled backbone by name, or one from its folder. Errors: InputError."""
-        return cls(*halves(backbone, device), link or RadioLink(), policy, analog)
+        """A bundled backbone by name, or one from its folder; prompts of the bundled world are completed, or with `as_typed` not.
+
+        Errors: InputError.
+        """
+        transmitter, receiver = halves(backbone, device)
+        complete = completion.complete if transmitter.backbone.spec.name == WORLD and not as_typed else None
+        return cls(transmitter, receiver, link or RadioLink(), policy, analog, complete)
+
+    def completed(self, prompt: str, seed: int) -> Completion:
+        """The prompt with what it leaves open. Errors: InputError on a prompt without words and on a seed that is none."""
+        check_words(prompt)
+        check_number("seed", seed, 0, LARGEST_SEED, whole=True)
+        if self.complete is None:
+            return Completion(prompt)
+        full = self.complete(prompt, int(seed))
+        if len(words(full.text)) <= self.transmitter.backbone.spec.max_words:
+            return full
+        return replace(full, text=in_plain_words(parse(full.text)))  # as long as it must be
 
     def decide(
         self,
@@ -176,10 +202,12 @@ class Pipeline:
         *,
         steps: int | None = None,
         merge_ratio: float | None = None,
+        quantiser_bits: float | None = None,
         budget: Budget | None = None,
         backlog_s: float = 0.0,
     ) -> Decision:
-        """What of the decision is not given the policy decides, or without one four steps and no merging.
+        """What of the decision is not given the policy decides where it is asked for steps or merge ratio; without one, four steps,
+        no merging and the default quantiser.
 
         `backlog_s` is the work ahead of the request at the edge server. Errors: InputError.
         """
@@ -190,8 +218,8 @@ class Pipeline:
         default = Decision(DEFAULT_STEPS if DEFAULT_STEPS in spec.times else max(spec.times))
         chosen = default if self.policy is None or None not in (steps, merge_ratio) else self.policy(observation)
         check_type("what the policy returns", chosen, Decision)
-        ratio = chosen.merge_ratio if merge_ratio is None else merge_ratio
-        return spec.check(Decision(chosen.steps if steps is None else steps, ratio))
+        given: dict[str, Any] = {"steps": steps, "merge_ratio": merge_ratio, "quantiser_bits": quantiser_bits}
+        return spec.check(replace(chosen, **{name: value for name, value in given.items() if value is not None}))
 
     def __call__(
         self,
@@ -202,33 +230,41 @@ class Pipeline:
         merge_ratio: float | None = None,
         budget: Budget | None = None,
         backlog_s: float = 0.0,
-        quantiser_bits: float = QUANTISER_BITS,
+        quantiser_bits: float | None = None,
         bits_budget: int | None = None,
         on_step: OnStep = lambda done: None,
     ) -> Result:
-        """One request. Errors: InputError; RunError where the link lost too much or the weights are broken."""
-        check_quantiser(quantiser_bits, bits_budget, self.analog)  # before any work
-        decision = self.decide(prompt, steps=steps, merge_ratio=merge_ratio, budget=budget, backlog_s=backlog_s)
+        """One request; with `bits_budget` the quantiser is the finest whose payload fits it, whatever was decided.
+
+        Errors: InputError; RunError where the link lost too much or the weights are broken.
+        """
+        check_quantiser(QUANTISER_BITS if quantiser_bits is None else quantiser_bits, bits_budget, self.analog)  # before any work
+        full = self.completed(prompt, seed)
+        decision = self.decide(
+            full.text, steps=steps, merge_ratio=merge_ratio, quantiser_bits=quantiser_bits, budget=budget, backlog_s=backlog_s
+        )
         given = self.policy is None or None not in (steps, merge_ratio)
         es, clock = self.transmitter, self.transmitter.clock()
-        latent = es.denoise([prompt], [seed], decision.steps, clock, on_step)
-        sent = es.encode(
-            latent, decision.merge_ratio, quantiser_bits=quantiser_bits, bits_budget=bits_budget, analog=self.analog, clock=clock
-        )
+        latent = es.denoise([full.text], [seed], decision.steps, clock, on_step)
+        bits = decision.quantiser_bits
+        sent = es.encode(latent, decision.merge_ratio, quantiser_bits=bits, bits_budget=bits_budget, analog=self.analog, clock=clock)
         delivery = self.link.send(sent, np.random.default_rng([int(seed), LINK_STREAM]))
         with clock.stage("decode"):
             image = self.receiver.decode(delivery.received)
         powers_w = getattr(self.policy, "powers_w", (ES_W, UE_DECODE_W))  # the report's are those that auto decided by
-        quantiser = None if self.analog or bits_budget is not None else quantiser_bits
         report = Report(
             prompt=prompt,
+            completed_prompt=full.text,
+            added=full.added,
+            understood=dict(full.understanding.taken),
+            missing=full.understanding.foreign + full.understanding.unknown,
             seed=int(seed),
             backbone=es.backbone.spec.name,
             decision=decision,
             decided_by="given" if given else getattr(self.policy, "__name__", type(self.policy).__name__),
             image={"width_px": image.shape[1], "height_px": image.shape[0]},
             **accounts(clock.seconds, sent, delivery, self.link, backlog_s, powers_w),
-            quantiser_bits=quantiser,
+            quantiser_bits=None if self.analog or bits_budget is not None else bits,
             bits_budget=bits_budget,
             made_by=made_by(es.backbone),
         )
@@ -236,7 +272,7 @@ class Pipeline:
 
     def reference(self, prompt: str, *, seed: int = 0, steps: int | None = None, on_step: OnStep = lambda done: None) -> np.ndarray:
         """The image of the same seed without merging, quantiser and link, in `steps` steps or the most."""
-        return reference(self.transmitter, self.receiver, prompt, seed, steps=steps, on_step=on_step)
+        return reference(self.transmitter, self.receiver, self.completed(prompt, seed).text, seed, steps=steps, on_step=on_step)
 
 
 def reference(

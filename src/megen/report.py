@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from megen.types import Decision
@@ -105,6 +106,10 @@ class Report:
     """Every figure of one generation; those that are modelled are named in `modelled`."""
 
     prompt: str
+    completed_prompt: str  # what was drawn: the prompt with what it left open
+    added: tuple[str, ...]  # the phrases that completed it
+    understood: Mapping[str, str]  # phrases of the prompt, and what they were taken as
+    missing: tuple[str, ...]  # words of it that nothing was drawn for
     seed: int
     backbone: str
     decision: Decision

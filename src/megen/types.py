@@ -19,6 +19,8 @@ IntArray = NDArray[np.int64]
 ComplexArray = NDArray[np.complex128]
 
 MAX_MERGE_RATIO = 0.75  # one token of each 2 x 2 cell stays
+QUANTISER_BITS = 5.0  # over eight standard deviations
+LEAST_QUANTISER_BITS, MOST_QUANTISER_BITS = 0.25, 8.0
 POSITIVE = math.ulp(0.0)  # the smallest number above 0
 LARGEST = sys.float_info.max
 
@@ -51,19 +53,29 @@ def check_array(name: str, value: object, dtype: type, shape: tuple[int | None, 
     raise InputError(f"{name} must be an array of {expected}, got {actual}")
 
 
+def check_quantiser_bits(value: object) -> None:
+    """Refuse a quantiser that no payload can have. Errors: InputError."""
+    check_number("quantiser_bits", value, LEAST_QUANTISER_BITS, MOST_QUANTISER_BITS, mend=" (in steps of 0.25)")
+    if 4 * value % 1:  # type: ignore[operator]
+        raise InputError(f"quantiser_bits must be a multiple of 0.25, got {value!r}")
+
+
 @dataclass(frozen=True)
 class Decision:
-    """What a policy chooses for one request: denoising steps and the share of tokens merged away.
+    """What a policy chooses for one request: denoising steps, the share of tokens merged away, and bits of the quantiser.
 
-    Errors: InputError where no backbone could offer it; which it offers, its spec says.
+    The quantiser is for features that travel as bits. Errors: InputError where no backbone could offer it; which it offers, its spec says.
     """
 
     steps: int
     merge_ratio: float = 0.0
+    quantiser_bits: float = QUANTISER_BITS
 
     def __post_init__(self) -> None:
         check_number("steps", self.steps, 1, whole=True)
         check_number("merge_ratio", self.merge_ratio, 0, MAX_MERGE_RATIO)
+        check_quantiser_bits(self.quantiser_bits)
+        object.__setattr__(self, "quantiser_bits", float(self.quantiser_bits))
         object.__setattr__(self, "steps", int(self.steps))
         object.__setattr__(self, "merge_ratio", float(self.merge_ratio))
 

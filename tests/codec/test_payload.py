@@ -68,7 +68,7 @@ def test_a_finer_quantiser_takes_more_bits_and_errs_less(order: str) -> None:
 
 @pytest.mark.parametrize("quantiser_bits", [0.0, 0.2, 8.25, 5.1])
 def test_another_quantiser_is_refused(quantiser_bits: float) -> None:
-    with pytest.raises(ValueError, match=r"quantiser_bits must lie in \[0.25, 8\] in steps of 0.25"):
+    with pytest.raises(ValueError, match=r"quantiser_bits must (lie in \[0.25, 8\]|be a multiple of 0.25)"):
         codec_of().encode(merged_of(0, 0.0), quantiser_bits=quantiser_bits)
 
 
@@ -278,8 +278,8 @@ def test_features_of_another_codec_are_refused_before_they_are_coded() -> None:
         ({"bits_budget": 0}, "bits_budget must be a whole number"),
         ({"bits_budget": "30000"}, "bits_budget must be a whole number"),
         ({"bits_budget": 30_000, "analog": True}, "leave bits_budget out, or analog"),
-        ({"quantiser_bits": float("nan")}, "quantiser_bits must be a number, got nan"),
-        ({"quantiser_bits": "5"}, "quantiser_bits must be a number"),
+        ({"quantiser_bits": float("nan")}, r"quantiser_bits must lie in \[0.25, 8\], got nan"),
+        ({"quantiser_bits": "5"}, "quantiser_bits must lie in"),
     ],
 )
 def test_a_quantiser_that_cannot_be_is_refused(options: dict[str, object], why: str) -> None:

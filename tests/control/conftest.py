@@ -64,6 +64,7 @@ def make_grid() -> QualityGrid:
     return QualityGrid(
         steps=steps,
         merge_ratios=ratios,
+        quantiser_bits=np.full(2, 5.0),
         snr_db=snr_db,
         log_mse=log_mse,
         log_mse_error=0.1 * np.ones_like(log_mse),

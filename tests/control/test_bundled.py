@@ -51,12 +51,24 @@ def test_a_server_of_another_backbone_is_refused() -> None:
         main_cmdp(server="a100")
 
 
-def test_the_grid_has_enough_prompts_of_every_class() -> None:
-    grid = quality.load()
-    assert grid.counts.sum() >= 200
-    assert grid.counts.min() >= 50
+@pytest.mark.parametrize(("name", "prompts"), [("BUNDLED", 114), ("MAIN_V0", 200)])
+def test_the_grids_have_enough_prompts_of_every_class(name: str, prompts: int) -> None:
+    grid = quality.load(getattr(quality, name))
+    assert grid.counts.sum() >= prompts
+    assert grid.counts.min() >= prompts // 4
     assert grid.about["class_correlation_held_out"] > 0.3
     assert {"commit", "device", "command"} <= set(grid.about)
+
+
+def test_what_is_seen_saturates_and_a_coarser_quantiser_is_seen_sooner_than_fewer_steps() -> None:
+    grid = quality.load()
+    best = grid.reward("seen")[..., -1].mean(0)  # [N, M]
+    finest, coarser = (grid.decisions.index(Decision(1, 0.0, bits)) for bits in (5.0, 3.5))
+    assert 0 <= best.min() <= best.max() <= 1
+    gains = np.diff(best[:, finest])
+    assert gains[0] > 0.05  # from one step to two
+    assert gains[-1] < 0.02  # from eight to twelve
+    assert best[2, finest] > best[4, coarser]
 
 
 def test_merging_much_keeps_the_batterys_limit_and_merging_nothing_does_not(cmdp: CMDP) -> None:
@@ -76,4 +88,5 @@ def test_merging_much_keeps_the_batterys_limit_and_merging_nothing_does_not(cmdp
 def test_the_grid_was_measured_on_the_bundled_weights() -> None:
     from megen.models import embedded
 
-    assert embedded.load("scenes").digest == quality.load().about["weights"]
+    weights = embedded.load("scenes").digest
+    assert [quality.load(path).about["weights"] for path in (quality.BUNDLED, quality.MAIN_V0)] == [weights] * 2

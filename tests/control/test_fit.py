@@ -23,7 +23,8 @@ TRUTH = long_run()
 @pytest.fixture(scope="module")
 def log() -> list[Request]:
     plan = planner.plan(TRUTH, GRID, SERVER, PHONE)
-    return simulated_log(Process(TRUTH, GRID, SERVER, PHONE), drawn_from(plan.policy), 3000, np.random.default_rng(5))
+    process = Process(TRUTH, GRID, SERVER, PHONE)
+    return simulated_log(process, drawn_from(plan.policy, process), 3000, np.random.default_rng(5))
 
 
 def test_the_load_and_the_seconds_are_recovered(log: list[Request], tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ SERVER, PHONE = device_profile.load("cpu"), device_profile.load("phone")
 
 def judged(plan: planner.Plan, scenario: Scenario, **more: int) -> Verdict:
     process = Process(scenario, GRID, SERVER, PHONE)
-    return judge(process, drawn_from(plan.policy), **{"links": 256, "burn_in": 300, "requests": 600, **more})
+    return judge(process, drawn_from(plan.policy, process), **{"links": 256, "burn_in": 300, "requests": 600, **more})
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +54,12 @@ def test_a_plan_is_near_its_bound_and_a_hopeless_request_is_served_fast(usual: p
 
 
 def test_limits_that_cannot_be_kept_are_refused_or_give_way() -> None:
-    tight = long_run(late_limit=1e-3)
+    tight = long_run(late_limit=1e-5)
     with pytest.raises(InfeasibleError, match="late can be no less than"):
         planner.plan(tight, GRID, SERVER, PHONE)
     plan = planner.plan(tight, GRID, SERVER, PHONE, relax=True)
     assert plan.relaxed == ("late",)
-    assert 1e-3 < plan.limits["late"] < 0.05
+    assert tight.limits["late"] < plan.limits["late"] < 0.05
     assert plan.limits["energy_j"] == tight.energy_limit_j
 
 

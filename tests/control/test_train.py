@@ -21,6 +21,7 @@ from megen.cost import device_profile as profile
 from megen.cost import quality_grid as quality
 from megen.cost.device_profile import DeviceProfile
 from megen.cost.quality_grid import QualityGrid
+from megen.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +135,7 @@ def bundled_policy(process: list[str], grid: QualityGrid, tmp_path: Path, monkey
     """As if grid, profiles and a policy that decides by chance were bundled."""
     given = dict(zip(process[::2], process[1::2], strict=True))
     quality.save(replace(grid, about={"backbone": "tiny"}), tmp_path / "quality.npz")
-    monkeypatch.setattr(quality, "BUNDLED", tmp_path / "quality.npz")
+    monkeypatch.setattr(quality, "MAIN_V0", tmp_path / "quality.npz")
     monkeypatch.setattr(profile, "SERVER", given["--server"])
     monkeypatch.setattr(profile, "PHONE", given["--phone"])
     cmdp = main_cmdp()
@@ -189,6 +190,6 @@ def test_the_help_tells_the_defaults_of_the_process(capsys: pytest.CaptureFixtur
         assert value in told, name
 
 
-def test_learners_refuse_long_run_means(small: CMDP, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="learners discount what follows"):
-        train.train(replace(small, gamma=1.0), "cvpo", 0, 1, tmp_path / "x", {})
+def test_the_published_form_of_the_constraint_has_no_long_run_means(small: CMDP, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="take the form 'advantage' for long-run ones"):
+        train.train(replace(small, gamma=1.0), "cvpo-value", 0, 1, tmp_path / "x", {})

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,9 @@ from megen.cost import device_profile as profile
 from megen.cost import quality_grid as quality
 from megen.cost.quality_grid import QualityGrid
 from megen.evaluation import quality_grid as measuring
+from megen.files import write_npz
 from megen.models import embedded
+from megen.types import Decision
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +43,14 @@ def grid(measured: Path) -> QualityGrid:
 
 def test_a_measured_grid_holds_what_it_should(grid: QualityGrid) -> None:
     assert grid.decisions[:2] == (grid.decisions[0], replace(grid.decisions[0], merge_ratio=0.25))
-    assert grid.log_mse.shape == (3, 2, 4, 11)
+    coarser = len(measuring.COARSER)
+    assert grid.log_mse.shape == (3, 2, 4 + coarser, 11)
     assert grid.counts.sum() == 12
-    assert (np.diff(grid.payload_bits, axis=2) < 0).all()  # more merged, fewer bits
+    assert (np.diff(grid.payload_bits[:, :, :4], axis=2) < 0).all()  # more merged, fewer bits
+    assert (np.diff(grid.payload_bits[:, :, 4:], axis=2) < 0).all()  # a coarser quantiser, fewer bits
+    assert grid.decisions[4] == Decision(1, 0.0, measuring.COARSER[0])
+    assert grid.clean is not None
+    assert (np.diff(grid.clean[:, :, [0, *range(4, 4 + coarser)], -1], axis=2) <= 0).all()
     assert (np.diff(grid.airtime_s[:, :, (0, -1)].mean(-1), axis=2) < 0).all()  # a better channel is faster
     assert (np.diff(grid.airtime_s, axis=-1) >= 0).all()
     assert (grid.delivered > 0.9).all()
@@ -57,7 +64,7 @@ def test_each_prompt_is_heard_once_and_in_one_half(measured: Path, tiny_folder: 
     for i, row in enumerate(rows):  # an airtime that tells of its prompt
         row["airtime_s"] = np.full(np.shape(row["airtime_s"]), i + 1.0).tolist()
     draws = measuring.grid_of(rows, (1, 2), embedded.load(str(tiny_folder)).config, {}).airtime_draws_s
-    assert draws.shape[:4] == (2, 3, 4, 11)
+    assert draws.shape[:4] == (2, 3, 4 + len(measuring.COARSER), 11)
     of_class = draws[:, :, 0, 0]
     assert len(set(of_class.ravel())) == of_class.size  # [2, P, H]
     assert (draws == of_class[:, :, None, None]).all()
@@ -84,6 +91,7 @@ def test_a_grid_comes_back_as_it_was_and_broken_ones_are_refused(grid: QualityGr
     quality.save(grid, path)
     again = quality.load(path)
     assert again.words == grid.words
+    np.testing.assert_array_equal(again.reward("seen"), grid.reward("seen"))
     np.testing.assert_array_equal(again.airtime_s, grid.airtime_s)
     path.write_bytes(path.read_bytes()[:-200])
     for wrong, why in ((path, "not a whole quality grid"), (tmp_path / "none.npz", "megen measure")):
@@ -102,6 +110,38 @@ def test_a_grid_comes_back_as_it_was_and_broken_ones_are_refused(grid: QualityGr
             quality.save(replace(grid, **change), path)
 
 
+def test_a_grid_of_the_second_version_has_one_quantiser_and_says_nothing_of_what_is_seen(grid: QualityGrid, tmp_path: Path) -> None:
+    old = {"sharpness": None, "clean": None, "seen": None, "seen_error": None}
+    few, path = replace(grid.with_quantisers([5.0]), **old), tmp_path / "q.npz"
+    arrays = {f.name: getattr(few, f.name) for f in fields(few) if f.name not in ("words", "about", "quantiser_bits", *old)}
+    write_npz(path, {"format": "megen-quality-2", "words": few.words, "about": few.about}, arrays)
+    read = quality.load(path)
+    assert read.decisions == few.decisions
+    np.testing.assert_array_equal(read.reward("reference"), few.reward("reference"))
+    with pytest.raises(quality.QualityError, match="does not say what is seen"):
+        read.reward("seen")
+    with pytest.raises(quality.QualityError, match="the reward must be one of seen, reference, attributes, got 'x'"):
+        read.reward("x")
+
+
+def test_decisions_of_some_quantisers_alone_have_the_same_figures(grid: QualityGrid) -> None:
+    few = grid.with_quantisers([measuring.COARSER[0]])
+    assert [d.quantiser_bits for d in few.decisions] == [measuring.COARSER[0]] * 2
+    at = [grid.decisions.index(d) for d in few.decisions]
+    for kind in quality.REWARDS:
+        np.testing.assert_array_equal(few.reward(kind).reshape(3, 2, 11), grid.reward(kind).reshape(3, -1, 11)[:, at])
+    np.testing.assert_array_equal(few.airtime_s[:, 0], grid.airtime_s[:, 4])
+    np.testing.assert_array_equal(few.airtime_draws_s[:, :, 0], grid.airtime_draws_s[:, :, 4])
+    assert grid.with_quantisers([]) is grid
+    with pytest.raises(quality.QualityError, match="bits, not 7"):
+        grid.with_quantisers([7.0])
+
+
+@pytest.mark.parametrize(("value", "seen"), [(30.0, 0.0), (36.2, 0.0), (42.65, 0.5), (49.1, 1.0), (99.0, 1.0)])
+def test_opinions_are_linear_between_bad_and_unseen(value: float, seen: float) -> None:
+    np.testing.assert_allclose(quality.opinion(np.array([value]), quality.CLEAN_DB), [seen], atol=1e-9)
+
+
 def test_a_profile_is_measured_and_read(tiny_folder: Path, tmp_path: Path, grid: QualityGrid, unchecked: None) -> None:
     out = tmp_path / "p.json"
     assert main(["profile", "--backbone", str(tiny_folder), "--out", str(out), "--repeats", "2", "--name", "here", "--power-w", "25"]) == 0
@@ -111,7 +151,12 @@ def test_a_profile_is_measured_and_read(tiny_folder: Path, tmp_path: Path, grid:
     assert here.power_w == 25 or "power_w" not in here.assumed
     assert here.es_s(3) - here.es_s(1) == pytest.approx(2 * here.step_s)
     cmdp = build_cmdp(grid, here, here, Scenario(backlog_cells=5), radio_w=3.06, radio_w_per_mbps=0.0115)
-    assert cmdp.actions == 8
+    assert cmdp.actions == 8  # of the default quantiser alone
+    whole = build_cmdp(grid, here, here, Scenario(backlog_cells=5, reward="seen", quantiser_bits=()))
+    assert whole.actions == len(grid.decisions)
+    np.testing.assert_allclose(whole.reward[2, 1, 5], grid.reward("seen")[1, 0, 5, 2])
+    np.testing.assert_allclose(whole.shown["psnr_db"][2, 1, 5], -10 / np.log(10) * grid.log_mse[1, 0, 5, 2])
+    np.testing.assert_allclose(whole.shown["attributes"][2, 1, 5], grid.fidelity[1, 0, 5] * grid.delivered[5, 2])
     assert cmdp.shape == (11, 3, 2, 5)
     np.testing.assert_allclose(cmdp.service_s[0, 0, 4].mean() - cmdp.service_s[0, 0, 0].mean(), here.es_s(2) - here.es_s(1))
     np.testing.assert_allclose(cmdp.reward[2, 1, 6], -grid.log_mse[1, 1, 2, 2])

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 DEFAULTS: dict[str, dict[str, Any]] = {  # of the options that only one of the two uses
     "link": {"sweep": 8, "avif_speed": 0},
-    "backbone": {"device": "auto", "teacher": None, "consistency": None, "skipped": 0, "batch": 4, "sheet": None},
+    "backbone": {"device": "auto", "teacher": None, "consistency": None, "skipped": 0, "batch": 4, "sheet": None, "as_typed": False},
 }
 
 
@@ -40,6 +40,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     b.add_argument("--skipped", type=int, metavar="N", help="backbone: measure it also with N blocks left out")
     b.add_argument("--batch", type=int, metavar="N", help="backbone: images denoised together (default: 4)")
     b.add_argument("--sheet", type=Path, metavar="F.jpg", help="backbone: write a contact sheet of steps x prompts")
+    b.add_argument("--as-typed", action="store_true", default=None, help="backbone: short prompts are not completed")
     b.add_argument("--sweep", type=int, metavar="N", help="link: how many prompts cross at every SNR (default: 8)")
     b.add_argument("--avif-speed", type=int, metavar="S", help="link: effort of AVIF files: 0 strongest, 10 fastest (default: 0)")
 
@@ -113,7 +114,7 @@ def _backbone(args: argparse.Namespace, say: Callable[[str], object]) -> dict[st
     backbone, teacher, consistency = (embedded.load(path, device, quick=True) if path else None for path in paths)
     assert backbone is not None
     steps = counts(args.steps or ",".join(map(str, backbone.config.steps)), 100)
-    prompts = evaluation.Prompts.of(args.prompts, args.seed)
+    prompts = evaluation.Prompts.of(args.prompts, args.seed, as_typed=args.as_typed)
     figures, sheet = evaluation.compare(backbone, steps, prompts, teacher, consistency, skipped=args.skipped, batch=args.batch, say=say)
     if args.sheet is not None:
         with replacing(args.sheet) as temporary:
@@ -123,6 +124,14 @@ def _backbone(args: argparse.Namespace, say: Callable[[str], object]) -> dict[st
 
 def _backbone_table(figures: dict[str, Any]) -> str:
     rows = [{"steps": n, **row} for n, row in figures["steps"].items()]
-    return output.table(
-        rows, ("steps", "scene_fd", "scene_fd_error", "attribute_accuracy", "attribute_accuracy_unseen", "seconds", "gflops")
+    columns = (
+        "scene_fd",
+        "scene_fd_excess",
+        "right_full",
+        "all_right_full",
+        "right_short",
+        "all_right_short",
+        "unasked_weather",
+        "coverage",
     )
+    return output.table(rows, ("steps", *columns, "seconds"))

@@ -55,8 +55,14 @@ def add(commands: argparse._SubParsersAction) -> None:
     f.add_argument("--json", metavar="F.json", help="write the whole object there; - is stdout (default: a few lines on stdout)")
     for p in (t, v):
         p.add_argument("--seed", type=int, default=0, help="of every random draw (default: %(default)s)")
-        p.add_argument("--env", choices=("main", "as-released"), default="main", help="which process (default: %(default)s)")
+        p.add_argument("--env", choices=("main", "long-run", "as-released"), default="main", help="which process (default: %(default)s)")
     for p in (t, v, n):
+        p.add_argument(
+            "--reward",
+            choices=("seen", "reference", "attributes"),
+            help="what a request earns: what is seen, closeness to the most steps (the source's), or named attributes that come out right"
+            " (default: seen for plans and long-run, else reference)",
+        )
         p.add_argument("--quality", type=Path, metavar="F.npz", help="quality grid (default: the bundled one)")
         p.add_argument("--server", metavar="NAME|PATH", help="edge server's device profile (default: cpu)")
         p.add_argument("--phone", metavar="NAME|PATH", help="phone's device profile (default: phone)")

@@ -18,7 +18,7 @@ from megen.control.controller import PLAN
 from megen.control.judge import Process, drawn_from, judge
 from megen.control.scenarios import reference
 from megen.control.scenarios import scenario as scenarios
-from megen.control.scenarios.main import main_cmdp
+from megen.control.scenarios.main import bundled_grid, main_cmdp
 from megen.control.scenarios.scenario import Scenario, long_run
 from megen.cost import device_profile
 from megen.cost import quality_grid as quality
@@ -27,7 +27,14 @@ from megen.errors import InputError
 from megen.files import check_writable, emit
 from megen.provenance import provenance
 
-HORIZONS = {"main": 200, "as-released": reference.SLOTS}  # requests of an episode
+SCENARIOS = {"main": Scenario(), "long-run": long_run()}
+SHOWN = {  # beside the reward
+    "attributes": ("attributes, %", 100),
+    "psnr_db": ("PSNR, dB", 1),
+    "latency_s": ("latency, s", 1),
+    "energy_j": ("energy, J", 1),
+}
+HORIZONS = {"main": 200, "long-run": 200, "as-released": reference.SLOTS}  # requests of an episode
 
 
 def control(args: argparse.Namespace) -> None:
@@ -47,7 +54,8 @@ def control(args: argparse.Namespace) -> None:
         return
     planned = _planned_scenario(args)
     if planned is None:
-        _evaluate(args, cmdp_of(args), _changed(Scenario(), args))
+        scenario = _changed(SCENARIOS[args.env], args) if args.env in SCENARIOS else None
+        _evaluate(args, cmdp_of(args), scenario)
     else:
         _evaluate(args, main_cmdp(planned, quality.load(args.quality) if args.quality else None, args.server, args.phone), planned)
 
@@ -67,12 +75,12 @@ def cmdp_of(args: argparse.Namespace) -> CMDP:
     """The CMDP of the options. Errors: InputError on figures that cannot be, or that the environment does not have."""
     grid = quality.load(args.quality) if args.quality else None
     if args.env == "as-released":
-        for option in ("late_limit", "gap_s", "snr_mean_db", "server", "phone"):
+        for option in ("late_limit", "gap_s", "snr_mean_db", "reward", "server", "phone"):
             if getattr(args, option) is not None:
                 raise InputError(f"--{option.replace('_', '-')} is the main process's: as-released takes --deadline-s and --energy-limit-j")
         limits = {"latency_limit_s": args.deadline_s, "energy_limit_j": args.energy_limit_j}
         return reference.reference_cmdp(grid, **{k: v for k, v in limits.items() if v is not None})
-    return main_cmdp(_changed(Scenario(), args), grid, args.server, args.phone)
+    return main_cmdp(_changed(SCENARIOS[args.env], args), grid, args.server, args.phone)
 
 
 def _changed(scenario: Scenario, args: argparse.Namespace) -> Scenario:
@@ -84,6 +92,7 @@ def _changed(scenario: Scenario, args: argparse.Namespace) -> Scenario:
         "tardiness_limit_s": getattr(args, "tardiness_limit_s", None),
         "mean_gap_s": _pair(args.gap_s) if args.gap_s else None,
         "snr_mean_db": args.snr_mean_db,
+        "reward": args.reward,
     }
     return replace(scenario, **{k: v for k, v in given.items() if v is not None})
 
@@ -99,7 +108,7 @@ def _pair(text: str) -> tuple[float, float]:
 def _process(scenario: Scenario, args: argparse.Namespace) -> Process:
     """What the options say a policy meets."""
     profiles = device_profile.load(args.server or SERVER), device_profile.load(args.phone or PHONE)
-    return Process(scenario, quality.load(args.quality), *profiles)
+    return Process(scenario, quality.load(args.quality) if args.quality else bundled_grid(scenario), *profiles)
 
 
 def _check_targets(*targets: Path | str | None) -> None:
@@ -168,6 +177,8 @@ def _train(args: argparse.Namespace, cmdp: CMDP) -> None:
     if args.out.exists() and not args.out.is_dir():
         raise InputError(f"{args.out} is a file: name a folder")
     total = args.iterations or train.ITERATIONS
+    reward = args.reward or (SCENARIOS[args.env].reward if args.env in SCENARIOS else "reference")
+    about = {"env": args.env, "reward": reward, **provenance()}
     with console.bar(args.algorithm, total, every=10) as update:
         done = 0
 
@@ -178,16 +189,16 @@ def _train(args: argparse.Namespace, cmdp: CMDP) -> None:
                 update(now, "  ".join(f"{k} {v:.3g}" for k, v in row.items() if k not in ("samples", "seconds")))
             done = now
 
-        train.train(cmdp, args.algorithm, args.seed, total, args.out, {"env": args.env, **provenance()}, on_row=show)
+        train.train(cmdp, args.algorithm, args.seed, total, args.out, about, on_row=show)
     print(args.out / train.FILE)
 
 
-def _evaluate(args: argparse.Namespace, cmdp: CMDP, scenario: Scenario) -> None:
+def _evaluate(args: argparse.Namespace, cmdp: CMDP, scenario: Scenario | None) -> None:
     _check_targets(args.json)
     guard, plan = shield.calibrate(cmdp, args.alpha), report.EpisodePlan(args.episodes, args.horizon or HORIZONS[args.env], args.seed)
     lp.check(cmdp)
     made = {"made_by": provenance()}
-    with_judge = _judged(args, cmdp, scenario) if args.env == "main" else None
+    with_judge = _judged(args, cmdp, scenario) if scenario else None
     with console.status("policies") as say:
         say(args.policy or "lp")
         table = None if args.policy in (None, "lp", PLAN) else _table_of(args.policy, args.env, cmdp)  # a wrong name is refused at once
@@ -214,7 +225,7 @@ def _judged(args: argparse.Namespace, cmdp: CMDP, scenario: Scenario) -> Callabl
     process = _process(scenario, args)
 
     def figures(table: report.Array) -> dict[str, Any]:
-        return judge(process, drawn_from(policies.of_table(cmdp, table, {}, scenario.own_budgets)), seed=args.seed).figures()
+        return judge(process, drawn_from(policies.of_table(cmdp, table, {}, scenario.own_budgets), process), seed=args.seed).figures()
 
     return figures
 
@@ -230,7 +241,7 @@ def _show(figures: dict[str, Any], policies_: dict[str, dict[str, Any]], target:
             "reward": row["reward"],
             "below optimum, %": 100 * row["gap"],
             **{f"{cost} over limit, %": 100 * over for cost, over in row["over_limit"].items()},
-            "latency, s": row["latency_s"],
+            **{head: scale * row[key] for key, (head, scale) in SHOWN.items() if key in row},
         }
         for name, row in policies_.items()
     ]

@@ -34,12 +34,12 @@ def add(commands: argparse._SubParsersAction) -> None:
     g.add_argument("--report", type=Path, metavar="F.json", help="write latencies, energies, bits and quality here")
     g.add_argument("--payload", type=Path, metavar="F", help="write what crossed the link here, for megen receive")
     g.add_argument("--seed", type=int, default=0, help="start of all randomness (default: %(default)s)")
+    g.add_argument("--as-typed", action="store_true", help="leave open what the prompt leaves open, instead of drawing it from the seed")
     g.add_argument("--steps", default="4", metavar="N", help="denoising steps that the backbone offers, or auto (default: %(default)s)")
     g.add_argument("--merge-ratio", default="0", metavar="R", help="share of tokens merged away, 0 to 0.75, or auto (default: %(default)s)")
     _add_link(g)
-    g.add_argument(
-        "--bits-budget", type=int, metavar="N", help="the finest quantiser whose payload takes at most N bits (default: 5 bits a value)"
-    )
+    g.add_argument("--quantiser-bits", type=float, metavar="Q", help="0.25 to 8 bits a value (default: 5, or what auto chooses)")
+    g.add_argument("--bits-budget", type=int, metavar="N", help="the finest quantiser whose payload takes at most N bits")
     g.add_argument("--policy", metavar="NAME|PATH", help=f"who decides auto: plan, a bundled policy or a path (default: {POLICY})")
     g.add_argument("--server", metavar="NAME|PATH", help="edge server's device profile for auto (default: this machine's)")
     g.add_argument("--phone", metavar="NAME|PATH", help="phone's device profile for auto (default: this machine's)")
@@ -77,8 +77,50 @@ def run(args: argparse.Namespace) -> None:
     from dataclasses import asdict, replace
 
     from megen import console
-    from megen.files import check_writable, write_json
+    from megen.files import write_json
     from megen.types import Budget
+
+    _check_alone(args)
+    budget = Budget(args.deadline_s, args.energy_budget_j)
+    steps, ratio = _whole("--steps", args.steps), _number("--merge-ratio", args.merge_ratio)
+    _check_pairs(args, auto=None in (steps, ratio))
+    pipe, decided_by = _pipeline(args, steps, ratio)
+    decision = pipe.decide(_completed(pipe, args), steps=steps, merge_ratio=ratio, quantiser_bits=args.quantiser_bits, budget=budget)
+    if decided_by != "given":
+        bits = "" if args.bits_budget else f", {decision.quantiser_bits:g} bits a value"
+        output.say(f"the policy {args.policy or POLICY!r} chose {decision.steps} steps, merge ratio {decision.merge_ratio:g}{bits}")
+    with console.bar("denoise", decision.steps) as on_step:
+        result = pipe(
+            args.prompt,
+            seed=args.seed,
+            steps=decision.steps,
+            merge_ratio=decision.merge_ratio,
+            quantiser_bits=decision.quantiser_bits,
+            bits_budget=args.bits_budget,
+            on_step=on_step,
+        )
+    if result.delivery.parts_lost:
+        output.say(
+            f"warning: {result.delivery.parts_lost} of {result.delivery.parts} parts were lost in transit and are filled from neighbours"
+        )
+    report = replace(result.report, decided_by=decided_by)
+    if args.reference:
+        report = replace(report, quality=_quality(pipe, result, args.prompt, args.seed))
+    if args.grid:
+        _contact_sheet(pipe, args)
+    output.save_image(result.image, args.out)
+    if args.payload:
+        _write_payload(result, args.payload)
+    if args.report:
+        write_json(args.report, asdict(report))
+    _say_exceeded(budget, report.latency_s.total, report.energy_j.total)
+    print(args.out)
+
+
+def _check_alone(args: argparse.Namespace) -> None:
+    """Refuse what no option can be, before any work. Errors: InputError."""
+    from megen.files import check_writable
+    from megen.types import check_quantiser_bits
     from megen.words import check_words
 
     targets = {name: path for name in ("out", "report", "grid", "payload") if (path := getattr(args, name))}
@@ -91,38 +133,27 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"{', '.join(f'--{name}' for name in targets)} must be different files")
     check_words(args.prompt)
     output.bounded("--seed", args.seed, 0, 2**63 - 1)
-    budget = Budget(args.deadline_s, args.energy_budget_j)
-    steps, ratio = _whole("--steps", args.steps), _number("--merge-ratio", args.merge_ratio)
-    _check_pairs(args, auto=None in (steps, ratio))
-    pipe, decided_by = _pipeline(args, steps, ratio)
-    decision = pipe.decide(args.prompt, steps=steps, merge_ratio=ratio, budget=budget)
-    if decided_by != "given":
-        output.say(f"the policy {args.policy or POLICY!r} chose {decision.steps} steps and merge ratio {decision.merge_ratio:g}")
-    with console.bar("denoise", decision.steps) as on_step:
-        result = pipe(
-            args.prompt,
-            seed=args.seed,
-            steps=decision.steps,
-            merge_ratio=decision.merge_ratio,
-            bits_budget=args.bits_budget,
-            on_step=on_step,
-        )
-    if result.delivery.parts_lost:
-        output.say(
-            f"warning: {result.delivery.parts_lost} of {result.delivery.parts} parts were lost in transit and are filled from neighbours"
-        )
-    report = replace(result.report, decided_by=decided_by)
-    if args.reference:
-        report = replace(report, quality=_quality(pipe, result, args.prompt, args.seed))
-    if args.grid:
-        _contact_sheet(pipe, args.prompt, args.seed, args.grid)
-    output.save_image(result.image, args.out)
-    if args.payload:
-        _write_payload(result, args.payload)
-    if args.report:
-        write_json(args.report, asdict(report))
-    _say_exceeded(budget, report.latency_s.total, report.energy_j.total)
-    print(args.out)
+    if args.quantiser_bits is not None:
+        check_quantiser_bits(args.quantiser_bits)
+
+
+def _completed(pipe: Pipeline, args: argparse.Namespace) -> str:
+    """What is drawn: the prompt with what it leaves open, which is said."""
+    full = pipe.completed(args.prompt, args.seed)
+    understood = full.understanding
+    if understood.taken:
+        output.say("understood: " + "; ".join(f"{typed} as {plain}" for typed, plain in understood.taken.items()))
+    if understood.foreign:
+        output.say(f"not in this world: {', '.join(understood.foreign)}")
+    if understood.unknown:
+        output.say(f"warning: unknown words: {', '.join(understood.unknown)} (--words lists the known ones)")
+    for note in understood.notes:
+        output.say(note)
+    if full.conflict:
+        output.say(f"{full.conflict}: nothing is added")
+    elif full.added:
+        output.say(f"added: {', '.join(full.added)} (--as-typed leaves them open)")
+    return full.text
 
 
 def _check_pairs(args: argparse.Namespace, auto: bool) -> None:
@@ -138,7 +169,9 @@ def _check_pairs(args: argparse.Namespace, auto: bool) -> None:
     if not auto:
         output.refuse(args, ["policy", "server", "phone"], "is for --steps auto or --merge-ratio auto: nothing else asks a policy")
     if args.link == "analog":
-        output.refuse(args, ["bits_budget"], "picks a quantiser, and --link analog has none: leave one of them out")
+        output.refuse(args, ["bits_budget", "quantiser_bits"], "sets a quantiser, and --link analog has none: leave one of them out")
+    if args.bits_budget is not None:
+        output.refuse(args, ["quantiser_bits"], "and --bits-budget both set the quantiser: give one of them")
 
 
 def _pipeline(args: argparse.Namespace, steps: int | None, ratio: float | None) -> tuple[Pipeline, str]:
@@ -148,11 +181,11 @@ def _pipeline(args: argparse.Namespace, steps: int | None, ratio: float | None) 
     link, policy, decided_by = _link(args), None, "given"
     if steps is None or ratio is None:
         policy, decided_by = _policy(args, steps, ratio), f"policy {args.policy or POLICY}"
-    pipe = Pipeline.load(args.backbone, link=link, policy=policy, analog=args.link == "analog", device=args.device)
+    pipe = Pipeline.load(args.backbone, link=link, policy=policy, analog=args.link == "analog", device=args.device, as_typed=args.as_typed)
     backbone = pipe.transmitter.backbone
     if policy is not None:
         policy.check(getattr(backbone, "digest", ""))
-    _warn_unknown(backbone, args.prompt, args.words)
+    _show_words(backbone, args.prompt, args.words, warn=pipe.complete is None)
     return pipe, decided_by
 
 
@@ -162,7 +195,7 @@ def _policy(args: argparse.Namespace, steps: int | None, ratio: float | None) ->
     if args.link != "digital":
         raise InputError("auto decides for the digital link: give --steps and --merge-ratio, or --link digital")
     _measure_once(args)
-    controller = Controller.load(args.policy or POLICY, server=args.server, phone=args.phone).restricted(steps, ratio)
+    controller = Controller.load(args.policy or POLICY, server=args.server, phone=args.phone).restricted(steps, ratio, args.quantiser_bits)
     for assumption in controller.assumptions:
         output.say(assumption)
     return controller
@@ -222,7 +255,8 @@ def _number(option: str, text: str) -> float | None:
         raise InputError(f"{option} must be a number or auto, got {text!r}") from None
 
 
-def _warn_unknown(backbone: object, prompt: str, show: bool) -> None:
+def _show_words(backbone: object, prompt: str, show: bool, warn: bool) -> None:
+    """The words that a backbone knows, where asked for, and those of the prompt that it does not."""
     from megen.models.embedded import EmbeddedBackbone
 
     if not isinstance(backbone, EmbeddedBackbone):
@@ -230,7 +264,7 @@ def _warn_unknown(backbone: object, prompt: str, show: bool) -> None:
     if show:
         output.say("known words: " + " ".join(backbone.config.text.vocabulary))
     unknown = backbone.left_out(prompt)
-    if unknown:
+    if unknown and warn:
         output.say(f"warning: unknown words: {', '.join(unknown)} (--words lists the known ones)")
 
 
@@ -245,7 +279,7 @@ def _quality(pipe: Pipeline, result: Result, prompt: str, seed: int) -> Quality:
     return Quality(metrics.psnr_db(result.image, target), metrics.ssim(result.image, target), name)
 
 
-def _contact_sheet(pipe: Pipeline, prompt: str, seed: int, out: Path) -> None:
+def _contact_sheet(pipe: Pipeline, args: argparse.Namespace) -> None:
     import numpy as np
     from PIL import Image, ImageDraw
 
@@ -260,11 +294,11 @@ def _contact_sheet(pipe: Pipeline, prompt: str, seed: int, out: Path) -> None:
             draw.text((8, top + side * i + side // 2), f"{n} steps", "black")
             for j, ratio in enumerate(spec.merge_ratios):
                 draw.text((left + side * j + 80, 6), f"merge ratio {ratio:g}", "black")
-                image = pipe(prompt, seed=seed, steps=n, merge_ratio=ratio).image
+                image = pipe(args.prompt, seed=args.seed, steps=n, merge_ratio=ratio, quantiser_bits=args.quantiser_bits).image
                 small = Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS)
                 sheet.paste(small, (left + side * j, top + side * i))
             on_step(i + 1)
-    output.save_image(np.asarray(sheet), out)
+    output.save_image(np.asarray(sheet), args.grid)
 
 
 def _write_payload(result: Result, path: Path) -> None:

@@ -1,8 +1,9 @@
 """Features to bits and back: header, merge map and entropy-coded features, each part with its own checksum; or I/Q symbols."""
 
-from megen.codec.codec import QUANTISER_BITS, FeatureCodec, check_quantiser
+from megen.codec.codec import FeatureCodec, check_quantiser
 from megen.codec.framing import pack, unpack
 from megen.codec.header import CodecError
 from megen.codec.prior import Prior, PriorError
+from megen.types import QUANTISER_BITS
 
 __all__ = ["QUANTISER_BITS", "CodecError", "FeatureCodec", "Prior", "PriorError", "check_quantiser", "pack", "unpack"]

@@ -16,9 +16,18 @@ from megen.codec.header import MAX_SIDE, CodecError, Header, is_grid
 from megen.codec.prior import UNIT, Prior, plain
 from megen.codec.pyramid import ORDERS
 from megen.merging import Merged
-from megen.types import ComplexArray, Features, InputError, Received, Transmission, check_number, check_type
+from megen.types import (
+    QUANTISER_BITS,
+    ComplexArray,
+    Features,
+    InputError,
+    Received,
+    Transmission,
+    check_number,
+    check_quantiser_bits,
+    check_type,
+)
 
-QUANTISER_BITS = 5.0  # over eight standard deviations
 LOST = 0.5  # how far a predicted token is taken to be from the true one
 
 
@@ -127,9 +136,5 @@ def check_quantiser(quantiser_bits: float, bits_budget: int | None, analog: bool
 
 def depth_of(quantiser_bits: float) -> int:
     """The quantiser's depth in quarter bits. Errors: InputError naming the bounds."""
-    check_number("quantiser_bits", quantiser_bits)
-    depth = 4 * quantiser_bits
-    if not (features.MIN_DEPTH <= depth <= features.MAX_DEPTH and depth == int(depth)):
-        low, high = features.MIN_DEPTH / 4, features.MAX_DEPTH / 4
-        raise InputError(f"quantiser_bits must lie in [{low:g}, {high:g}] in steps of 0.25, got {quantiser_bits:g}")
-    return int(depth)
+    check_quantiser_bits(quantiser_bits)
+    return int(4 * quantiser_bits)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -29,10 +29,11 @@ from numpy.typing import NDArray
 
 from megen.control.markov import Chain, split_between_cells, stationary_distribution
 from megen.errors import InputError
-from megen.types import Decision
+from megen.types import QUANTISER_BITS, Decision
 
 Array = NDArray[np.float64]
 T = TypeVar("T", bound=np.generic)
+LONG_RUN_DISCOUNT = 0.99
 AXES = ("channel", "prompt", "phase", "backlog")  # of a state
 TIME_COSTS = ("late", "latency_s")  # follow from backlog, service and decoding; every other cost is a table
 
@@ -61,6 +62,7 @@ class CMDP:
     limits: Array  # [K]
     gamma: float
     deviation_s: Array | None = None  # [2, C, P, A, H]: of single services from their mean, to calibrate a shield on and to test it with
+    shown: Mapping[str, Array] = field(default_factory=dict)  # [C, P, A] each: what reports show beside the reward
 
     def __post_init__(self) -> None:
         if self.deviation_s is not None and self.deviation_s.shape[:4] != (2, *self.service_s.shape[:3]):
@@ -74,7 +76,10 @@ class CMDP:
                 raise InputError(f"{name} has the shape {table.shape}, expected {shapes[0]}, or {shapes[1]} where the backlog counts")
         if unknown := [name for name in self.cost_names if name not in (*TIME_COSTS, *self.cost_tables)]:
             raise InputError(f"no table of the cost {unknown[0]}: there are {', '.join((*TIME_COSTS, *self.cost_tables))}")
-        for name, value in {**vars(self), **self.cost_tables}.items():
+        for name, table in self.shown.items():
+            if table.shape != (c, p, a):
+                raise InputError(f"{name} has the shape {table.shape}, expected {(c, p, a)}")
+        for name, value in {**vars(self), **self.cost_tables, **self.shown}.items():
             if isinstance(value, np.ndarray | float) and not np.isfinite(value).all():
                 first = "" if isinstance(value, float) else f" at {np.argwhere(~np.isfinite(value))[0].tolist()}"
                 raise InputError(f"{name} of the CMDP is not finite{first}")
@@ -101,18 +106,24 @@ class CMDP:
         """SHA-256 of all tables to nine digits (other processors round otherwise): what was learned on one CMDP is not for another.
 
         The byte string is that of the first version, which had these two costs and names of its own; what it did not know comes
-        beside them. What single services deviate by is left out: no policy is learned from it.
+        beside them. What single services deviate by, and what is shown, are left out: no policy is learned from them.
         """
         fields: dict[str, Any] = {k: v for k, v in vars(self).items() if k in self.__dataclass_fields__}
-        fields["decisions"] = [asdict(d) for d in self.decisions]
+        usual = {"quantiser_bits": QUANTISER_BITS}
+        fields["decisions"] = [{k: v for k, v in asdict(d).items() if usual.get(k) != v} for d in self.decisions]
         names, tables = fields.pop("cost_names"), dict(fields.pop("cost_tables"))
-        del fields["deviation_s"]
+        del fields["deviation_s"], fields["shown"]
         fields |= {"energy_j": tables.pop("energy_j", None), "ue_j": tables.pop("ue_energy_j", None)}
         fields |= {"mean_latency": names[:1] == ("latency_s",), **tables}
         if names not in (("late", "energy_j"), ("latency_s", "energy_j")):
             fields["cost_names"] = list(names)
         text = {k: [f"{x:.9g}" for x in v.ravel()] if isinstance(v, np.ndarray) else v for k, v in fields.items()}
         return hashlib.sha256(json.dumps(text, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def learning_gamma(self) -> float:
+        """What learners discount by: gamma, or where it is 1 `LONG_RUN_DISCOUNT` of what is relative to its mean."""
+        return LONG_RUN_DISCOUNT if self.gamma == 1 else self.gamma
 
     @cached_property
     def reward_scale(self) -> float:

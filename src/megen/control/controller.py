@@ -66,7 +66,9 @@ class Controller:
 
         Errors: InputError where a file is missing, broken, or of other decisions.
         """
-        grid = quality_grid.load(quality)
+        scenario = scenario or long_run()
+        found = None if name_or_path == PLAN else policies.find(name_or_path, others=(PLAN,))
+        grid = quality_grid.load(quality or quality_grid.bundled(reward_of(found) if found else scenario.reward))
         measured, assumptions = device_profile.this_machine(), []
         if measured is None and (server is None or phone is None):
             assumptions.append(
@@ -79,14 +81,13 @@ class Controller:
         own = replace(measured, power_w=bundled.power_w) if measured else bundled  # a phone's power, with this machine's seconds
         ue = device_profile.load(phone) if phone else own
         quality_grid.check_same_backbone(grid, es, ue)
-        if name_or_path == PLAN:
-            policy = _planned(scenario or long_run(), grid, es, ue)
-            if relaxed := policy.about.get("relaxed"):
-                assumptions.append(f"at the assumed load no policy keeps the limits of {', '.join(relaxed)} here: planned for the nearest")
-        else:
-            policy = policies.find(name_or_path, others=(PLAN,))
+        policy = found or _planned(scenario, grid, es, ue)
+        if found is None and (relaxed := policy.about.get("relaxed")):
+            assumptions.append(f"at the assumed load no policy keeps the limits of {', '.join(relaxed)} here: planned for the nearest")
         if not set(policy.decisions) <= set(grid.decisions):
-            raise InputError(f"the policy {name_or_path!r} was learned for other steps or merge ratios than the quality grid holds")
+            raise InputError(
+                f"the policy {name_or_path!r} was made for other steps, merge ratios or quantisers than the quality grid holds"
+            )
         return cls(policy, grid, es, ue, rng, tuple(assumptions))
 
     @property
@@ -99,15 +100,16 @@ class Controller:
         if weights != self.grid.about.get("weights"):
             raise InputError("the policy's quality grid was measured on other weights than this backbone's: give --steps and --merge-ratio")
 
-    def restricted(self, steps: int | None, merge_ratio: float | None) -> Controller:
-        """The same with only the decisions of a given number of steps or merge ratio. Errors: InputError naming what it knows."""
-        allowed = tuple(
-            steps in (None, d.steps) and (merge_ratio is None or math.isclose(d.merge_ratio, merge_ratio)) for d in self.policy.decisions
-        )
+    def restricted(self, steps: int | None = None, merge_ratio: float | None = None, quantiser_bits: float | None = None) -> Controller:
+        """The same with only the decisions of given steps, merge ratio or quantiser. Errors: InputError naming what it knows."""
+        given = {"steps": steps, "merge_ratio": merge_ratio, "quantiser_bits": quantiser_bits}
+        asked = {name: value for name, value in given.items() if value is not None}
+        known = self.policy.decisions
+        allowed = tuple(all(math.isclose(getattr(d, name), value) for name, value in asked.items()) for d in known)
         if not any(allowed):
-            counts = ", ".join(map(str, sorted({d.steps for d in self.policy.decisions})))
-            ratios = ", ".join(f"{x:g}" for x in sorted({d.merge_ratio for d in self.policy.decisions}))
-            raise InputError(f"the policy knows no such choice: its steps are {counts}, its merge ratios {ratios}")
+            codings = ", ".join(f"{r:g} at {bits:g} bits" for r, bits in dict.fromkeys((d.merge_ratio, d.quantiser_bits) for d in known))
+            counts = ", ".join(map(str, sorted({d.steps for d in known})))
+            raise InputError(f"the policy knows no such choice: its steps are {counts}, its merge ratios {codings}")
         return replace(self, allowed=allowed)
 
     def __call__(self, observation: Observation) -> Decision:
@@ -133,7 +135,7 @@ class Controller:
         return bool(self._fitting(*self._on_the_grid(observation))[1][self.policy.decisions.index(decision)])
 
     def quality(self, observation: Observation, decision: Decision) -> float:
-        """-ln MSE to the most steps that a decision is expected to have."""
+        """What a decision is expected to earn, by the policy's own reward."""
         seen, _ = self._on_the_grid(observation)
         return float(self._quality[self._class_of(seen), seen.prompt_class][self.policy.decisions.index(decision)])
 
@@ -176,14 +178,12 @@ class Controller:
 
     @cached_property
     def _index(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Places of the policy's decisions on the grid's axes of steps and of merge ratios."""
-        steps, ratios = self.grid.steps.tolist(), self.grid.merge_ratios.tolist()
-        places = [(steps.index(d.steps), ratios.index(d.merge_ratio)) for d in self.policy.decisions]
-        n, r = (np.array(column) for column in zip(*places, strict=True))
-        return n, r
+        """Places of the policy's decisions on the grid's axes of steps and of codings."""
+        n, m = np.divmod([self.grid.decisions.index(d) for d in self.policy.decisions], len(self.grid.merge_ratios))
+        return n, m
 
     def _of_decisions(self, table: Array) -> Array:
-        """A table [P, R, G] of merge ratios, for every decision [G, P, A]."""
+        """A table [P, M, G] of codings, for every decision [G, P, A]."""
         return table[:, self._index[1]].transpose(2, 0, 1)
 
     @cached_property
@@ -200,7 +200,7 @@ class Controller:
     @cached_property
     def _latest_air_s(self) -> Array:
         """What a transmission takes at most with probability 1 - ALPHA, by split conformal prediction [G, P, A]."""
-        draws = np.concatenate(list(self.grid.airtime_draws_s), -1)  # [P, R, G, H]
+        draws = np.concatenate(list(self.grid.airtime_draws_s), -1)  # [P, M, G, H]
         return self._of_decisions(shield.margin(draws, ALPHA))
 
     @cached_property
@@ -213,15 +213,25 @@ class Controller:
     @cached_property
     def _radio_j(self) -> Array:
         """Mean energy of the radio [G, P, A]."""
-        n, r = self._index
-        bits = self.grid.payload_bits[:, n, r][None]  # [1, P, A]
+        n, m = self._index
+        bits = self.grid.payload_bits[:, n, m][None]  # [1, P, A]
         return RADIO_W * self._of_decisions(self.grid.airtime_s.mean(-1)) + RADIO_W_PER_MBPS * bits / 1e6
 
     @cached_property
     def _quality(self) -> Array:
-        """-ln MSE [G, P, A]."""
-        n, r = self._index
-        return -self.grid.log_mse[:, n, r].transpose(2, 0, 1)
+        """What a request earns by the policy's own reward [G, P, A]."""
+        n, m = self._index
+        return self.grid.reward(self.reward)[:, n, m].transpose(2, 0, 1)
+
+    @property
+    def reward(self) -> str:
+        """What the policy was made for, of the quality grid's `REWARDS`."""
+        return reward_of(self.policy)
+
+
+def reward_of(policy: Policy) -> str:
+    """The reward that a policy was made for, as its file says; one that does not say so: the source's."""
+    return str(policy.about.get("scenario", policy.about).get("reward", "reference"))
 
 
 def spectral_efficiency(snr_db: float) -> float:

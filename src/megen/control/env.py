@@ -161,9 +161,9 @@ class Battery(Main):
 
 
 class BoxDecision(gymnasium.ActionWrapper[NDArray[np.float32], NDArray[np.float32], np.int64]):
-    """Continuous decisions in [0, 1]^2 for learners that know no others: (steps, merge ratio), rounded to the nearest.
+    """Continuous decisions in [0, 1]^2 for learners that know no others: (steps, coding), rounded to the nearest.
 
-    Step counts are evenly spaced in the first coordinate, ratios in the second.
+    Step counts are evenly spaced in the first coordinate, pairs of merge ratio and quantiser in the second.
     """
 
     def __init__(self, env: gymnasium.Env[NDArray[np.float32], np.int64]) -> None:
@@ -197,10 +197,14 @@ class ScalarCost(gymnasium.Wrapper[NDArray[np.float32], np.int64, NDArray[np.flo
 
 
 def decision_places(decisions: Sequence[Decision]) -> Array:
-    """Where decisions lie in [0, 1]^2 [A, 2]: step counts and merge ratios evenly spaced in their order."""
-    steps, ratios = sorted({d.steps for d in decisions}), sorted({d.merge_ratio for d in decisions})
-    spans = max(1, len(steps) - 1), max(1, len(ratios) - 1)
-    return np.array([(steps.index(d.steps) / spans[0], ratios.index(d.merge_ratio) / spans[1]) for d in decisions])
+    """Where decisions lie in [0, 1]^2 [A, 2]: step counts, and codings from the finest to the coarsest, evenly spaced in their order."""
+
+    def coding(d: Decision) -> tuple[float, float]:
+        return -d.quantiser_bits, d.merge_ratio
+
+    steps, codings = sorted({d.steps for d in decisions}), sorted(set(map(coding, decisions)))
+    spans = max(1, len(steps) - 1), max(1, len(codings) - 1)
+    return np.array([(steps.index(d.steps) / spans[0], codings.index(coding(d)) / spans[1]) for d in decisions])
 
 
 def nearest(places: Array, points: NDArray) -> NDArray[np.int64]:

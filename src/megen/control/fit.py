@@ -21,6 +21,7 @@ from megen.control.scenarios.scenario import BudgetClass, Scenario, long_run
 from megen.cost.device_profile import DeviceProfile
 from megen.errors import InputError
 from megen.files import read_text
+from megen.types import QUANTISER_BITS
 
 Array = NDArray[np.float64]
 LEAST = 200  # requests that say anything of arrivals and channel
@@ -32,7 +33,8 @@ class Request:
     """One line of a log: when it came, what was seen, what was decided, and what became of it. Errors: InputError on what cannot be.
 
     {"arrival_s": 12.5, "observation": {"snr_db": 6.1, "backlog_s": 0.2, "deadline_s": 0.7, "energy_j": null},
-     "decision": {"steps": 4, "merge_ratio": 0.5}, "outcome": {"es_s": 0.2, "air_s": 0.05, "ue_s": 0.18, "latency_s": 0.63}}
+     "decision": {"steps": 4, "merge_ratio": 0.5, "quantiser_bits": 5.0},
+     "outcome": {"es_s": 0.2, "air_s": 0.05, "ue_s": 0.18, "latency_s": 0.63}}
     """
 
     arrival_s: float
@@ -46,6 +48,7 @@ class Request:
     latency_s: float = 0.0
     deadline_s: float | None = None  # of its own
     energy_j: float | None = None
+    quantiser_bits: float = QUANTISER_BITS
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -59,7 +62,7 @@ class Request:
         """The request as a line of a log."""
         parts = {
             "observation": ("snr_db", "backlog_s", "deadline_s", "energy_j"),
-            "decision": ("steps", "merge_ratio"),
+            "decision": ("steps", "merge_ratio", "quantiser_bits"),
             "outcome": ("es_s", "air_s", "ue_s", "latency_s"),
         }
         nested = {part: {name: getattr(self, name) for name in names} for part, names in parts.items()}
@@ -113,6 +116,7 @@ def read(path: Path) -> list[Request]:
             values |= {"snr_db": float(seen["snr_db"]), "backlog_s": float(seen.get("backlog_s", 0.0))}
             values |= {name: seen.get(name) for name in ("deadline_s", "energy_j")}
             values |= {"steps": int(chosen["steps"]), "merge_ratio": float(chosen["merge_ratio"])}
+            values["quantiser_bits"] = float(chosen.get("quantiser_bits", QUANTISER_BITS))
             out.append(Request(float(row["arrival_s"]), **values))
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise InputError(f"{path}, line {number} is no request of a log ({error}): see docs/control.md for its schema") from error
@@ -121,21 +125,33 @@ def read(path: Path) -> list[Request]:
 
 def fit(requests: Sequence[Request]) -> Fit:
     """Errors: InputError with fewer than `LEAST` requests, with arrivals that do not rise, or with one step count alone."""
+    scenario = load_of(requests)
+    steps, es_s, ue_s = (np.array([getattr(r, name) for r in requests], float) for name in ("steps", "es_s", "ue_s"))
+    if np.ptp(steps) == 0:
+        raise InputError(f"all requests have {int(steps[0])} steps: what a step takes needs two step counts at least")
+    step_s, fixed_s = np.polyfit(steps, es_s, 1, w=1 / np.maximum(es_s, 1e-9))
+    line = np.maximum(fixed_s + step_s * steps, 1e-9)
+    spreads = float((es_s / line).std()), float(ue_s.std() / max(ue_s.mean(), 1e-9))
+    return Fit(scenario, max(float(fixed_s), 0.0), max(float(step_s), 0.0), spreads[0], float(ue_s.mean()), spreads[1], len(requests))
+
+
+def load_of(requests: Sequence[Request]) -> Scenario:
+    """Arrivals, channel and budgets alone.
+
+    Errors: InputError with fewer than `LEAST` requests, with arrivals that do not rise, and with none but at one time.
+    """
     if len(requests) < LEAST:
         raise InputError(f"a fit needs at least {LEAST} requests, got {len(requests)}")
     arrivals, snr = (np.array([getattr(r, name) for r in requests], float) for name in ("arrival_s", "snr_db"))
     gaps = np.diff(arrivals)
     if not (gaps >= 0).all():
         raise InputError(f"arrivals must rise, request {int(np.argmax(gaps < 0)) + 2} comes before the one before it")
-    steps, es_s, ue_s = (np.array([getattr(r, name) for r in requests], float) for name in ("steps", "es_s", "ue_s"))
-    if np.ptp(steps) == 0:
-        raise InputError(f"all requests have {int(steps[0])} steps: what a step takes needs two step counts at least")
-    step_s, fixed_s = np.polyfit(steps, es_s, 1, w=1 / np.maximum(es_s, 1e-9))
-    line = np.maximum(fixed_s + step_s * steps, 1e-9)
+    if not gaps.any():
+        raise InputError("all requests came at the same time: that says nothing of arrivals")
     mean_gap_s, stay = fit_arrivals(gaps)
     centred = snr - snr.mean()
     correlation = float(centred[1:] @ centred[:-1] / max(centred @ centred, 1e-12))
-    scenario = long_run(
+    return long_run(
         mean_gap_s=mean_gap_s,
         phase_stay=stay,
         snr_mean_db=float(snr.mean()),
@@ -143,8 +159,6 @@ def fit(requests: Sequence[Request]) -> Fit:
         snr_correlation=min(max(correlation, -0.99), 0.99),
         budgets=_budgets(requests),
     )
-    spreads = float((es_s / line).std()), float(ue_s.std() / max(ue_s.mean(), 1e-9))
-    return Fit(scenario, max(float(fixed_s), 0.0), max(float(step_s), 0.0), spreads[0], float(ue_s.mean()), spreads[1], len(requests))
 
 
 def _budgets(requests: Sequence[Request]) -> tuple[BudgetClass, ...]:
@@ -164,7 +178,8 @@ def fit_arrivals(gaps: Array) -> tuple[tuple[float, float], tuple[float, float]]
     mean = max(float(gaps.mean()), 1e-9)
 
     def loss(x: Array) -> float:
-        return -log_likelihood(gaps, np.exp(x[:2]), 1 / (1 + np.exp(-x[2:])))
+        means = np.clip(np.exp(x[:2]), 1e-6 * mean, 1e6 * mean)
+        return -log_likelihood(gaps, means, 1 / (1 + np.exp(-x[2:])))
 
     starts = [np.array([np.log(mean * a), np.log(mean * b), stay, stay]) for a, b in ((0.4, 2.0), (0.7, 1.4)) for stay in (0.8, 2.0)]
     best = min(

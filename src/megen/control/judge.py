@@ -23,12 +23,25 @@ from megen.cost.device_profile import DeviceProfile
 from megen.cost.energy import RADIO_W, RADIO_W_PER_MBPS
 from megen.cost.quality_grid import QualityGrid
 from megen.errors import InputError
+from megen.metrics import DB_PER_NAT
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 WINDOW = 200  # requests whose mean is held against a limit where nothing may cancel
 WARM_UP = 100  # steps that bring channel and phase to their own stationary law
-NAMES = ("reward", "late", "tardiness_s", "energy_j", "ue_energy_j", "latency_s", "backlog_s", "attributes", "steps", "payload_bits")
+NAMES = (
+    "reward",
+    "late",
+    "tardiness_s",
+    "energy_j",
+    "ue_energy_j",
+    "latency_s",
+    "backlog_s",
+    "attributes",
+    "psnr_db",
+    "steps",
+    "payload_bits",
+)
 BATCHES = 32  # of links, for standard errors
 
 # decisions [n] of requests that find channel class, prompt class, budget class, phase [n] and backlog in s [n]
@@ -72,7 +85,10 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Process:
-    """What a scenario's requests meet on two machines; errors as `Scenario` and on profiles of unlike backbones."""
+    """What a scenario's requests meet on two machines; the grid is kept with the scenario's quantisers alone.
+
+    Errors: as `Scenario`, and InputError on figures of unlike backbones.
+    """
 
     scenario: Scenario
     grid: QualityGrid
@@ -81,10 +97,18 @@ class Process:
 
     def __post_init__(self) -> None:
         quality_grid.check_same_backbone(self.grid, self.server, self.phone)
+        object.__setattr__(self, "grid", self.grid.with_quantisers(self.scenario.quantiser_bits))
 
 
-def drawn_from(policy: Policy) -> Choose:
-    """A policy's mixture; between two backlogs one of both cells is drawn, which is their linear mixture."""
+def drawn_from(policy: Policy, process: Process) -> Choose:
+    """A policy's mixture; between two backlogs one of both cells is drawn, which is their linear mixture.
+
+    Errors: InputError where the process does not know one of its decisions.
+    """
+    known = process.grid.decisions
+    if strangers := [d for d in policy.decisions if d not in known]:
+        raise InputError(f"the policy decides on {strangers[0]}, which the quality grid does not hold")
+    number = np.array([known.index(d) for d in policy.decisions])
     below, last = np.cumsum(policy.table, -1), len(policy.backlog_s) - 1
     cells, budgets = np.arange(last + 1.0), max(1, len(policy.budgets))
 
@@ -92,7 +116,7 @@ def drawn_from(policy: Policy) -> Choose:
         place = np.interp(w, policy.backlog_s, cells)
         cell = np.minimum((place + rng.random(len(w))).astype(np.int64), last)
         rows = below[c, p * budgets + b, f, cell]
-        out: Ints = np.minimum((rows < rng.random((len(w), 1)) * rows[:, -1:]).sum(1), below.shape[-1] - 1)
+        out: Ints = number[np.minimum((rows < rng.random((len(w), 1)) * rows[:, -1:]).sum(1), below.shape[-1] - 1)]
         return out
 
     return choose
@@ -135,6 +159,7 @@ def simulated_log(process: Process, choose: Choose, count: int, rng: np.random.G
                 snr_db=float(served.snr_db[0]),
                 steps=decision.steps,
                 merge_ratio=decision.merge_ratio,
+                quantiser_bits=decision.quantiser_bits,
                 es_s=float(served.worked_s[0]),
                 air_s=float(served.air_s[0]),
                 ue_s=float(served.decoded_s[0]),
@@ -172,8 +197,8 @@ class _Served(NamedTuple):
 def _requests(process: Process, choose: Choose, links: int, count: int, rng: np.random.Generator) -> Iterator[_Served]:
     """One request after another on every link."""
     scenario, grid, server, phone = process.scenario, process.grid, process.server, process.phone
-    steps, ratios = np.array([d.steps for d in grid.decisions]), len(grid.merge_ratios)
-    held_out = grid.airtime_draws_s[1]  # [P, R, G, H]
+    steps, codings = np.array([d.steps for d in grid.decisions]), len(grid.merge_ratios)
+    held_out = grid.airtime_draws_s[1]  # [P, M, G, H]
     edges = (grid.snr_db[1:] + grid.snr_db[:-1]) / 2
     prompts, budgets = np.cumsum(grid.counts / grid.counts.sum()), np.cumsum([b.share for b in scenario.classes])
     mean_gap_s, stay = np.array(scenario.mean_gap_s), np.array(scenario.phase_stay)
@@ -186,7 +211,7 @@ def _requests(process: Process, choose: Choose, links: int, count: int, rng: np.
             p = np.minimum(np.searchsorted(prompts, rng.random(links)), len(prompts) - 1)
             b = np.minimum(np.searchsorted(budgets, rng.random(links)), len(budgets) - 1)
             a = choose(c, p, b, phase, backlog, rng)
-            air = held_out[p, a % ratios, c, rng.integers(held_out.shape[-1], size=links)]
+            air = held_out[p, a % codings, c, rng.integers(held_out.shape[-1], size=links)]
             worked = (server.es_s(0) + steps[a] * server.step_s) * _spread(server.spread, rng, links)
             decoded = phone.ue_s() * _spread(phone.spread, rng, links)
             gap = mean_gap_s[phase] * rng.standard_exponential(links)
@@ -204,14 +229,15 @@ def _figures(process: Process, served: _Served) -> dict[str, Array]:
     bits = grid.payload_bits[served.p, n, m]
     ue_j = RADIO_W * served.air_s + RADIO_W_PER_MBPS * bits / 1e6 + phone.power_w * served.decoded_s
     return {
-        "reward": -grid.log_mse[served.p, n, m, served.c],
+        "reward": grid.reward(process.scenario.reward)[served.p, n, m, served.c],
         "late": (over_s > 0).astype(float),
         "tardiness_s": np.maximum(over_s, 0),
         "energy_j": server.power_w * served.worked_s + ue_j,
         "ue_energy_j": ue_j,
         "latency_s": served.latency_s,
         "backlog_s": served.backlog_s,
-        "attributes": grid.fidelity[served.p, n, m],
+        "attributes": grid.reward("attributes")[served.p, n, m, served.c],
+        "psnr_db": -DB_PER_NAT * grid.log_mse[served.p, n, m, served.c],
         "steps": grid.steps[n].astype(float),
         "payload_bits": bits,
     }

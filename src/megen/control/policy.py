@@ -106,10 +106,10 @@ def table_of(policy: Policy, cmdp: CMDP) -> Array:
 
 def save(policy: Policy, path: Path) -> None:
     """Write a policy as npz."""
-    pairs = np.array([(d.steps, d.merge_ratio) for d in policy.decisions])
+    rows = np.array([(d.steps, d.merge_ratio, d.quantiser_bits) for d in policy.decisions])
     budgets = [[b.deadline_s, b.energy_j] for b in policy.budgets]
     header = {"format": FORMAT, "about": policy.about, **({"budgets": budgets} if budgets else {})}
-    axes = {"decisions": pairs, "snr_db": policy.snr_db, "backlog_s": policy.backlog_s}
+    axes = {"decisions": rows, "snr_db": policy.snr_db, "backlog_s": policy.backlog_s}
     write_npz(path, header, {**axes, "table": policy.table.astype(np.float32)})
 
 
@@ -133,7 +133,7 @@ def load(path: Path) -> Policy:
         raise PolicyError(f"no policy at {path}: train one with megen control train")
     try:
         header, arrays = read_npz(path, FORMAT)
-        decisions = tuple(Decision(int(n), float(r)) for n, r in arrays["decisions"])
+        decisions = tuple(Decision(int(n), *map(float, rest)) for n, *rest in arrays["decisions"])  # the first version's: of two numbers
         table = arrays["table"].astype(np.float64)
         budgets = tuple(Budget(*pair) for pair in header.get("budgets", []))
         policy = Policy(decisions, arrays["snr_db"], arrays["backlog_s"], table, header["about"], budgets)

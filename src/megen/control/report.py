@@ -71,16 +71,17 @@ def figures(cmdp: CMDP, policy: Array, plan: EpisodePlan, best: float) -> dict[s
     episodes = run_episodes(cmdp, policy, plan.count, plan.horizon, np.random.default_rng([plan.seed, 1]))
     spread = np.quantile(episodes.costs, QUANTILES, axis=1).T
 
-    def mean(name: str) -> float:
-        return float(exact.occupancy @ (policy * cmdp.expected_cost(name)).sum(1))
+    def mean(table: Array) -> float:
+        return float(exact.occupancy @ (policy * table).sum(1))
 
     return {
         "reward": exact.reward,
         "gap": (best - exact.reward) / abs(best),
         "costs": cmdp.named(exact.costs),
         "over_limit": cmdp.named(exact.costs / cmdp.limits - 1),
-        "latency_s": mean("latency_s"),
-        **({"ue_energy_j": mean("ue_energy_j")} if "ue_energy_j" in cmdp.cost_tables else {}),
+        **{name: mean(cmdp.of_states(table[:, :, None])) for name, table in cmdp.shown.items()},
+        "latency_s": mean(cmdp.expected_cost("latency_s")),
+        **{name: mean(cmdp.expected_cost(name)) for name in ("energy_j", "ue_energy_j") if name in cmdp.cost_tables},
         "episode_reward": float(episodes.reward.mean()),
         "episode_reward_error": float(episodes.reward.std() / np.sqrt(plan.count)),
         "violation_rate": cmdp.named(violation_rate(episodes, cmdp.limits)),
@@ -128,7 +129,7 @@ def evaluate_all(
     return {
         "limits": cmdp.named(cmdp.limits),
         "prices": cmdp.named(best.multipliers),
-        "decisions": [[d.steps, d.merge_ratio] for d in cmdp.decisions],
+        "decisions": [[d.steps, d.merge_ratio, d.quantiser_bits] for d in cmdp.decisions],
         "states": cmdp.states,
         "process": cmdp.digest,
         "policies": policies,

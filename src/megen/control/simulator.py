@@ -124,14 +124,14 @@ class Rollout:
     costs: Array
 
 
-def rollout(simulator: Simulator, policy: Array, links: int, horizon: int, rng: np.random.Generator) -> Rollout:
-    """Run `links` links for `horizon` requests from the start distribution with a stochastic policy [S, A].
+def rollout(simulator: Simulator, policy: Array, links: int, horizon: int, rng: np.random.Generator, start: Ints | None = None) -> Rollout:
+    """Run `links` links for `horizon` requests with a stochastic policy [S, A], from the states `start` or the start distribution.
 
     Errors: RunError where a reward or a cost is NaN or infinite.
     """
     states, actions = np.empty((horizon + 1, links), np.int64), np.empty((horizon, links), np.int64)
     rewards, costs = np.empty((horizon, links)), np.empty((len(simulator.cmdp.cost_names), horizon, links))
-    states[0] = simulator.start(links, rng)
+    states[0] = simulator.start(links, rng) if start is None else start
     for t in range(horizon):
         actions[t] = sample(policy, states[t], rng)
         states[t + 1], outcome = simulator.step(states[t], actions[t], rng)

@@ -58,8 +58,6 @@ def train(
         raise InputError(f"the algorithm must be one of {', '.join(ALGORITHMS)}, got {algorithm!r}")
     recipe = recipe or _usual_recipe(algorithm, seed, iterations)
     options = {"algorithm": algorithm, "seed": seed, "iterations": iterations}
-    if cmdp.gamma == 1:
-        raise InputError("learners discount what follows: train on dataclasses.replace(cmdp, gamma=0.98), or plan for long-run means")
     if not (folder / FILE).is_file():
         lp.check(cmdp)
     with run_folder.held(folder, {**options, "process": cmdp.digest, "recipe": asdict(recipe)}, MARK):

@@ -6,7 +6,7 @@ A profile is a JSON file; `megen profile` measures one. Those in `assets/profile
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,10 @@ class DeviceProfile:
     def es_s(self, steps: int) -> float:
         """Seconds that the edge server works on one image: text + steps * step + merge + code."""
         return self.text_s + steps * self.step_s + self.merge_s + self.code_s
+
+    def scaled(self, factor: float, spread: float, source: str) -> DeviceProfile:
+        """The same machine with `factor` times the seconds, and another spread of them. Errors: ProfileError on what cannot be."""
+        return replace(self, **{name: factor * getattr(self, name) for name in SECONDS}, spread=spread, source=source)
 
     def ue_s(self) -> float:
         """Seconds that the user equipment works on one image."""

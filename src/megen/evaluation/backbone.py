@@ -1,8 +1,9 @@
 """How good a backbone is at each number of steps: `megen bench backbone`.
 
 Scene Fréchet distance (in the judge's features, to renders of the same captions' scenes; not comparable with any
-FID), accuracy of the attributes that a prompt names, distance to the teacher's image of the same noise, seconds
-and FLOPs. The teacher, a consistency model and nets of reduced depth are measured beside it where they are given.
+FID), its floor (other renders of the same captions) and the excess over it, density and coverage, sharpness by octave,
+attributes that come out right for full and for short prompts, distance to the teacher's image of the same noise, seconds and
+FLOPs. The teacher, a consistency model and nets of reduced depth are measured beside it where they are given.
 """
 
 from __future__ import annotations
@@ -24,14 +25,20 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from megen.diffusion import flow_map
 from megen.diffusion.denoise import noise_of
 from megen.evaluation.device_profile import gflops as counted_gflops
+from megen.evaluation.pictures import density_and_coverage, rights, same_caption, short_figures
 from megen.models.embedded import EmbeddedBackbone
 from megen.scenes import judge
 from megen.scenes.captions import Scene
+from megen.scenes.completion import complete, short_caption
 from megen.scenes.judge import Classifier
 from megen.scenes.render import render
+from megen.training.adversarial_health import octaves
 from megen.training.distill import TEACHER_STEPS
 
 BOOTSTRAPS = 30
+OCTAVES = ("finest", "second", "third", "fourth")
+SHORT_STREAM = 23  # of short prompts
+SHARP = 48  # pictures that sharpness is measured on
 SHEET_STEPS = (1, 2, 4, 8, 12)
 PROMPT = "a cabin on the left at night, a full moon"  # of seconds and FLOPs
 
@@ -40,19 +47,27 @@ Solver = Callable[[flow_map.Velocity, Tensor, Sequence[float]], Iterator[Tensor]
 
 @dataclass(frozen=True)
 class Prompts:
-    """Held-out prompts, their scenes and seeds; the first half of combinations that training saw, the others not."""
+    """Held-out prompts, their scenes and seeds; the first half of combinations that training saw, the others not.
+
+    `short` are as people type them, an object and one or two attributes of the same scenes; `drawn` what is made of those: completed.
+    """
 
     texts: tuple[str, ...]
     scenes: tuple[Scene, ...]
     seeds: tuple[int, ...]
     unseen: tuple[bool, ...]
+    short: tuple[str, ...]
+    drawn: tuple[str, ...]
 
     @staticmethod
-    def of(count: int, seed: int) -> Prompts:
-        """`count` prompts of seen combinations and as many of unseen ones."""
+    def of(count: int, seed: int, *, as_typed: bool = False) -> Prompts:
+        """`count` prompts of seen combinations and as many of unseen ones; `as_typed`: short ones are not completed."""
         drawn = [(u, *judge.held_out_prompt(100_000 * seed + i, u)) for u in (False, True) for i in range(count)]
         seeds = tuple(100_000 * seed + i for i in range(len(drawn)))
-        return Prompts(tuple(t for _, _, t in drawn), tuple(s for _, s, _ in drawn), seeds, tuple(u for u, _, _ in drawn))
+        scenes = tuple(s for _, s, _ in drawn)
+        short = tuple(short_caption(s, np.random.default_rng([SHORT_STREAM, k])) for s, k in zip(scenes, seeds, strict=True))
+        full = short if as_typed else tuple(complete(text, k).text for text, k in zip(short, seeds, strict=True))
+        return Prompts(tuple(t for _, _, t in drawn), scenes, seeds, tuple(u for u, _, _ in drawn), short, full)
 
 
 @dataclass(frozen=True)
@@ -133,10 +148,10 @@ class Sampler:
         return list(self.solver(lambda z, s, t: backbone.velocity(z, s, t, condition, self.skipped), z, grid))[-1]
 
 
-def generate(sampler: Sampler, prompts: Prompts, steps: int, batch: int) -> Float[Tensor, "n c h w"]:
+def generate(sampler: Sampler, texts: Sequence[str], seeds: Sequence[int], steps: int, batch: int) -> Float[Tensor, "n c h w"]:
     """Latents of all prompts, each from its own seed."""
-    cut = [slice(i, i + batch) for i in range(0, len(prompts.texts), batch)]
-    return torch.cat([sampler(prompts.texts[c], prompts.seeds[c], steps).cpu() for c in cut])
+    cut = [slice(i, i + batch) for i in range(0, len(texts), batch)]
+    return torch.cat([sampler(texts[c], seeds[c], steps).cpu() for c in cut])
 
 
 def seconds(sampler: Sampler, steps: int, repeats: int = 3) -> float:
@@ -160,30 +175,61 @@ class Bench:
     def __init__(self, model: Classifier, prompts: Prompts, device: torch.device, batch: int, say: Callable[[str], object]) -> None:
         self.model, self.prompts, self.batch, self.say = model.to(device), prompts, batch, say
         say("renders")
-        cut = [prompts.scenes[i : i + 8] for i in range(0, len(prompts.scenes), 8)]
-        self.real = judged(self.model, (render(part, judge.SIZE_PX, device) for part in cut))
+        self.device = device
+        self.real = self._rendered(prompts.scenes)
+        again = self._rendered([same_caption(text, k) for k, text in enumerate(prompts.texts)])
+        self.floor = frechet_distance(self.real.features, again.features)
+        self.floor_coverage = density_and_coverage(self.real.features, again.features)[1]
         self.reference: Float[Tensor, "n c h w"] | None = None  # the teacher's latents of the same noise
+
+    def _rendered(self, scenes: Sequence[Scene]) -> Pictures:
+        cut = [list(scenes[i : i + 8]) for i in range(0, len(scenes), 8)]
+        return judged(self.model, (render(part, judge.SIZE_PX, self.device) for part in cut))
+
+    def sharpness_of_renders(self, backbone: EmbeddedBackbone) -> dict[str, float]:
+        """Octaves of the first scenes' renders at the backbone's size."""
+        pictures = (render([s], backbone.config.image_px[0], self.device) for s in self.prompts.scenes[:SHARP])
+        return dict(zip(OCTAVES, np.mean([octaves(x.cpu()) for x in pictures], 0).tolist(), strict=True))
+
+    @torch.inference_mode()
+    def short(self, sampler: Sampler, steps: int) -> dict[str, Any]:
+        """What short prompts get at one number of steps."""
+        prompts, backbone = self.prompts, sampler.backbone
+        latents = generate(sampler, prompts.drawn, prompts.seeds, steps, self.batch).to(backbone.device)
+        shown = [judge.predict(self.model, backbone.decode(latents[i : i + 8]).float()) for i in range(0, len(latents), 8)]
+        return short_figures(prompts.short, [row for part in shown for row in part])
 
     @torch.inference_mode()
     def measure(self, name: str, sampler: Sampler, steps: int) -> tuple[dict[str, Any], Pictures]:
         """Figures of one sampler at one number of steps, and its pictures."""
         self.say(f"{name}, {steps} steps")
         backbone = sampler.backbone
-        latents = generate(sampler, self.prompts, steps, self.batch).to(backbone.device)
+        latents = generate(sampler, self.prompts.texts, self.prompts.seeds, steps, self.batch).to(backbone.device)
         levels: list[Tensor] = []
+        sharp: list[list[float]] = []
 
         def decoded() -> Iterator[Tensor]:
             for i in range(0, len(latents), 8):
                 images = backbone.decode(latents[i : i + 8]).float()
+                if i < SHARP:
+                    sharp.append(octaves(images.cpu()))
                 if self.reference is not None:
                     goal = backbone.decode(self.reference[i : i + 8]).float()
                     levels.append(-10 * (images - goal).square().mean((1, 2, 3)).clamp(min=1e-10).log10().cpu())
                 yield images
 
         made = judged(self.model, decoded())
+        distance = frechet_distance(self.real.features, made.features)
+        density, coverage = density_and_coverage(self.real.features, made.features)
         figures: dict[str, Any] = {
-            "scene_fd": frechet_distance(self.real.features, made.features),
+            "scene_fd": distance,
             "scene_fd_error": frechet_error(self.real.features, made.features),
+            "scene_fd_floor": self.floor,
+            "scene_fd_excess": distance - self.floor,
+            "density": density,
+            "coverage": coverage,
+            "sharpness": dict(zip(OCTAVES, np.mean(sharp, 0).tolist(), strict=True)),
+            **{f"{key}_full": value for key, value in rights(self.prompts.texts, made.seen).items()},
         }
         for unseen, suffix in ((False, ""), (True, "_unseen")):
             share, error, by_attribute = accuracy(self.prompts, made.seen, unseen)
@@ -213,7 +259,8 @@ def compare(
     """All figures, and a contact sheet: a row of six prompts for each number of steps."""
     device = backbone.device
     bench = Bench(judge.load(), prompts, device, batch, say)
-    figures_: dict[str, Any] = {"prompts": len(prompts.texts), "steps": {}}
+    of_renders = {"scene_fd_floor": bench.floor, "coverage": bench.floor_coverage, "sharpness": bench.sharpness_of_renders(backbone)}
+    figures_: dict[str, Any] = {"prompts": len(prompts.texts), "renders": of_renders, "steps": {}}
     rows: dict[str, Pictures] = {}
     if teacher is not None:
         teacher_figures, pictures = bench.measure("teacher", Sampler(teacher), TEACHER_STEPS)
@@ -221,6 +268,7 @@ def compare(
         figures_["teacher"] = {str(TEACHER_STEPS): teacher_figures}
     for n in steps:
         figures_["steps"][str(n)], pictures = bench.measure("flow map", Sampler(backbone), n)
+        figures_["steps"][str(n)] |= bench.short(Sampler(backbone), n)
         rows = {str(n): pictures, **rows} if n in SHEET_STEPS else rows
     if skipped:
         reduced = Sampler(backbone, skipped=skipped)

@@ -1,7 +1,7 @@
 """Measures the quality grid of `cost/quality_grid.py` by running a backbone: `megen measure`.
 
-Each held-out prompt is denoised at every number of steps, merged at every ratio, coded, and sent over the digital
-link at every SNR. The image is decoded again only where parts of it were lost. Finished prompts are kept in a work
+Each held-out prompt is denoised at every number of steps, merged at every ratio or coded with a coarser quantiser, and sent over the
+digital link at every SNR. The image is decoded again only where parts of it were lost. Finished prompts are kept in a work
 folder, so that an interrupted run goes on.
 """
 
@@ -9,24 +9,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from megen import pipeline, run_folder
+from megen import metrics, pipeline, run_folder
 from megen.codec import QUANTISER_BITS
 from megen.cost import quality_grid as quality
 from megen.cost.quality_grid import QualityGrid
 from megen.errors import InputError
 from megen.files import read_text, write_json
 from megen.link import NotDeliveredError, RadioLink
-from megen.metrics import log_mse
+from megen.metrics import log_mse, psnr_db
 from megen.models import weights
 from megen.models.embedded import BackboneConfig, EmbeddedBackbone
-from megen.pipeline import Transmitter
+from megen.pipeline import Transmitter, tokens_of
 from megen.scenes import judge
-from megen.types import Received, Transmission
+from megen.types import Features, Received, Transmission
 from megen.ue import Receiver
 
 SNRS_DB = tuple(float(s) for s in range(-6, 25, 3))
@@ -35,50 +36,84 @@ AIR_DRAWS = 4  # transmissions of a payload at each SNR
 CLASSES = 3
 LEAST_PROMPTS = 4 * CLASSES
 PROMPT_OFFSET = 50_000  # held-out prompts that no other bench uses
+COARSER = (4.25, 3.5, 2.5, 1.5)  # bits of the quantisers that are measured without merging, beside the default one at every merge ratio
 NO_IMAGE = 128  # what is shown where nothing arrived
 
 
 def measure_prompt(
     transmitter: Transmitter, receiver: Receiver, model: judge.Classifier, steps: Sequence[int], index: int
 ) -> dict[str, Any]:
-    """All figures of one prompt: lists over steps x ratios, and x SNRs."""
+    """All figures of one prompt: lists over steps x codings, and x SNRs."""
     _, text = judge.held_out_prompt(PROMPT_OFFSET + index, unseen=False)
     seed = PROMPT_OFFSET + index
     target = pipeline.reference(transmitter, receiver, text, seed)
-    figures: dict[str, Any] = {"prompt": text, "log_mse": [], "fidelity": [], "bits": [], "airtime_s": [], "delivered": []}
+    names = ("log_mse", "fidelity", "sharpness", "bits", "airtime_s", "delivered", "coded_db")
+    figures: dict[str, Any] = {"prompt": text, **{name: [] for name in names}}
     for n in steps:
         latent = transmitter.denoise([text], [seed], n)
-        for ratio in transmitter.backbone.spec.merge_ratios:
-            sent = transmitter.encode(latent, ratio)
+        made = receiver.image_of(Features.clean(tokens_of(latent)))
+        for ratio, bits in codings(transmitter.backbone.spec.merge_ratios):
+            sent = transmitter.encode(latent, ratio, quantiser_bits=bits)
             image = receiver.decode(Received(sent.payload))
             compared = judge.compared(text, judge.seen(model, image))
             figures["fidelity"].append(sum(a == b for a, b in compared.values()) / len(compared))
+            figures["sharpness"].append(metrics.sharpness(image) / metrics.sharpness(target))
             figures["bits"].append(sent.payload.bits()["total"])
-            across = [
-                _crossed(sent, RadioLink(snr_db), np.random.default_rng([index, n, int(100 * ratio)]), receiver, image, target)
-                for snr_db in SNRS_DB
-            ]
-            for name, column in zip(("log_mse", "airtime_s", "delivered"), zip(*across, strict=True), strict=True):
-                figures[name].append(list(column))
+            rng_of = [index, n, int(100 * ratio), int(4 * bits)]
+
+            def errors_of(received: Received, made: np.ndarray = made) -> tuple[float, float]:
+                return _errors(receiver.decode(received), target, made)
+
+            outcomes = _Outcomes(_errors(image, target, made), log_mse(np.full_like(target, NO_IMAGE), target), errors_of)
+            across = [_crossed(sent, RadioLink(snr_db), np.random.default_rng(rng_of), outcomes) for snr_db in SNRS_DB]
+            for name in ("log_mse", "airtime_s", "delivered", "coded_db"):
+                figures[name].append([row[name] for row in across])
     return figures
 
 
-def _crossed(
-    sent: Transmission, link: RadioLink, rng: np.random.Generator, receiver: Receiver, image: np.ndarray, target: np.ndarray
-) -> tuple[float, list[float], float]:
-    """Several transmissions of one payload: mean ln MSE, seconds of each, share that was delivered."""
-    whole, errors, times, delivered = log_mse(image, target), [], [], 0
+def codings(merge_ratios: Sequence[float]) -> list[tuple[float, float]]:
+    """Pairs of merge ratio and bits of the quantiser: every ratio at the default quantiser, and coarser ones without merging.
+
+    Not their product: at equal bits a coarser quantiser beats merging (`experiments/merging_against_quantiser`).
+    """
+    return [(ratio, QUANTISER_BITS) for ratio in merge_ratios] + [(min(merge_ratios), bits) for bits in COARSER]
+
+
+def _errors(image: np.ndarray, target: np.ndarray, made: np.ndarray) -> tuple[float, float]:
+    """ln MSE to the reference, and PSNR to what was made at these steps."""
+    return log_mse(image, target), psnr_db(image, made)
+
+
+@dataclass(frozen=True)
+class _Outcomes:
+    """What becomes of a payload: its errors where all of it arrives, ln MSE where nothing does, and the errors of what is received."""
+
+    whole: tuple[float, float]
+    nothing: float
+    errors_of: Callable[[Received], tuple[float, float]]
+
+
+def _crossed(sent: Transmission, link: RadioLink, rng: np.random.Generator, outcomes: _Outcomes) -> dict[str, Any]:
+    """Several transmissions of one payload: ln MSE to the reference in the mean, seconds of each, share that was delivered, and each
+    one's PSNR to what was made, None where nothing arrived.
+    """
+    errors: list[float] = []
+    times: list[float] = []
+    coded_db: list[float | None] = []
     for _ in range(AIR_DRAWS):
         try:
             delivery = link.send(sent, rng)
         except NotDeliveredError as error:
             times.append(error.latency_s)
-            errors.append(log_mse(np.full_like(target, NO_IMAGE), target))
+            errors.append(outcomes.nothing)
+            coded_db.append(None)
             continue
-        delivered += 1
         times.append(delivery.latency_s)
-        errors.append(log_mse(receiver.decode(delivery.received), target) if delivery.parts_lost else whole)
-    return float(np.mean(errors)), times, delivered / AIR_DRAWS
+        error_and_db = outcomes.errors_of(delivery.received) if delivery.parts_lost else outcomes.whole
+        errors.append(error_and_db[0])
+        coded_db.append(error_and_db[1])
+    delivered = 1 - coded_db.count(None) / AIR_DRAWS
+    return {"log_mse": float(np.mean(errors)), "airtime_s": times, "delivered": delivered, "coded_db": coded_db}
 
 
 def measure(
@@ -92,7 +127,7 @@ def measure(
     assert isinstance(backbone, EmbeddedBackbone)  # the judge knows no other world than its
     model = judge.load()
     recipe = {"receiver": receiver.codec.fingerprint, "backbone": _mark(backbone)[:16], "steps": steps, "snrs_db": SNRS_DB}
-    with run_folder.held(work, {**recipe, "air_draws": AIR_DRAWS, "quantiser_bits": QUANTISER_BITS}):
+    with run_folder.held(work, {**recipe, "air_draws": AIR_DRAWS, "codings": [list(pair) for pair in codings(backbone.spec.merge_ratios)]}):
         for i in range(count):
             path = work / f"prompt-{i:05d}.json"
             if not path.is_file():
@@ -124,26 +159,33 @@ def _airtimes(times: np.ndarray, kind: np.ndarray, per_half: int) -> tuple[np.nd
     return air, draws
 
 
+def _classes(prompts: Sequence[str], words: Sequence[str], hard: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """Weights of the words, edges between the classes, each prompt's class, and the correlation on prompts that were not fitted to."""
+    bag, half = quality.bag_of_words(prompts, words), np.arange(len(prompts)) % 2 == 0
+    held_out = np.corrcoef(bag[~half] @ quality.hardness_weights(bag[half], hard[half]), hard[~half])[0, 1]
+    weights = quality.hardness_weights(bag, hard)
+    score = bag @ weights
+    edges = np.quantile(score, np.arange(1, CLASSES) / CLASSES)
+    return weights, edges, np.searchsorted(edges, score), float(held_out)
+
+
 def grid_of(rows: Sequence[dict[str, Any]], steps: Sequence[int], config: BackboneConfig, about: dict[str, Any]) -> QualityGrid:
     """The grid of measured prompts. Errors: InputError where there are too few for every class.
 
     Classes: terciles of a ridge regression of a prompt's mean ln MSE on its words; how well it does is measured by its
     correlation on prompts that it was not fitted to.
     """
-    shape = (len(rows), len(steps), len(config.merge_ratios))
+    pairs = codings(config.merge_ratios)
+    shape = (len(rows), len(steps), len(pairs))
     if len(rows) < LEAST_PROMPTS:
         raise InputError(f"a quality grid needs at least {LEAST_PROMPTS} prompts, got {len(rows)}")
-    log_mse = np.array([row["log_mse"] for row in rows]).reshape(*shape, len(SNRS_DB))
-    fidelity, bits = (np.array([row[key] for row in rows], float).reshape(shape) for key in ("fidelity", "bits"))
-    delivered = np.array([row["delivered"] for row in rows]).reshape(*shape, len(SNRS_DB)).mean((0, 1))
-    prompts, words = [row["prompt"] for row in rows], tuple(config.text.vocabulary)
-    bag, hard = quality.bag_of_words(prompts, words), log_mse.mean((1, 2, 3))
-    half = np.arange(len(rows)) % 2 == 0
-    held = float(np.corrcoef(bag[~half] @ quality.hardness_weights(bag[half], hard[half]), hard[~half])[0, 1])
-    weights = quality.hardness_weights(bag, hard)
-    score = bag @ weights
-    edges = np.quantile(score, np.arange(1, CLASSES) / CLASSES)
-    kind = np.searchsorted(edges, score)
+    log_mse, delivered = (np.array([row[key] for row in rows]).reshape(*shape, len(SNRS_DB)) for key in ("log_mse", "delivered"))
+    fidelity, bits, sharpness = (np.array([row[key] for row in rows], float).reshape(shape) for key in ("fidelity", "bits", "sharpness"))
+    made = sharpness[:, :, pairs.index((min(config.merge_ratios), QUANTISER_BITS))]  # the finest coding's: nearly what was made
+    coded_db = np.array([row["coded_db"] for row in rows], float).reshape(*shape, len(SNRS_DB), -1)  # NaN: nothing arrived
+    clean = np.nan_to_num(quality.opinion(coded_db, quality.CLEAN_DB), nan=0.0).mean(-1)
+    words, hard = tuple(config.text.vocabulary), log_mse.mean((1, 2, 3))
+    weights, edges, kind, held = _classes([row["prompt"] for row in rows], words, hard)
     counts = np.bincount(kind, minlength=CLASSES)
     if counts.min() < 2:
         raise InputError("some prompt class has fewer than two prompts: measure more")
@@ -162,9 +204,11 @@ def grid_of(rows: Sequence[dict[str, Any]], steps: Sequence[int], config: Backbo
         "hardness_of_class": [float(hard[kind == k].mean()) for k in range(CLASSES)],
     }
     (mse, mse_error), (share, share_error) = by_class(log_mse), by_class(fidelity)
+    seen, seen_error = by_class((fidelity * quality.opinion(made, quality.SHARP)[..., None])[..., None] * clean)
     return QualityGrid(
         steps=np.array(steps),
-        merge_ratios=np.array(config.merge_ratios),
+        merge_ratios=np.array([ratio for ratio, _ in pairs]),
+        quantiser_bits=np.array([bits for _, bits in pairs]),
         snr_db=np.array(SNRS_DB),
         log_mse=mse,
         log_mse_error=mse_error,
@@ -173,10 +217,14 @@ def grid_of(rows: Sequence[dict[str, Any]], steps: Sequence[int], config: Backbo
         payload_bits=by_class(bits)[0],
         airtime_s=air,
         airtime_draws_s=draws,
-        delivered=delivered,
+        delivered=delivered.mean((0, 1)),
         counts=counts,
         word_weights=weights,
         class_edges=edges,
         words=words,
         about={**about, **summary},
+        sharpness=by_class(made)[0],
+        clean=by_class(clean)[0],
+        seen=seen,
+        seen_error=seen_error,
     )

@@ -44,6 +44,9 @@ def efficiency(mcs: int) -> float:
     return order * rate / 1024
 
 
+FASTEST_FIRST = sorted(range(len(MCS)), key=efficiency, reverse=True)
+
+
 def segments(bits: int, mcs: int) -> tuple[int, int]:
     """Code blocks of a transport block of `bits`, and bits in each, CRCs counted (TS 38.212, 7.2.1, 7.2.2 and 5.2.2)."""
     if bits < 1:
@@ -94,9 +97,10 @@ def choose(snr_db: float, bits: int, target: float) -> tuple[int, int]:
 
     Below the slowest MCS the block is sent several times and combined, up to `MAX_REPETITION`.
     """
-    for mcs in sorted(range(len(MCS)), key=efficiency, reverse=True):
-        if transport_error(mcs, bits, snr_db) <= target:
-            return mcs, 1
+    blocks, size = np.array([segments(bits, mcs) for mcs in FASTEST_FIRST]).T
+    kept = np.flatnonzero(1 - (1 - block_error(FASTEST_FIRST, size, snr_db)) ** blocks <= target)
+    if len(kept):
+        return FASTEST_FIRST[int(kept[0])], 1
     for repetition in range(2, MAX_REPETITION + 1):
         if transport_error(0, bits, snr_db + 10 * math.log10(repetition)) <= target:
             return 0, repetition

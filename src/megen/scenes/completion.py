@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
-from megen.errors import InputError
 from megen.scenes.captions import PHRASES, SIDES, Scene, caption, conflict, mentions, parse, pick, sample_scene
+from megen.scenes.understanding import Understanding, in_plain_words, understand
 
 COMPLETION_STREAM = 7  # of a request's seed
 
 
 @dataclass(frozen=True)
 class Completion:
-    """A prompt with what it left open: the text that the backbone reads, and the phrases that were added."""
+    """A prompt in the world's own words, with what it left open: the text that the backbone reads, the phrases that were added, why none
+    could be, and how the prompt was understood.
+    """
 
     text: str
     added: tuple[str, ...] = ()
+    conflict: str = ""
+    understanding: Understanding = field(default_factory=lambda: Understanding({}, {}))
 
 
 def complete(prompt: str, seed: int) -> Completion:
-    """Draw what `prompt` leaves open from `seed`; weather that nobody asks for is clear.
-
-    Errors: InputError where what the prompt names cannot stand in one picture.
+    """Draw what `prompt` leaves open from `seed`: weather that nobody asks for is clear, and an object stands only where one is asked
+    for or nothing at all is named. Nothing is added to a prompt whose parts cannot stand in one picture, and `conflict` says why. One
+    that says more than the world's own words do is said again in them.
     """
-    given = parse(prompt)
-    contradiction = conflict(given)
-    if contradiction:
-        raise InputError(contradiction)
-    scene = sample_scene(np.random.default_rng([seed, COMPLETION_STREAM]), {"weather": "clear", **given})
-    return completed(prompt, scene)
+    understanding = understand(prompt)
+    given = dict(understanding.named)
+    said = prompt if given == parse(prompt) and not understanding.notes else in_plain_words(given) or prompt
+    if contradiction := conflict(given):
+        return Completion(said, conflict=contradiction, understanding=understanding)
+    usual = {"weather": "clear"} | ({"object": "no object"} if given else {})
+    full = completed(said, sample_scene(np.random.default_rng([seed, COMPLETION_STREAM]), usual | given))
+    return replace(full, understanding=understanding)
 
 
 def completed(prompt: str, scene: Scene) -> Completion:

@@ -41,8 +41,8 @@ class AdversarialRecipe:
 
     steps: int = 4000
     batch: int = 24
-    lr: float = 1e-5  # at 1.2e-4 two steps undo what the discriminator learned in 24 rounds, and pictures turn brushy
-    text_lr: float = 1e-6
+    lr: float = 1.2e-4
+    text_lr: float = 1e-5
     discriminator_lr: float = 8e-4
     gan_weight: float = 1.5  # 0: without a discriminator
     reward_weight: float = 0.3  # 0: without a reward

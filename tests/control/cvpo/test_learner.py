@@ -100,7 +100,9 @@ def test_a_steady_error_of_the_critics_is_learned_and_the_bound_made_tighter(sma
     np.testing.assert_allclose(learner.mean_costs, truth + 0.02 * small.limits, rtol=1e-3)
 
 
-def test_a_killed_training_goes_on_to_the_same_policy(small: CMDP, tmp_path: Path) -> None:
+@pytest.mark.parametrize("gamma", [0.9, 1.0])
+def test_a_killed_training_goes_on_to_the_same_policy(small: CMDP, gamma: float, tmp_path: Path) -> None:
+    small = replace(small, gamma=gamma)
     whole = cvpo.train(small, FAST)
     path = tmp_path / "cvpo.safetensors"
 
@@ -135,6 +137,24 @@ def test_a_cost_that_is_no_number_is_named_where_it_arises(small: CMDP) -> None:
     energy_j[...] = np.nan  # after the CMDP was checked
     with pytest.raises(RunError, match="NaN or infinite"):
         cvpo.train(broken, FAST)
+
+
+def test_a_long_run_goes_on_where_its_links_are(small: CMDP) -> None:
+    learner = cvpo.Learner(replace(small, gamma=1.0), FAST)
+    learner.iterate()
+    first = learner.links
+    assert first is not None
+    assert (np.unravel_index(first, small.shape)[3] > 0).any()  # not empty any more
+    assert cvpo.Learner(small, FAST).links is None
+
+
+@pytest.mark.slow
+def test_it_keeps_limits_of_long_run_means(small: CMDP) -> None:
+    endless = replace(small, gamma=1.0)
+    best = lp.solve(endless)
+    got = evaluate(endless, cvpo.train(endless, Recipe(links=256)).table())
+    assert got.reward > 0.97 * best.reward
+    assert (got.costs < 1.03 * endless.limits).all()
 
 
 @pytest.mark.slow

@@ -52,7 +52,7 @@ class LagrangianRecipe:
 
 @dataclass(frozen=True)
 class Collected:
-    """Discounted means of the episodes that ended in one collection, and the multipliers after it (reward's spread over a cost's)."""
+    """Means of the episodes that ended in one collection, and the multipliers after it (reward's spread over a cost's)."""
 
     samples: int
     reward: float
@@ -71,7 +71,7 @@ class Links(VecEnv):
         self._features = features(cmdp).astype(np.float32)
         super().__init__(links, feature_box(self._features), actions)
         self.level = float(cmdp.reward.mean())
-        self.scale = 1.0 if continuous else 1 - cmdp.gamma
+        self.scale = 1.0 if continuous else 1 - cmdp.learning_gamma
         self.state = self.simulator.start(links, self.rng)
         self.age, self.sums = np.zeros(links, np.int64), np.zeros((1 + len(cmdp.limits), links))
         self.whole = np.ones(links, bool)
@@ -125,9 +125,10 @@ class Links(VecEnv):
             last = self._features[self.state]
             for i in np.flatnonzero(done):
                 infos[i] = {"terminal_observation": last[i], "TimeLimit.truncated": True}
-            self.ended.append(self.sums[:, done & self.whole] * (1 - gamma) / (1 - gamma**self.horizon))
+            self.ended.append(self.sums[:, done & self.whole] / np.sum(gamma ** np.arange(self.horizon)))
             self.whole |= done
-            self.state = np.where(done, self.simulator.start(self.num_envs, self.rng), self.state)
+            if gamma < 1:  # a long run goes on
+                self.state = np.where(done, self.simulator.start(self.num_envs, self.rng), self.state)
             self.age[done], self.sums[:, done] = 0, 0.0
         return self._features[self.state], rewards, done, infos
 
@@ -195,7 +196,7 @@ def ppo(cmdp: CMDP, recipe: LagrangianRecipe, on_iteration: Callable[[Collected]
         n_steps=recipe.collect,
         batch_size=max(64, recipe.links * recipe.collect // 5),
         n_epochs=4,
-        gamma=cmdp.gamma,
+        gamma=cmdp.learning_gamma,
         policy_kwargs={"net_arch": [recipe.width, recipe.width], "activation_fn": torch.nn.SiLU},
         seed=recipe.seed,
         device="cpu",
@@ -218,7 +219,7 @@ def sac(cmdp: CMDP, recipe: LagrangianRecipe, on_iteration: Callable[[Collected]
         batch_size=1024,
         train_freq=8,
         gradient_steps=8,
-        gamma=cmdp.gamma,
+        gamma=cmdp.learning_gamma,
         tau=0.02,
         policy_kwargs={"net_arch": [recipe.width, recipe.width]},
         seed=recipe.seed,

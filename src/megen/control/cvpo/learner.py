@@ -3,6 +3,8 @@
 The simulator's links are stepped with the stochastic policy; critics and policy see a state's features (SNR, backlog,
 prompt class, phase). Costs are taken relative to their limits, c / d - 1, and rewards to their own mean, so that all
 critics are about zero where a policy just keeps its limits. Episodes are cut after `horizon` steps and bootstrapped there.
+Where limits bound long-run means (gamma 1), links go on where the last rollout left them, all steps count alike, and critics discount what
+is relative to its mean: what that leaves out of a value, the measured mean costs do not.
 """
 
 from __future__ import annotations
@@ -66,7 +68,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Progress:
-    """One iteration's figures: discounted means of its rollouts (reward, costs in their units), and the duals."""
+    """One iteration's figures: discounted or long-run means of its rollouts (reward, costs in their units), and the duals."""
 
     samples: int
     reward: float
@@ -83,7 +85,10 @@ class Learner:
             raise InputError(f"the constraint's form must be one of {', '.join(FORMS)}, got {recipe.form!r}")
         if not (cmdp.limits > 0).all():
             raise InputError(f"every limit must be positive, got {', '.join(f'{v:g}' for v in cmdp.limits)}")
+        if recipe.form == "value" and cmdp.gamma == 1:
+            raise InputError("the published form of the constraint bounds discounted means: take the form 'advantage' for long-run ones")
         self.cmdp, self.recipe, self.simulator = cmdp, recipe, Simulator(cmdp)
+        self.links: Ints | None = None  # where they are, for a rollout that goes on
         self.count = len(cmdp.limits)
         self.features = torch.from_numpy(features(cmdp)).float()
         with torch.random.fork_rng():
@@ -124,7 +129,8 @@ class Learner:
         for optimiser, rate in ((self.policy_optimiser, recipe.policy_lr), (self.critic_optimiser, recipe.critic_lr)):
             optimiser.param_groups[0]["lr"] = rate * self.rate_left
         table = self.table()
-        steps = rollout(self.simulator, table, recipe.links, recipe.horizon, self.rng)
+        steps = rollout(self.simulator, table, recipe.links, recipe.horizon, self.rng, self.links)
+        self.links = steps.states[-1] if cmdp.gamma == 1 else None
         self.samples += steps.rewards.size
         discount = cmdp.gamma ** np.arange(recipe.horizon)
         time_weight = discount / discount.sum()
@@ -139,7 +145,7 @@ class Learner:
     @torch.no_grad()
     def _recentre(self, reward: float) -> None:
         """Take rewards relative to a new mean: every reward critic moves by the same constant, exactly."""
-        shift = (reward - self.reward_level) / self.reward_scale / (1 - self.cmdp.gamma)
+        shift = (reward - self.reward_level) / self.reward_scale / (1 - self.cmdp.learning_gamma)
         for net in (self.critics, self.slow):
             net.biases[-1][:2] -= shift if self.iteration else 0.0
         self.reward_level = reward
@@ -156,7 +162,7 @@ class Learner:
             chosen = self.rng.integers(size, size=recipe.batch)
             state, following = before[chosen], after[chosen]
             with torch.no_grad():
-                target = signal[:, chosen] + cmdp.gamma * (policy[following] * self.slow(self.features[following])).sum(-1)
+                target = signal[:, chosen] + cmdp.learning_gamma * (policy[following] * self.slow(self.features[following])).sum(-1)
             value = self.critics(self.features[state]).gather(-1, action[chosen].expand(len(target), -1)[..., None])[..., 0]
             loss = F.mse_loss(value, target)
             self.critic_optimiser.zero_grad()
@@ -230,6 +236,8 @@ def save(learner: Learner, path: Path) -> None:
     for name, optimiser in learner.optimisers().items():
         for i, state in optimiser.state_dict()["state"].items():
             tensors |= {f"{name}/{i}/{k}": torch.as_tensor(v) for k, v in state.items()}
+    if learner.links is not None:
+        tensors["links"] = torch.from_numpy(learner.links)
     metadata = {
         "recipe": asdict(learner.recipe),
         "cmdp": learner.cmdp.digest,
@@ -276,6 +284,7 @@ def load(cmdp: CMDP, recipe: Recipe, path: Path) -> Learner:
     learner.iteration, learner.samples, learner.reward_level = metadata["iteration"], metadata["samples"], metadata["reward_level"]
     learner.mean_costs, learner.drift = np.array(metadata["mean_costs"]), np.array(metadata["drift"])
     learner.rng.bit_generator.state = metadata["generator"]
+    learner.links = tensors["links"].numpy() if "links" in tensors else None
     return learner
 
 

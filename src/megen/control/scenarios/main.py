@@ -1,7 +1,8 @@
 """The main process: Markov fading, bursty arrivals, and the backlog at the edge server.
 
 A decision keeps the edge server busy for S = text + steps + merge + code + airtime; the request is served after L = W + S + decoding
-with the backlog W that it finds. Reward: -ln MSE to the reference image. Costs: a miss of the deadline, and the energy in J.
+with the backlog W that it finds. Reward: what is seen, -ln MSE to the reference image, or the share of named attributes.
+Costs: a miss of the deadline, and the energy in J.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from megen.cost.device_profile import DeviceProfile
 from megen.cost.energy import RADIO_W, RADIO_W_PER_MBPS
 from megen.cost.quality_grid import QualityGrid
 from megen.errors import InputError
+from megen.metrics import DB_PER_NAT
 
 Array = NDArray[np.float64]
 NODES = 24  # of a quadrature over a cell of the SNR
@@ -45,16 +47,18 @@ def build_cmdp(
     if not (radio_w >= 0 and radio_w_per_mbps >= 0):
         raise InputError(f"the radio's powers must not be negative, got {radio_w:g} W and {radio_w_per_mbps:g} W per Mbit/s")
     quality.check_same_backbone(grid, server, phone)
-    n, r = len(grid.steps), len(grid.merge_ratios)
+    grid = grid.with_quantisers(scenario.quantiser_bits)
+    n, m = len(grid.steps), len(grid.merge_ratios)
     compute_s = np.array([server.es_s(d.steps) for d in grid.decisions])  # [A]
     airtime_s = grid.airtime_s * (1 + standard_error(grid))[..., None] if scenario.smooth else grid.airtime_s
-    air_s = airtime_s.transpose(2, 0, 1, 3)[:, :, None]  # [C, P, 1, R, D]
-    air_s = np.broadcast_to(air_s, (*air_s.shape[:2], n, *air_s.shape[3:])).reshape(*air_s.shape[:2], n * r, -1)
-    bits = grid.payload_bits.reshape(grid.classes, n * r)[None, :, :, None]
-    draws_s = np.repeat(grid.airtime_draws_s.transpose(0, 3, 1, 2, 4)[:, :, :, None], n, 3)  # [2, C, P, N, R, H]
+    air_s = airtime_s.transpose(2, 0, 1, 3)[:, :, None]  # [C, P, 1, M, D]
+    air_s = np.broadcast_to(air_s, (*air_s.shape[:2], n, *air_s.shape[3:])).reshape(*air_s.shape[:2], n * m, -1)
+    bits = grid.payload_bits.reshape(grid.classes, n * m)[None, :, :, None]
+    draws_s = np.repeat(grid.airtime_draws_s.transpose(0, 3, 1, 2, 4)[:, :, :, None], n, 3)  # [2, C, P, N, M, H]
     radio_j = radio_w * air_s + radio_w_per_mbps * bits / 1e6
     ue_j = radio_j + phone.power_w * phone.ue_s()
     stay = scenario.phase_stay
+
     cmdp = CMDP(
         decisions=grid.decisions,
         snr_db=grid.snr_db,
@@ -62,9 +66,9 @@ def build_cmdp(
         channel=gauss_markov(grid.snr_db, scenario.snr_mean_db, scenario.snr_std_db, scenario.snr_correlation, within=scenario.smooth),
         prompts=grid.counts / grid.counts.sum(),
         phases=np.array([[stay[0], 1 - stay[0]], [1 - stay[1], stay[1]]]),
-        reward=-grid.log_mse.transpose(3, 0, 1, 2).reshape(len(grid.snr_db), grid.classes, n * r),
+        reward=_of_decisions(grid.reward(scenario.reward)),
         service_s=compute_s[:, None] + air_s,
-        deviation_s=draws_s.reshape(*draws_s.shape[:3], n * r, -1) - air_s.mean(-1, keepdims=True),
+        deviation_s=draws_s.reshape(*draws_s.shape[:3], n * m, -1) - air_s.mean(-1, keepdims=True),
         cost_tables={"energy_j": server.power_w * compute_s[:, None] + ue_j, "ue_energy_j": ue_j},
         decode_s=phone.ue_s(),
         gap_s=np.stack([exponential_quantiles(m, scenario.gaps) for m in scenario.mean_gap_s]),
@@ -72,6 +76,7 @@ def build_cmdp(
         cost_names=("late", "energy_j"),
         limits=np.array([scenario.late_limit, scenario.energy_limit_j]),
         gamma=scenario.gamma,
+        shown=_shown(grid),
     )
     if scenario.budgets:
         cmdp = with_budgets(cmdp, scenario.classes)
@@ -80,6 +85,18 @@ def build_cmdp(
         limits = np.array(list(scenario.limits.values()))
         cmdp = replace(cmdp, cost_tables=tables, cost_names=tuple(scenario.limits), limits=limits)
     return cmdp
+
+
+def _of_decisions(table: Array) -> Array:
+    """A table [P, N, M, G] as [C, P, A]."""
+    out: Array = np.moveaxis(table, -1, 0)
+    return np.ascontiguousarray(out.reshape(*out.shape[:2], -1))
+
+
+def _shown(grid: QualityGrid) -> dict[str, Array]:
+    """What is reported beside the reward [C, P, A]."""
+    seen = {} if grid.seen is None else {"seen": _of_decisions(grid.seen)}
+    return {"attributes": _of_decisions(grid.reward("attributes")), "psnr_db": -DB_PER_NAT * _of_decisions(grid.log_mse), **seen}
 
 
 def standard_error(grid: QualityGrid) -> Array:
@@ -111,6 +128,7 @@ def with_budgets(cmdp: CMDP, classes: Sequence[BudgetClass]) -> CMDP:
         reward=of(reward),
         service_s=of(service_s),
         cost_tables={name: of(table) for name, table in tables.items()},
+        shown={name: of(np.repeat(table, count, 1)) for name, table in cmdp.shown.items()},
         deviation_s=None if deviation_s is None else np.take_along_axis(deviation_s, carried_out[None, ..., None], 3),
         deadline_s=np.tile([b.deadline_s for b in classes], len(cmdp.prompts)),
     )
@@ -147,7 +165,13 @@ def main_cmdp(
     Errors: quality.QualityError and profile.ProfileError where a file is missing or broken, ValueError as `build_cmdp`.
     """
     profiles = profile.load(server or profile.SERVER), profile.load(phone or profile.PHONE)
-    return build_cmdp(grid or quality.load(), *profiles, scenario or Scenario())
+    scenario = scenario or Scenario()
+    return build_cmdp(grid or bundled_grid(scenario), *profiles, scenario)
+
+
+def bundled_grid(scenario: Scenario) -> QualityGrid:
+    """The grid that is bundled for a scenario. Errors: QualityError where it is missing or broken."""
+    return quality.load(quality.bundled(scenario.reward))
 
 
 def gauss_markov(levels: Array, mean: float, std: float, correlation: float, *, within: bool = False) -> Array:

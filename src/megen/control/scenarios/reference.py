@@ -18,6 +18,7 @@ from megen.control.cmdp import CMDP
 from megen.cost import quality_grid as quality
 from megen.cost.quality_grid import QualityGrid
 from megen.errors import InputError
+from megen.types import QUANTISER_BITS
 
 SLOTS = 64
 LATENCY_LIMIT_S, ENERGY_LIMIT_J = 3.0, 1800.0
@@ -52,15 +53,15 @@ def reference_cmdp(
     """
     if not (0 < latency_limit_s < np.inf and 0 < energy_limit_j < np.inf):
         raise InputError(f"both limits must be positive numbers, got {latency_limit_s:g} s and {energy_limit_j:g} J")
-    grid = grid or quality.load()
+    grid = grid or quality.load(quality.MAIN_V0)
     snrs = snr_db()
     rate_bps = BANDWIDTH_HZ * np.log2(1 + 10 ** (snrs / 10))
-    chosen = [i for i, d in enumerate(grid.decisions) if d.steps >= LEAST_STEPS]
+    chosen = [i for i, d in enumerate(grid.decisions) if d.steps >= LEAST_STEPS and d.quantiser_bits == QUANTISER_BITS]
     if not chosen:
         raise InputError(f"the quality grid has no decision of {LEAST_STEPS} steps or more")
     decisions = tuple(grid.decisions[i] for i in chosen)
     prompts = grid.counts / grid.counts.sum()
-    log_mse = np.einsum("p,pnr->nr", prompts, grid.log_mse[..., -1]).ravel()[chosen]
+    log_mse = np.einsum("p,pnm->nm", prompts, grid.log_mse[..., -1]).ravel()[chosen]
     steps = np.array([d.steps for d in decisions])
     air_s = np.array([payload_bits(d.merge_ratio) for d in decisions]) / rate_bps[:, None]  # [C, A]
     transmitter_w = 10 ** (POWER_DBM / 10) / 1e3

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from megen.cost.quality_grid import REWARDS
 from megen.errors import InputError
 from megen.files import read_text, write_json
-from megen.types import Budget
+from megen.types import QUANTISER_BITS, Budget, check_quantiser_bits
 
 Array = NDArray[np.float64]
 LEAST, MOST, MOST_DB = 1e-6, 1e9, 100.0  # what a linear program can tell from nothing, and what still has a meaning
@@ -64,12 +65,14 @@ class Scenario:
     backlog_cells: int = 31
     gaps: int = 8
     gamma: float = 0.98
+    reward: str = "reference"  # what a request earns, of the quality grid's `REWARDS`
+    quantiser_bits: tuple[float, ...] = (QUANTISER_BITS,)  # of the decisions; none: all that the grid holds
     cells_to_deadline: int = 14  # where lateness is smooth
     smooth: bool = False  # lateness of a cell is the mean over the backlogs that it stands for, not that of its centre
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if value is not None and name != "budgets" and not np.isfinite(value).all():
+            if value is not None and name not in ("budgets", "reward") and not np.isfinite(value).all():
                 raise InputError(f"{name} must be finite, got {value}")
         for name in POSITIVE:
             value = getattr(self, name)
@@ -81,6 +84,10 @@ class Scenario:
             if not all(map(inside, np.ravel(getattr(self, name)).tolist())):
                 each = "each " if isinstance(getattr(self, name), tuple) else ""
                 raise InputError(f"{each}{name} must lie in {bounds}, got {getattr(self, name)}")
+        if self.reward not in REWARDS:
+            raise InputError(f"reward must be one of {', '.join(REWARDS)}, got {self.reward!r}")
+        for bits in self.quantiser_bits:
+            check_quantiser_bits(bits)
         if self.cells_to_deadline < 1:
             raise InputError(f"cells_to_deadline must be at least 1, got {self.cells_to_deadline}")
         if not (self.gaps >= 1 and self.backlog_cells > 1):
@@ -125,7 +132,9 @@ class Scenario:
 
 
 def long_run(**given: Any) -> Scenario:
-    """A scenario whose plans hold on the process as described: long-run means, fine and smooth tables, a limit of the tardiness."""
+    """A scenario whose plans hold on the process as described: long-run means, fine and smooth tables, a limit of the
+    tardiness; the reward is what is seen, and every quantiser may be chosen.
+    """
     return Scenario(**{**LONG_RUN, **given})
 
 
@@ -135,6 +144,8 @@ LONG_RUN: dict[str, Any] = {
     "gaps": 16,
     "smooth": True,
     "tardiness_limit_s": 0.0075,
+    "reward": "seen",
+    "quantiser_bits": (),
 }
 
 
@@ -149,7 +160,7 @@ def of(values: dict[str, Any]) -> Scenario:
         raise InputError(f"unknown: {', '.join(sorted(unknown))}")
     budgets = tuple(BudgetClass(**b) for b in values.get("budgets", []))
     given: dict[str, Any] = {**values, "budgets": budgets}
-    given.update({name: tuple(values[name]) for name in ("mean_gap_s", "phase_stay") if name in values})
+    given.update({name: tuple(values[name]) for name in ("mean_gap_s", "phase_stay", "quantiser_bits") if name in values})
     return long_run(**given)
 
 

@@ -1,0 +1,54 @@
+"""Statistics that tell sets of pictures apart: density and coverage, what a prompt asked for, and the floor of a distance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from megen.scenes import judge
+from megen.scenes.captions import Scene, parse, sample_scene
+
+NEIGHBOURS = 5
+OPEN_STREAM = 22  # of what a caption leaves out
+
+
+def density_and_coverage(real: Float[Tensor, "n d"], made: Float[Tensor, "m d"], neighbours: int = NEIGHBOURS) -> tuple[float, float]:
+    """Density and coverage in features (Naeem et al. 2020): how many balls of true pictures a made one lies in, over the neighbours that
+    span them; and the share of those balls that hold a made one.
+    """
+    neighbours = min(neighbours, len(real) - 1)
+    radii = torch.cdist(real, real).kthvalue(neighbours + 1, dim=1).values
+    inside = torch.cdist(real, made) <= radii[:, None]
+    return float(inside.sum() / (neighbours * len(made))), float(inside.any(1).float().mean())
+
+
+def rights(texts: Sequence[str], seen: Sequence[dict[str, str]]) -> dict[str, float | None]:
+    """Share of the named attributes that the judge finds, its standard error over prompts, and the share of prompts all right.
+
+    None where no prompt names any.
+    """
+    rows = [judge.compared(text, shown) for text, shown in zip(texts, seen, strict=True)]
+    rows = [row for row in rows if row]
+    if not rows:
+        return dict.fromkeys(("right", "right_error", "all_right"))
+    hits, named = (np.array([f(row) for row in rows], float) for f in (lambda r: sum(a == b for a, b in r.values()), len))
+    share = hits.sum() / named.sum()
+    error = np.sqrt(((hits - share * named) ** 2).sum()) / named.sum()
+    return {"right": float(share), "right_error": float(error), "all_right": float((hits == named).mean())}
+
+
+def short_figures(texts: Sequence[str], seen: Sequence[dict[str, str]]) -> dict[str, Any]:
+    """What short prompts got, and the share of those that name no weather whose picture shows some; None where all name it."""
+    found = {f"{name}_short": value for name, value in rights(texts, seen).items()}
+    unnamed = [shown["weather"] != "clear" for text, shown in zip(texts, seen, strict=True) if "weather" not in parse(text)]
+    return {**found, "unasked_weather": float(np.mean(unnamed)) if unnamed else None}
+
+
+def same_caption(text: str, number: int, repeat: int = 0) -> Scene:
+    """A scene of which the caption is as true: what it leaves out is drawn again."""
+    return sample_scene(np.random.default_rng([OPEN_STREAM, repeat, number]), parse(text))
