@@ -143,7 +143,7 @@ def test_with_a_generator_the_mixture_is_drawn_and_without_one_its_mode(bundled:
 def test_a_part_of_the_decision_may_be_given(bundled: Controller) -> None:
     assert bundled.restricted(4, None)(lone()).steps == 4
     assert bundled.restricted(None, 0.5)(lone(6.0, 0.5)).merge_ratio == 0.5
-    with pytest.raises(InputError, match="its steps are 1, 2, 4, 8, 12, its merge ratios 0 at 5 bits, 0.25 at 5 bits"):
+    with pytest.raises(InputError, match=r"its merge ratios 0 at 5 bits, .* at 4.25 bits"):
         bundled.restricted(3, None)
 
 
