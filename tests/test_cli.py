@@ -73,7 +73,7 @@ def test_generate_writes_an_image_and_a_report(tiny_folder: Path, tmp_path: Path
         (["generate", PROMPT, "--policy", "nope"], "--policy is for --steps auto or --merge-ratio auto"),
         (["generate", PROMPT, "--server", "nope"], "--server is for --steps auto or --merge-ratio auto"),
         (["generate", PROMPT, "--phone", "nope"], "--phone is for --steps auto or --merge-ratio auto"),
-        (["generate", PROMPT, "--link", "analog", "--bits-budget", "30"], "--bits-budget picks a quantiser, and --link analog has none"),
+        (["generate", PROMPT, "--link", "analog", "--bits-budget", "30"], "--bits-budget sets a quantiser, and --link analog has none"),
         (["generate", PROMPT, "--snr-db", "-Infinity"], "snr_db must lie in"),
         (["generate", PROMPT, "--speed-m-s", "-1"], "speed_m_s must lie in"),
         (["generate", PROMPT, "--bits-budget", "100"], "a budget of 100 bits is too small"),
