@@ -27,7 +27,8 @@ def test_generate_writes_an_image_and_a_report(tiny_folder: Path, tmp_path: Path
     assert Image.open(out).size == (256, 256)
     assert Image.open(grid).width > 4 * 256
     told = json.loads(report.read_text())
-    assert told["decision"] == {"steps": 4, "merge_ratio": 0.5}
+    assert told["decision"] == {"steps": 4, "merge_ratio": 0.5, "quantiser_bits": 5.0}
+    assert (told["completed_prompt"], told["added"]) == (told["prompt"], [])  # this backbone's world is not the bundled one
     assert told["image"] == {"width_px": 256, "height_px": 256}
     assert set(told["latency_s"]) == {"queue", "text", "denoise", "merge", "code", "transmit", "decode", "total"}
     assert set(told["energy_j"]) == {"es", "radio", "ue", "total"}
@@ -62,6 +63,9 @@ def test_generate_writes_an_image_and_a_report(tiny_folder: Path, tmp_path: Path
         (["generate", PROMPT, "--link", "smoke"], "invalid choice: 'smoke'"),
         (["generate", PROMPT, "--backbone", "nosuch"], "no backbone named 'nosuch'"),
         (["generate", PROMPT, "--snr-db", "nan"], "snr_db must lie in"),
+        (["generate", PROMPT, "--quantiser-bits", "9"], "quantiser_bits must lie in [0.25, 8], got 9.0 (in steps of 0.25)"),
+        (["generate", PROMPT, "--quantiser-bits", "2.1"], "quantiser_bits must be a multiple of 0.25, got 2.1"),
+        (["generate", PROMPT, "--quantiser-bits", "5", "--bits-budget", "9000"], "both set the quantiser: give one of them"),
         (["generate", PROMPT, "--bandwidth-hz", "0"], "bandwidth_hz must lie in"),
         (["generate", PROMPT, "--distance-m", "5"], "holds from 10 m to 5 km"),
         (["generate", PROMPT, "--distance-m", "50", "--trace", "x.csv"], "give one of them"),

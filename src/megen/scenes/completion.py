@@ -34,8 +34,12 @@ def complete(prompt: str, seed: int) -> Completion:
     said = prompt if given == parse(prompt) and not understanding.notes else in_plain_words(given) or prompt
     if contradiction := conflict(given):
         return Completion(said, conflict=contradiction, understanding=understanding)
-    usual = {"weather": "clear"} | ({"object": "no object"} if given else {})
-    full = completed(said, sample_scene(np.random.default_rng([seed, COMPLETION_STREAM]), usual | given))
+    rng = np.random.default_rng([seed, COMPLETION_STREAM])
+    # beside a free side there is one place for sun or moon; around an object in the middle two, and both would be half drawn
+    usual = {"weather": "clear", "side": str(rng.choice(("left", "right")))}
+    if given.get("object", "no object" if given else "") == "no object":
+        usual = {"weather": "clear", "object": "no object"}
+    full = completed(said, sample_scene(rng, usual | given))
     return replace(full, understanding=understanding)
 
 
