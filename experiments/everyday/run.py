@@ -39,8 +39,8 @@ def main() -> None:
         lost = {v for v in meant - values if v != "clear" and not any(KEYS[v] in note or v in note for note in got.notes)}
         understood += whole and tells
         named_lacks += tells
-        told = {value for value in wrong if plain(value) in " ".join((*got.taken.values(), *got.notes))}
-        silent += bool(wrong - told) or (bool(lost) and not said)
+        explained = {value for value in wrong if plain(value) in " ".join((*got.taken.values(), *got.notes))}
+        silent += bool(wrong - explained) or (bool(lost) and not said)
         before += set(parse(text).values()) - {"clear"} == meant - {"clear"}
         if not (whole and tells):
             failures.append({"prompt": text, "meant": sorted(meant), "named": sorted(values), "said": sorted(said), "lacks": sorted(lacks)})

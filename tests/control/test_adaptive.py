@@ -68,7 +68,7 @@ def test_a_load_that_no_policy_can_serve_in_time_is_served_as_well_as_can_be_and
 
 
 class Later(Executor):
-    """Runs what it is given when told to."""
+    """Runs what it is given when asked to."""
 
     def __init__(self) -> None:
         self.jobs: list[tuple[Future[Any], Any, Any]] = []

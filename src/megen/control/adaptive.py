@@ -1,7 +1,7 @@
 """A policy that plans again when the load, the channel or a machine is no longer what it was planned for.
 
 A server hands every finished request to `observe`. Every `every` of them the means of the last `window` are held against what the
-running plan assumes; where one has moved, arrivals and channel are fitted anew, the profiles' seconds are scaled to what was measured,
+running plan assumes; where one has moved, arrivals and channel are fitted again, the profiles' seconds are scaled to what was measured,
 and a new plan is worked out, beside the requests where an executor is given. It takes the old one's place at once and as a whole; a
 request is decided by the one or the other. Limits that no policy keeps any more give way as little as they must, and `assumptions`
 says so; where nothing can be fitted or planned, the last plan stays.

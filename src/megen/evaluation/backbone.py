@@ -119,15 +119,15 @@ def judged(model: Classifier, images: Iterable[Tensor]) -> Pictures:
 
 def accuracy(prompts: Prompts, seen: Sequence[dict[str, str]], unseen: bool) -> tuple[float, float, dict[str, float]]:
     """Share of the named attributes that the judge finds, its standard error (over prompts), and the share by attribute."""
-    rows = [judge.compared(text, shown) for text, shown, kind in zip(prompts.texts, seen, prompts.unseen, strict=True) if kind == unseen]
+    chosen = [(text, shown) for text, shown, kind in zip(prompts.texts, seen, prompts.unseen, strict=True) if kind == unseen]
     right: dict[str, list[bool]] = {}
-    for row in rows:
-        for key, (asked, shown) in row.items():
-            right.setdefault(key, []).append(asked == shown)
-    hits, named = (np.array([f(row) for row in rows], float) for f in (lambda r: sum(a == b for a, b in r.values()), len))
-    share = hits.sum() / named.sum()
-    error = float(np.sqrt(((hits - share * named) ** 2).sum()) / named.sum())
-    return float(share), error, {k: sum(v) / len(v) for k, v in sorted(right.items())}
+    for text, shown in chosen:
+        for key, (asked, found) in judge.compared(text, shown).items():
+            right.setdefault(key, []).append(asked == found)
+    whole = rights([text for text, _ in chosen], [shown for _, shown in chosen])
+    assert whole["right"] is not None  # held-out prompts name object, time and weather
+    assert whole["right_error"] is not None
+    return whole["right"], whole["right_error"], {k: sum(v) / len(v) for k, v in sorted(right.items())}
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ def measure_prompt(
     _, text = judge.held_out_prompt(PROMPT_OFFSET + index, unseen=False)
     seed = PROMPT_OFFSET + index
     target = pipeline.reference(transmitter, receiver, text, seed)
+    nothing, sharp = log_mse(np.full_like(target, NO_IMAGE), target), metrics.sharpness(target)
     names = ("log_mse", "fidelity", "sharpness", "bits", "airtime_s", "delivered", "coded_db")
     figures: dict[str, Any] = {"prompt": text, **{name: [] for name in names}}
     for n in steps:
@@ -57,14 +58,14 @@ def measure_prompt(
             image = receiver.decode(Received(sent.payload))
             compared = judge.compared(text, judge.seen(model, image))
             figures["fidelity"].append(sum(a == b for a, b in compared.values()) / len(compared))
-            figures["sharpness"].append(metrics.sharpness(image) / metrics.sharpness(target))
+            figures["sharpness"].append(metrics.sharpness(image) / sharp)
             figures["bits"].append(sent.payload.bits()["total"])
             rng_of = [index, n, int(100 * ratio), int(4 * bits)]
 
             def errors_of(received: Received, made: np.ndarray = made) -> tuple[float, float]:
                 return _errors(receiver.decode(received), target, made)
 
-            outcomes = _Outcomes(_errors(image, target, made), log_mse(np.full_like(target, NO_IMAGE), target), errors_of)
+            outcomes = _Outcomes(_errors(image, target, made), nothing, errors_of)
             across = [_crossed(sent, RadioLink(snr_db), np.random.default_rng(rng_of), outcomes) for snr_db in SNRS_DB]
             for name in ("log_mse", "airtime_s", "delivered", "coded_db"):
                 figures[name].append([row[name] for row in across])

@@ -217,11 +217,11 @@ def vocabulary() -> list[str]:
     return sorted({w for phrase in spoken for w in words(phrase)})
 
 
-_ARTICLES = ("a", "an", "the", "at", "in", "on")
+ARTICLES = ("a", "an", "the", "at", "in", "on")
 
 
 def _bare(phrase: str) -> list[str]:
-    return [w for w in words(phrase) if w not in _ARTICLES]
+    return [w for w in words(phrase) if w not in ARTICLES]
 
 
 def _lexicon() -> list[tuple[list[str], str, str]]:
@@ -246,7 +246,7 @@ class Mention:
 
 def mentions(text: str) -> list[Mention]:
     """The phrases of a caption that name an attribute, in the order of the text; longer phrases win over shorter ones."""
-    spoken = [(word, end) for word, end in spans(text) if word not in _ARTICLES]
+    spoken = [(word, end) for word, end in spans(text) if word not in ARTICLES]
     left: list[str | None] = [word for word, _ in spoken]
     by_place: dict[int, Mention] = {}
     for phrase, key, value in _LEXICON:

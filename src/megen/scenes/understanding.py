@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from megen.files import read_text
-from megen.scenes.captions import ATTRIBUTES, PHRASES, SIDES
+from megen.scenes.captions import ARTICLES, ATTRIBUTES, PHRASES, SIDES
 from megen.words import left_out, spans
 
 FILE = Path(__file__).parents[1] / "assets" / "lexicon.json"
@@ -41,7 +41,6 @@ COUNTS = {
 COUNTS |= {"thirty", "forty", "fifty"}
 COUNTS |= {"several", "many", "few", "both", "couple", "pair"}
 BREAKS = set(",.;:!?()\n")
-ARTICLES = ("a", "an", "the", "at", "in", "on")
 LONGEST = 5  # words of a phrase
 NEGATIVE = {"stars": "no stars", "clouds": "no clouds", "water": "no water", "trees": "no trees", "object": "no object", "weather": "clear"}
 Phrase = tuple[str, ...]
