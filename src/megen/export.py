@@ -108,6 +108,11 @@ def _halve(graph: onnx.GraphProto, places: dict[str, weights.Place]) -> None:
 
 
 def receiver_of(backbone: EmbeddedBackbone, folder: Path) -> Receiver:
+    """The receiver of a backbone's weights, by `graph_of`. Errors: OSError."""
+    return Receiver.load(graph_of(backbone, folder))
+
+
+def graph_of(backbone: EmbeddedBackbone, folder: Path) -> Path:
     """The graph beside a backbone's weights, written at first use and where the weights have changed.
 
     Where nothing may be written there it is kept in the user's cache folder. Errors: OSError where that is not writable either.
@@ -117,11 +122,10 @@ def receiver_of(backbone: EmbeddedBackbone, folder: Path) -> Receiver:
     cached = Path(platformdirs.user_cache_dir("megen")) / "receivers" / f"{wanted:08x}"
     for place in (folder, cached):
         try:
-            receiver = Receiver.load(place / GRAPH)
-            if receiver.codec.fingerprint == wanted:
-                return receiver
+            if Receiver.load(place / GRAPH).codec.fingerprint == wanted:
+                return place / GRAPH
         except ReceiverError:
             continue
     place = folder if os.access(folder, os.W_OK) else cached
     export_receiver(backbone, learned, place / GRAPH)
-    return Receiver.load(place / GRAPH)
+    return place / GRAPH

@@ -113,9 +113,13 @@ class Transmitter:
         quantiser_bits: float = QUANTISER_BITS,
         bits_budget: int | None = None,
         analog: bool = False,
+        order: str = "band",
         clock: Clock | None = None,
     ) -> Transmission:
-        """Merge and code one latent; with `analog` its features travel as I/Q symbols. Errors: InputError, also on another latent."""
+        """Merge and code one latent; with `analog` its features travel as I/Q symbols. `order` of the parts as in `FeatureCodec.encode`.
+
+        Errors: InputError, also on another latent.
+        """
         clock = clock or self.clock()
         expected = (1, *self.backbone.spec.latent_shape)
         if not isinstance(latent, Tensor) or tuple(latent.shape) != expected:
@@ -124,7 +128,7 @@ class Transmitter:
         with clock.stage("merge"):
             merged = merging.merged(tokens_of(latent), (latent.shape[-2], latent.shape[-1]), merge_ratio)
         with clock.stage("code"):
-            return self.codec.encode(merged, quantiser_bits=quantiser_bits, bits_budget=bits_budget, analog=analog)
+            return self.codec.encode(merged, quantiser_bits=quantiser_bits, bits_budget=bits_budget, analog=analog, order=order)
 
 
 def tokens_of(latent: Float[Tensor, "1 c h w"]) -> FloatArray:

@@ -165,16 +165,34 @@ class Controller:
         """The observation with its prompt's class and the SNR at which the grid's bandwidth has its rate; and how many times longer
         a transmission takes than at the grid's nearest SNR, where the rate lies beyond all of the grid's.
         """
-        snr_db = policies.snr_db_of(observation.channel)
         bandwidth_hz = observation.channel.bandwidth_hz
+        if observation.channel.snr_db is None and observation.channel.rate_bps > 0 and not bandwidth_hz:
+            return self._at_goodput(observation)
+        snr_db = policies.snr_db_of(observation.channel)
         if observation.channel.snr_db is not None and bandwidth_hz != GRID_BANDWIDTH_HZ and bandwidth_hz > 0:
             snr_db = snr_db_at(bandwidth_hz * spectral_efficiency(snr_db), GRID_BANDWIDTH_HZ)
         nearest_db = min(max(snr_db, float(self.grid.snr_db[0])), float(self.grid.snr_db[-1]))
         slower = spectral_efficiency(nearest_db) / max(spectral_efficiency(snr_db), 1e-12)
+        return self._seen(observation, nearest_db), slower
+
+    def _at_goodput(self, observation: Observation) -> tuple[Observation, float]:
+        """The same where only a socket's rate is known: the SNR whose goodput on the grid is nearest, exact in its airtimes' mean."""
+        rate_bps = observation.channel.rate_bps
+        nearest = int(np.abs(np.log(self._goodput_bps / rate_bps)).argmin())
+        return self._seen(observation, float(self.grid.snr_db[nearest])), float(self._goodput_bps[nearest] / rate_bps)
+
+    @cached_property
+    def _goodput_bps(self) -> Array:
+        """Bits of payloads over their airtimes at each SNR of the grid [G]."""
+        bits = self.grid.payload_bits.mean(1)[..., None]  # [P, M, 1]
+        out: Array = (bits / self.grid.airtime_s.mean(-1)).mean((0, 1))
+        return out
+
+    def _seen(self, observation: Observation, nearest_db: float) -> Observation:
+        """The observation at an SNR of the grid, with its prompt's class."""
         prompt_class = self.grid.prompt_class(observation.prompt) if observation.prompt else observation.prompt_class
         prompt_class = min(max(prompt_class, 0), self.grid.classes - 1)
-        seen = replace(observation, channel=ChannelState(nearest_db, GRID_BANDWIDTH_HZ, 0.0), prompt_class=prompt_class)
-        return seen, slower
+        return replace(observation, channel=ChannelState(nearest_db, GRID_BANDWIDTH_HZ, 0.0), prompt_class=prompt_class)
 
     @cached_property
     def _index(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -26,6 +26,7 @@ from megen.types import QUANTISER_BITS
 Array = NDArray[np.float64]
 LEAST = 200  # requests that say anything of arrivals and channel
 MOST_BUDGETS = 4
+SHOWN = "shown"  # status of a request whose picture arrived; lines of another one, such as failed or cancelled, have no outcome
 
 
 @dataclass(frozen=True)
@@ -104,13 +105,15 @@ class Fit:
 
 
 def read(path: Path) -> list[Request]:
-    """The requests of a log, in their order. Errors: InputError naming the line that is none."""
+    """The requests of a log whose picture was shown, in their order. Errors: InputError naming the line that is none."""
     out = []
     for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
+            if row.get("status", SHOWN) != SHOWN:
+                continue
             seen, chosen, outcome = row["observation"], row["decision"], row["outcome"]
             values: dict[str, Any] = {name: float(outcome[name]) for name in ("es_s", "air_s", "ue_s", "latency_s")}
             values |= {"snr_db": float(seen["snr_db"]), "backlog_s": float(seen.get("backlog_s", 0.0))}

@@ -30,6 +30,8 @@ Array = NDArray[np.float64]
 ALGORITHMS = ("cvpo", "cvpo-value", "ppo-lag", "sac-lag", "fixed-penalty")  # cvpo-value: the published form of the constraint
 # where the multipliers' rates are others than the recipe's, which are PPO's: `experiments/prices` found them
 RATES: dict[str, dict[str, Any]] = {"sac-lag": {"multiplier_lr": 0.2}, "fixed-penalty": {"multiplier_lr": 0.0, "multiplier_gain": 0.0}}
+# in a long run a first policy that overloads the server fills its queue for good, and costs a thousand times their limits teach nothing
+LONG_RUN: dict[str, Any] = {"caution": 1.0, "warm_up_steps": 200, "batch": 1024}
 ITERATIONS = cvpo.Recipe().iterations
 SAMPLES_AN_ITERATION = cvpo.Recipe().links * cvpo.Recipe().horizon
 FILE, MARK = policies.FILE, "training.json"
@@ -56,7 +58,7 @@ def train(
     """
     if algorithm not in ALGORITHMS:
         raise InputError(f"the algorithm must be one of {', '.join(ALGORITHMS)}, got {algorithm!r}")
-    recipe = recipe or _usual_recipe(algorithm, seed, iterations)
+    recipe = recipe or _usual_recipe(cmdp, algorithm, seed, iterations)
     options = {"algorithm": algorithm, "seed": seed, "iterations": iterations}
     if not (folder / FILE).is_file():
         lp.check(cmdp)
@@ -99,9 +101,10 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _usual_recipe(algorithm: str, seed: int, iterations: int) -> cvpo.Recipe | LagrangianRecipe:
+def _usual_recipe(cmdp: CMDP, algorithm: str, seed: int, iterations: int) -> cvpo.Recipe | LagrangianRecipe:
     if algorithm.startswith("cvpo"):
-        return cvpo.Recipe(seed=seed, iterations=iterations, form="value" if algorithm == "cvpo-value" else "advantage")
+        form = "value" if algorithm == "cvpo-value" else "advantage"
+        return cvpo.Recipe(seed=seed, iterations=iterations, form=form, **(LONG_RUN if cmdp.gamma == 1 else {}))
     return lagrangian_recipe(algorithm, seed, iterations)
 
 

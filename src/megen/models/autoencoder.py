@@ -105,6 +105,13 @@ class Decoder(nn.Module):
         out: Tensor = (smooth + self.net(latent)) * 0.5 + 0.5
         return out
 
+    def linear_path(self, latent: Float[Tensor, "b c h w"], px: int = PATCH) -> Float[Tensor, "b 3 H W"]:
+        """What the linear path alone draws, `px` a token, which divides 32: means of the full picture's pixels."""
+        cells = PATCH // px
+        weight = self.linear.weight.reshape(3, px, cells, px, cells, -1).mean((2, 4)).reshape(3 * px * px, -1, 1, 1)
+        bias = None if self.linear.bias is None else self.linear.bias.reshape(3, px, cells, px, cells).mean((2, 4)).flatten()
+        return F.pixel_shuffle(F.conv2d(latent, weight, bias), px) * 0.5 + 0.5
+
 
 class Autoencoder(nn.Module):
     """Encoder and decoder; `config` travels with the weights."""

@@ -24,6 +24,7 @@ from megen.words import left_out
 
 ASSETS = Path(__file__).parent.parent / "assets"
 STEM = "backbone"
+PREVIEW_PX = 8  # of a token's side
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,12 @@ class EmbeddedBackbone(nn.Module):
         """Normalised latents to images in [0, 1]."""
         latents = z * self.latent_scale[:, None, None] + self.latent_mean[:, None, None]
         images: Tensor = self.autoencoder.decoder(latents)
+        return images.clamp(0, 1)
+
+    def preview(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
+        """Small pictures of normalised latents, 8 px a token, by the decoder's linear path alone: blurred, and a hundred times faster."""
+        latents = z * self.latent_scale[:, None, None] + self.latent_mean[:, None, None]
+        images: Tensor = self.autoencoder.decoder.linear_path(latents, PREVIEW_PX)
         return images.clamp(0, 1)
 
 

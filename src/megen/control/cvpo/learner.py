@@ -34,7 +34,8 @@ from megen.files import replacing
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
-FORMAT = "megen-cvpo-3"
+FORMAT = "megen-cvpo-4"
+LEAST_SPREAD = 0.01  # of a signal, below which its values are not scaled up further
 MOST_ERROR = 0.2  # of a limit: what the drift learns of a rollout, whose first ones are far from all that was foreseen
 
 
@@ -53,6 +54,8 @@ class Recipe:
     critic_steps: int = 60
     policy_steps: int = 30
     batch: int = 2048
+    caution: float = 0.0  # of the first policy: by how much a decision's logit falls for each multiple of the shortest service
+    warm_up_steps: int = 0  # of the critics, before the first improvement of the policy
     critic_lr: float = 1e-3
     policy_lr: float = 1e-3
     target_rate: float = 0.05  # of the critics' slow copies
@@ -96,6 +99,9 @@ class Learner:
             inputs = self.features.shape[1]
             self.policy = Networks(1, inputs, recipe.width, cmdp.actions)
             self.critics, self.slow = (Networks(2 + 2 * self.count, inputs, recipe.width, cmdp.actions) for _ in range(2))
+            service_s = cmdp.service_s.mean((0, 1, 3))
+            with torch.no_grad():
+                self.policy.biases[-1] -= recipe.caution * torch.from_numpy(service_s / service_s.min()).float()
         self.slow.load_state_dict(self.critics.state_dict())
         self.policy_optimiser = torch.optim.Adam(self.policy.parameters(), lr=recipe.policy_lr)
         self.critic_optimiser = torch.optim.Adam(self.critics.parameters(), lr=recipe.critic_lr)
@@ -103,6 +109,7 @@ class Learner:
         self.rng, self.samples, self.iteration = np.random.default_rng(recipe.seed), 0, 0
         self.reward_level, self.reward_scale = 0.0, cmdp.reward_scale
         self.mean_costs, self.drift = np.zeros(self.count), np.zeros(self.count)
+        self.scales = np.ones(1 + self.count)  # what the critics' values of reward and costs are in units of
 
     def networks(self) -> dict[str, Networks]:
         """All networks by name."""
@@ -137,6 +144,7 @@ class Learner:
         reward, costs = float(time_weight @ steps.rewards.mean(1)), np.einsum("t,kt->k", time_weight, steps.costs.mean(2))
         self._track(costs)
         self._recentre(reward)
+        self._rescale(steps)
         loss = self._learn_critics(steps, table)
         self._improve(steps, table, time_weight)
         self.iteration += 1
@@ -145,10 +153,26 @@ class Learner:
     @torch.no_grad()
     def _recentre(self, reward: float) -> None:
         """Take rewards relative to a new mean: every reward critic moves by the same constant, exactly."""
-        shift = (reward - self.reward_level) / self.reward_scale / (1 - self.cmdp.learning_gamma)
+        shift = (reward - self.reward_level) / self.reward_scale / (1 - self.cmdp.learning_gamma) / self.scales[0]
         for net in (self.critics, self.slow):
             net.biases[-1][:2] -= shift if self.iteration else 0.0
         self.reward_level = reward
+
+    @torch.no_grad()
+    def _rescale(self, steps: Rollout) -> None:
+        """Take values in units of a rollout's spread, so that rare and large costs are learned as fast: what critics say stays, exactly."""
+        spread = np.array([steps.rewards.std() / self.reward_scale, *(steps.costs.std((1, 2)) / self.cmdp.limits)])
+        scales = np.maximum(spread, LEAST_SPREAD) / math.sqrt(1 - self.cmdp.learning_gamma)
+        factor = torch.from_numpy((self.scales / scales).repeat(2)).float()[:, None, None]
+        for net in (self.critics, self.slow):
+            net.weights[-1] *= factor
+            net.biases[-1] *= factor
+        self.scales = scales
+
+    def _values(self, states: Ints) -> Array:
+        """What the critics say of states [n]: pairs of reward and costs [2 + 2K, n, A], not scaled."""
+        out: Array = self.critics(self.features[states]).double().numpy() * self.scales.repeat(2)[:, None, None]
+        return out
 
     def _learn_critics(self, steps: Rollout, table: Array) -> float:
         """Expected SARSA: Q(s, a) to r + gamma sum_a' pi(a'|s') Q_slow(s', a'), on transitions of the rollout."""
@@ -157,8 +181,9 @@ class Learner:
         before, after, action = steps.states[:-1].ravel(), steps.states[1:].ravel(), torch.from_numpy(steps.actions.ravel())
         relative = (steps.costs / cmdp.limits[:, None, None] - 1).reshape(self.count, -1)
         scaled = np.concatenate([((steps.rewards.ravel() - self.reward_level) / self.reward_scale)[None], relative]).repeat(2, 0)
-        signal, total = torch.from_numpy(scaled).float(), 0.0
-        for _ in range(recipe.critic_steps):
+        signal, total = torch.from_numpy(scaled / self.scales.repeat(2)[:, None]).float(), 0.0
+        rounds = recipe.critic_steps + (0 if self.iteration else recipe.warm_up_steps)
+        for _ in range(rounds):
             chosen = self.rng.integers(size, size=recipe.batch)
             state, following = before[chosen], after[chosen]
             with torch.no_grad():
@@ -171,7 +196,7 @@ class Learner:
             with torch.no_grad():
                 torch._foreach_lerp_(list(self.slow.parameters()), list(self.critics.parameters()), recipe.target_rate)
             total += float(loss.detach())
-        return total / recipe.critic_steps
+        return total / rounds
 
     def _track(self, costs: Array) -> None:
         """Correct the mean costs that were foreseen by a rollout's, which are noisy: an alpha-beta filter, beta by Benedict and Bordner.
@@ -201,7 +226,7 @@ class Learner:
         times = self.rng.choice(recipe.horizon, size=recipe.batch, p=time_weight)
         states = steps.states[times, self.rng.integers(recipe.links, size=recipe.batch)]
         with torch.no_grad():
-            values = self.critics(self.features[states]).double().numpy()
+            values = self._values(states)
         reward_q = values[:2].min(0)
         pairs = values[2:].reshape(self.count, 2, *values.shape[1:])
         cost_q = pairs.mean(1) + recipe.cost_deviations * pairs.std(1)
@@ -247,6 +272,7 @@ def save(learner: Learner, path: Path) -> None:
         "multipliers": learner.duals.multipliers.tolist(),
         "alpha": learner.alpha,
         "reward_level": learner.reward_level,
+        "scales": learner.scales.tolist(),
         "mean_costs": learner.mean_costs.tolist(),
         "drift": learner.drift.tolist(),
         "generator": learner.rng.bit_generator.state,
@@ -282,6 +308,7 @@ def load(cmdp: CMDP, recipe: Recipe, path: Path) -> Learner:
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
     learner.duals, learner.alpha = Duals(metadata["eta"], np.array(metadata["multipliers"])), metadata["alpha"]
     learner.iteration, learner.samples, learner.reward_level = metadata["iteration"], metadata["samples"], metadata["reward_level"]
+    learner.scales = np.array(metadata["scales"])
     learner.mean_costs, learner.drift = np.array(metadata["mean_costs"]), np.array(metadata["drift"])
     learner.rng.bit_generator.state = metadata["generator"]
     learner.links = tensors["links"].numpy() if "links" in tensors else None

@@ -1,0 +1,103 @@
+"""`megen serve`: an edge server, with a page for phones."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from megen.errors import InputError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from megen.link import Link
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Options of the command."""
+    s = commands.add_parser(
+        "serve",
+        help="run an edge server that phones and programs ask for pictures",
+        description="Run an edge server: it denoises, sends features over WebSockets, and serves the page that decodes them in a browser.",
+    )
+    s.set_defaults(run=run)
+    s.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 lets phones in (default: %(default)s)")
+    s.add_argument("--port", type=int, default=8000, help="port; 0 takes a free one (default: %(default)s)")
+    s.add_argument("--token-file", type=Path, metavar="F", help="who may ask: a line each, `name token`")
+    s.add_argument("--insecure", action="store_true", help="let anyone in who can reach the address")
+    s.add_argument("--origin", action="append", default=[], metavar="URL", help="another site whose pages may ask; may be repeated")
+    s.add_argument("--tls-cert", type=Path, metavar="F", help="certificate, for https")
+    s.add_argument("--tls-key", type=Path, metavar="F", help="its key")
+    s.add_argument("--backbone", default="scenes", metavar="NAME|PATH", help="a bundled backbone or a folder of weights")
+    s.add_argument("--device", default="auto", help="where it runs: auto, cpu or cuda (default: %(default)s)")
+    s.add_argument("--policy", default="plan", metavar="NAME|PATH", help="who decides what requests leave open (default: %(default)s)")
+    s.add_argument("--rows", type=int, default=8, metavar="N", help="requests that are denoised together (default: %(default)s)")
+    s.add_argument("--queue", type=int, default=64, metavar="N", help="requests that may wait (default: %(default)s)")
+    s.add_argument("--threads", type=int, metavar="N", help="of the engine (default: as many as there are cores)")
+    s.add_argument("--requests-a-minute", type=int, default=120, metavar="N", help="of one token (default: %(default)s)")
+    s.add_argument("--connections", type=int, default=64, metavar="N", help="of one address at a time (default: %(default)s)")
+    s.add_argument("--log", type=Path, metavar="F.jsonl", help="write every request's outcome here, for megen control fit")
+    s.add_argument(
+        "--emulate-link",
+        metavar="snr_db=X,speed_m_s=Y,...",
+        help="put the simulated radio link between server and socket: snr_db, fading, speed_m_s, bandwidth_hz",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Serve until interrupted."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads: spinning threads would starve what runs beside them
+    from megen.cli import output
+    from megen.files import check_writable
+    from megen.serving.access import Access, Limits, check_exposed, read_tokens
+
+    output.bounded("--port", args.port, 0, 65535)
+    tokens = read_tokens(args.token_file) if args.token_file else {}
+    check_exposed(args.host, tokens, args.insecure)
+    access = Access(tokens, Limits(args.requests_a_minute, args.connections), tuple(args.origin))
+    if args.log:
+        check_writable(args.log)
+    link = emulated_link(args.emulate_link) if args.emulate_link else None
+    tls = _tls(args)
+
+    from megen.serving import server
+    from megen.serving.service import Settings
+
+    output.bounded("--threads", args.threads or 1, 1, 1024)
+    server.set_threads(args.threads)
+    settings = Settings(rows=args.rows, capacity=args.queue)
+    options = server.Options(args.backbone, args.device, args.policy, settings, args.log, link)
+    output.say("loading the backbone")
+    app = server.build(options, access)
+    token = next(iter(tokens.values()), None)
+    server.run(app, args.host, args.port, tls=tls, ready=lambda url: server.say_address(url, token))
+
+
+def _tls(args: argparse.Namespace) -> dict[str, str] | None:
+    if (args.tls_cert is None) != (args.tls_key is None):
+        raise InputError("--tls-cert and --tls-key belong together: give both")
+    if args.tls_cert is None:
+        return None
+    for path in (args.tls_cert, args.tls_key):
+        if not path.is_file():
+            raise InputError(f"no file {path}")
+    return {"ssl_certfile": str(args.tls_cert), "ssl_keyfile": str(args.tls_key)}
+
+
+def emulated_link(text: str) -> Link:
+    """A radio link from `name=value` pairs. Errors: InputError naming what it knows."""
+    from megen.link import RadioLink
+
+    numbers = ("snr_db", "speed_m_s", "bandwidth_hz")
+    fields: dict[str, object] = {}
+    for part in text.split(","):
+        name, _, value = part.strip().partition("=")
+        if name not in (*numbers, "fading") or not value:
+            raise InputError(f"--emulate-link takes {', '.join(numbers)} and fading as name=value, got {part!r}")
+        try:
+            fields[name] = value if name == "fading" else float(value)
+        except ValueError:
+            raise InputError(f"{name} of --emulate-link must be a number, got {value!r}") from None
+    if "speed_m_s" in fields:
+        fields.setdefault("fading", "rayleigh")
+    return RadioLink(**fields)  # type: ignore[arg-type]

@@ -1,0 +1,70 @@
+"""The edge server's side of one connection: what arrived to events, and goodput from acknowledgements."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from megen.protocol.frames import Frame
+from megen.protocol.messages import VERSION, Ack, Backbone, FromClient, Hello, ProtocolError, Welcome, from_client
+
+MOST_UNACKNOWLEDGED = 1024  # frames whose bytes are remembered
+
+
+@dataclass(frozen=True)
+class Goodput:
+    """An acknowledged frame of a request: bytes that arrived in so many seconds."""
+
+    request: str
+    kind: int
+    bytes: int
+    seconds: float
+
+
+Event = FromClient | Goodput
+
+
+@dataclass
+class ServerConnection:
+    """States: greeting, until a hello; then open. An acknowledgement is checked against what was sent, so that none can be made up."""
+
+    hello: Hello | None = None
+    _sequence: int = 0
+    _sent: dict[int, tuple[str, int, int]] = field(default_factory=dict)  # request, kind and bytes of frames that nobody acknowledged
+
+    def receive(self, data: str | bytes) -> Event:
+        """What a WebSocket message means. Errors: ProtocolError; where its `close_code` is None the connection goes on."""
+        if isinstance(data, bytes):
+            raise ProtocolError("the user equipment sends no binary frames", 1003)
+        message = from_client(data)
+        if isinstance(message, Hello):
+            if self.hello is not None:
+                raise ProtocolError("a second hello")
+            if VERSION not in message.protocols:
+                raise ProtocolError(
+                    f"this server speaks protocol {VERSION}, the client {', '.join(map(str, message.protocols))}: update one"
+                )
+            self.hello = message
+        elif self.hello is None:
+            raise ProtocolError("the first message must be a hello")
+        elif isinstance(message, Ack):
+            return self._acknowledged(message)
+        return message
+
+    def _acknowledged(self, ack: Ack) -> Goodput:
+        request, kind, size = self._sent.pop(ack.sequence, ("", 0, 0))
+        if request != ack.id or ack.bytes != size:
+            raise ProtocolError(f"frame {ack.sequence} was not sent, or not with {ack.bytes} bytes", None, ack.id)
+        return Goodput(ack.id, kind, size, ack.ms / 1000)
+
+    def welcome(self, backbone: Backbone, receiver: str, codec: str, server: str) -> str:
+        """The answer to a hello."""
+        return Welcome(protocol=VERSION, server=server, backbone=backbone, receiver=receiver, codec=codec).text()
+
+    def frame(self, kind: int, request: str, part: int, data: bytes) -> bytes:
+        """The next binary frame."""
+        packed = Frame(kind, request, self._sequence, part, data).pack()
+        self._sent[self._sequence] = (request, kind, len(packed))
+        if len(self._sent) > MOST_UNACKNOWLEDGED:
+            del self._sent[next(iter(self._sent))]
+        self._sequence += 1
+        return packed

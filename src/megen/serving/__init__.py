@@ -1,0 +1,1 @@
+"""The edge server: queue, engine, and the app that holds the sockets."""

@@ -1,0 +1,194 @@
+"""One WebSocket: messages in, a writer task out. A slow reader is bounded in bytes and in time; of waiting previews the newest wins."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from dataclasses import dataclass
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from megen import __version__
+from megen.errors import InputError, RunError
+from megen.protocol import FEATURES, PREVIEW, ProtocolError, ServerConnection
+from megen.protocol.messages import Ack, Backbone, Cancel, Error, ErrorCode, Generate, Hello, Message, Resume, Shown
+from megen.protocol.server import Goodput
+from megen.serving.access import Access
+from megen.serving.goodput import GoodputEstimate
+from megen.serving.metrics import Metrics
+from megen.serving.request import Piece, Served
+from megen.serving.scheduler import BusyError
+from megen.serving.service import Service
+from megen.types import ChannelState
+
+log = logging.getLogger("megen.serving")
+HELLO_S = 10.0  # for the first message
+MOST_WAITING_BYTES = 4 * 2**20  # for a reader that is slow
+GOING_AWAY, POLICY, TOO_SLOW = 1001, 1008, 1013
+
+
+@dataclass(frozen=True)
+class Files:
+    """Paths of what decodes this server's payloads, and what it runs."""
+
+    backbone: Backbone
+    receiver: str
+    codec: str
+
+
+class Connection:
+    """State of one WebSocket; `serve` runs it to its end."""
+
+    def __init__(
+        self, socket: WebSocket, service: Service, access: Access, metrics: Metrics, files: Files, send_timeout_s: float = 20.0
+    ) -> None:
+        self.socket, self.service, self.access, self.metrics, self.files = socket, service, access, metrics, files
+        self.protocol, self.goodput, self.send_timeout_s = ServerConnection(), GoodputEstimate(), send_timeout_s
+        self.owner = ""
+        self._followed: dict[str, Served] = {}
+        self._out: deque[tuple[str, Message | Piece | str]] = deque()  # with the request's id
+        self._bytes, self._wake = 0, asyncio.Event()
+
+    async def serve(self) -> None:
+        """Take messages until either side ends it; requests go on without it."""
+        await self.socket.accept()
+        writer = asyncio.create_task(self._write())
+        self.metrics.connections.inc()
+        try:
+            await self._greet()
+            while True:
+                await self._handle(await self._receive())
+        except WebSocketDisconnect:
+            pass
+        except ProtocolError as error:
+            code: ErrorCode = "unauthorised" if error.close_code == POLICY else "protocol"
+            await self._close(error.close_code or 1002, code, str(error))
+        except TimeoutError:
+            await self._close(POLICY, "protocol", "no hello came")
+        finally:
+            self.metrics.connections.dec()
+            for served in self._followed.values():
+                with contextlib.suppress(ValueError):
+                    served.followers.remove(self._tell)
+            writer.cancel()
+            await asyncio.gather(writer, return_exceptions=True)
+
+    async def _receive(self) -> str | bytes:
+        message = await self.socket.receive()
+        if message["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(message.get("code", 1005))
+        text: str | None = message.get("text")
+        data: bytes = message.get("bytes") or b""
+        return text if text is not None else data
+
+    async def _greet(self) -> None:
+        async with asyncio.timeout(HELLO_S):
+            hello = self.protocol.receive(await self._receive())
+        assert isinstance(hello, Hello)
+        owner = self.access.owner(hello.token or None)
+        if owner is None:
+            raise ProtocolError("this server asks for a token, and this is not one of its own", POLICY)
+        self.owner = owner
+        self._put("", self.protocol.welcome(self.files.backbone, self.files.receiver, self.files.codec, f"megen {__version__}"))
+
+    async def _handle(self, data: str | bytes) -> None:
+        try:
+            event = self.protocol.receive(data)
+        except ProtocolError as error:
+            if error.close_code is not None:
+                raise
+            return self._refuse("bad_request", str(error), error.request)
+        if isinstance(event, Goodput):
+            self.goodput.observe(event.bytes, event.seconds)
+            self.metrics.goodput.observe(self.goodput.bps)
+            if event.kind == FEATURES:
+                self.service.acknowledged(event.request, self.owner, event.seconds)
+            return None
+        assert not isinstance(event, Hello | Ack)
+        try:
+            self._act(event)
+        except BusyError as error:
+            self._refuse("busy", str(error), event.id, retry_after_s=error.retry_after_s)
+        except InputError as error:
+            self._refuse("unknown_request" if isinstance(event, Cancel | Resume | Shown) else "bad_request", str(error), event.id)
+        except RunError as error:
+            self._refuse("draining" if self.service.draining else "failed", str(error), event.id, retry_after_s=1.0)
+        return None
+
+    def _act(self, event: Generate | Cancel | Resume | Shown) -> None:
+        if isinstance(event, Generate):
+            wait_s = self.access.retry_after_s(self.owner)
+            if wait_s:
+                return self._refuse("too_many", f"too many requests: try again in {wait_s:.0f} s", event.id, retry_after_s=wait_s)
+            hello = self.protocol.hello
+            assert hello is not None
+            channel = ChannelState(None, 0.0, self.goodput.bps)
+            options = {"channel": channel, "decode_s": hello.decode_s, "previews": hello.previews}
+            self._follow(self.service.submit(event, self.owner, self._tell, **options))  # type: ignore[arg-type]
+        elif isinstance(event, Resume):
+            self._follow(self.service.resume(event.id, self.owner, self._tell, event.have))
+        elif isinstance(event, Cancel):
+            self.service.cancel(self.service.of(event.id, self.owner))
+        elif self.service.shown(event.id, self.owner, event.decode_s, event.latency_s):
+            self.metrics.shown(self.service.of(event.id, self.owner), event.latency_s)
+        return None
+
+    def _follow(self, served: Served) -> None:
+        self._followed[served.id] = served
+
+    def _refuse(self, code: ErrorCode, message: str, request: str | None, retry_after_s: float | None = None) -> None:
+        self.metrics.refused.labels(code).inc()
+        retryable = retry_after_s is not None
+        self._put(request or "", Error(code=code, message=message, id=request, retryable=retryable, retry_after_s=retry_after_s))
+
+    def _tell(self, served: Served, event: Message | Piece) -> None:
+        """What a followed request has to say goes out in order; a preview takes the place of one that still waits."""
+        if isinstance(event, Piece) and event.kind == PREVIEW:
+            older = [entry for entry in self._out if entry[0] == served.id and isinstance(entry[1], Piece) and entry[1].kind == PREVIEW]
+            for entry in older:
+                self._out.remove(entry)
+                self._bytes -= _size(entry[1])
+        self._put(served.id, event)
+
+    def _put(self, request: str, event: Message | Piece | str) -> None:
+        self._out.append((request, event))
+        self._bytes += _size(event)
+        self._wake.set()
+
+    async def _write(self) -> None:
+        """The only one who sends."""
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                while self._out:
+                    if self._bytes > MOST_WAITING_BYTES:
+                        return await self._close(TOO_SLOW, "failed", "this connection takes in less than it asks for")
+                    request, event = self._out.popleft()
+                    self._bytes -= _size(event)
+                    async with asyncio.timeout(self.send_timeout_s):
+                        await self._send(request, event)
+        except TimeoutError:
+            log.info("slow reader", extra={"owner": self.owner})
+            await self._close(TOO_SLOW, "failed", "this connection takes nothing in")
+        except (WebSocketDisconnect, RuntimeError, OSError):  # it is gone; the reader sees that too
+            pass
+        return None
+
+    async def _send(self, request: str, event: Message | Piece | str) -> None:
+        if isinstance(event, Piece):
+            await self.socket.send_bytes(self.protocol.frame(event.kind, request, event.part, event.data))
+        else:
+            await self.socket.send_text(event if isinstance(event, str) else event.text())
+
+    async def _close(self, code: int, error: ErrorCode, message: str) -> None:
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(2.0):
+                await self.socket.send_text(Error(code=error, message=message).text())
+                await self.socket.close(code)
+
+
+def _size(event: Message | Piece | str) -> int:
+    return len(event.data) if isinstance(event, Piece) else 200

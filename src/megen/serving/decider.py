@@ -1,0 +1,108 @@
+"""Who decides steps, merging and quantiser of a request that leaves them open, and what is said of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from megen.backbone import BackboneSpec
+from megen.control.adaptive import Adaptive
+from megen.control.controller import Controller
+from megen.control.fit import Request
+from megen.cost.energy import ES_W
+from megen.errors import InputError
+from megen.types import Budget, ChannelState, Decision, Observation
+
+DEFAULT_STEPS = 4
+PHONES = 64  # controllers that are kept for user equipments of other speeds
+GRAIN = 0.1  # how finely their speeds are told apart, in natural logarithms
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a request gives of its decision and its limits."""
+
+    prompt: str
+    steps: int | None = None
+    merge_ratio: float | None = None
+    quantiser_bits: float | None = None
+    budget: Budget = field(default_factory=Budget)
+
+
+@dataclass(frozen=True)
+class Decided:
+    """A decision, why, whether the request's limits are expected to be kept (None: it has none), and the seconds expected."""
+
+    decision: Decision
+    why: str
+    fits: bool | None = None
+    expected_s: float | None = None
+
+
+class Decider:
+    """Decides by a plan that follows the load (`Adaptive`); without one, and where it cannot decide, a fixed choice."""
+
+    def __init__(self, spec: BackboneSpec, policy: Adaptive | None = None, why_fixed: str = "no policy") -> None:
+        self.spec, self.policy, self.why_fixed = spec, policy, why_fixed
+        self.default = Decision(DEFAULT_STEPS if DEFAULT_STEPS in spec.times else max(spec.times))
+        self._phones: dict[int, tuple[Controller, Controller]] = {}  # by the speed's grain: the plan's, and the same with that phone
+
+    def decide(self, asked: Asked, channel: ChannelState, backlog_s: float, phase: int, decode_s: float | None) -> Decided:
+        """One request that finds so much work ahead; `decode_s` is what the user equipment measured of itself.
+
+        Errors: InputError on steps that the backbone does not offer, or a merge ratio that none has.
+        """
+        given: dict[str, Any] = {"steps": asked.steps, "merge_ratio": asked.merge_ratio, "quantiser_bits": asked.quantiser_bits}
+        named = {name: value for name, value in given.items() if value is not None}
+        fixed = self.spec.check(replace(self.default, **named))
+        if self.policy is None:
+            return Decided(fixed, "as asked" if named else f"fixed: {self.why_fixed}")
+        controller = self._controller(decode_s)
+        seen = Observation(channel, backlog_s, arrival_phase=phase, prompt=asked.prompt, budget=asked.budget)
+        decision, why = fixed, "as asked"
+        if asked.steps is None:
+            try:
+                decision, why = controller.restricted(**given)(seen), "by the plan"
+            except InputError as error:  # no such choice was measured
+                why = f"fixed: {error}"
+        if decision not in controller.policy.decisions:
+            return Decided(decision, why)
+        expected_s = controller.expected_latency_s(seen)[decision]
+        fits = controller.fits(seen, decision) if asked.budget != Budget() else None
+        return Decided(decision, _said(why, fits, asked.budget, expected_s), fits, expected_s)
+
+    def _controller(self, decode_s: float | None) -> Controller:
+        """The plan's controller, for a user equipment of its own speed."""
+        assert self.policy is not None
+        controller = self.policy.planned.controller
+        if decode_s is None:
+            return controller
+        grains = round(math.log(decode_s / max(controller.phone.ue_s(), 1e-9)) / GRAIN)
+        found = self._phones.get(grains)
+        if found is None or found[0] is not controller:
+            if len(self._phones) >= PHONES:
+                self._phones.clear()
+            phone = controller.phone.scaled(math.exp(grains * GRAIN), controller.phone.spread, "measured by itself")
+            self._phones[grains] = found = (controller, replace(controller, phone=phone))
+        return found[1]
+
+    @property
+    def es_w(self) -> float:
+        """The edge server's power while it works, assumed where no profile has it."""
+        return ES_W if self.policy is None else self.policy.powers_w[0]
+
+    def observe(self, request: Request) -> None:
+        """Learn of a finished request."""
+        if self.policy is not None:
+            self.policy.observe(request)
+
+
+def _said(why: str, fits: bool | None, budget: Budget, expected_s: float) -> str:
+    """The reason with what is expected, and whether the limits are kept."""
+    if fits is None:
+        return f"{why}, expected {expected_s:.2f} s"
+    limits = " and ".join(f"{value:g} {unit}" for value, unit in ((budget.deadline_s, "s"), (budget.energy_j, "J")) if value is not None)
+    if fits:
+        return f"{why}, to keep {limits}: expected {expected_s:.2f} s"
+    return f"{why}; {limits} cannot be promised: expected {expected_s:.2f} s"

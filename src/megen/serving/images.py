@@ -1,0 +1,220 @@
+"""`POST /v1/images/generations`: the call of OpenAI's images API, for clients that decode nothing. Here the edge server decodes.
+
+The payload is the one that a phone would get, without a link. `stream` with `partial_images` sends previews as server-sent events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
+
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from megen.errors import InputError, RunError
+from megen.pipeline import Receives
+from megen.protocol.frames import PREVIEW
+from megen.protocol.messages import LARGEST_SEED, MOST_PROMPT_CHARS, Done, Error, Generate, Message
+from megen.serving.access import Access, bearer
+from megen.serving.request import Piece, Served
+from megen.serving.scheduler import BusyError
+from megen.serving.service import Service
+from megen.types import ChannelState, Payload, Received
+
+MOST_BODY_BYTES = 64 * 1024
+KEPT_IMAGES = 64  # behind links, of `response_format` url
+JPEG_QUALITY = 90
+LOCAL_BPS = 1e9  # the controller's rate of a picture that crosses no link as features
+
+
+class ImageRequest(BaseModel):
+    """The body. What the embedded backbone cannot do (a background, moderation, ...) is accepted where it changes nothing, else refused."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    prompt: Annotated[str, StringConstraints(min_length=1, max_length=MOST_PROMPT_CHARS)]
+    model: Annotated[str, StringConstraints(max_length=200)] | None = None
+    n: Annotated[int, Field(ge=1, le=10)] | None = 1
+    size: Annotated[str, StringConstraints(max_length=20)] | None = "auto"
+    quality: Literal["auto", "low", "medium", "high", "standard", "hd"] | None = "auto"
+    response_format: Literal["b64_json", "url"] | None = "b64_json"
+    output_format: Literal["png", "jpeg", "webp"] | None = "png"
+    output_compression: Annotated[int, Field(ge=0, le=100)] | None = None
+    background: Literal["auto", "opaque"] | None = "auto"
+    moderation: Literal["auto", "low"] | None = "auto"
+    style: Literal["vivid", "natural"] | None = None
+    user: Annotated[str, StringConstraints(max_length=200)] | None = None
+    stream: bool | None = False
+    partial_images: Annotated[int, Field(ge=0, le=3)] | None = None
+    seed: Annotated[int, Field(ge=0, le=LARGEST_SEED - 10)] | None = None  # of the first image; an addition to the call
+
+    @property
+    def steps(self) -> int | None:
+        """Denoising steps of a quality; None: the controller decides."""
+        return {"low": 1, "medium": 4, "standard": 4, "high": 8, "hd": 8}.get(self.quality or "auto")
+
+
+class Images:
+    """The endpoint, and the pictures that its links lead to."""
+
+    def __init__(self, service: Service, access: Access, receiver: Receives, image_px: tuple[int, int]) -> None:
+        self.service, self.access, self.receiver, self.image_px = service, access, receiver, image_px
+        self._kept: OrderedDict[str, tuple[bytes, str]] = OrderedDict()
+
+    async def generate(self, request: Request) -> Response:
+        """Make `n` images."""
+        owner = self.access.owner(bearer(request.headers.get("authorization")))
+        if owner is None:
+            return failure(401, "this server asks for a bearer token, and this is not one of its own", "invalid_api_key")
+        try:
+            asked = await self._body(request)
+        except InputError as error:
+            return failure(400, str(error), "invalid_request_error")
+        for _ in range(asked.n or 1):
+            if wait_s := self.access.retry_after_s(owner):
+                return failure(429, "too many requests", "rate_limit_exceeded", retry_after_s=wait_s)
+        try:
+            jobs = [self._submit(asked, owner, k) for k in range(asked.n or 1)]
+        except BusyError as error:
+            return failure(503, str(error), "server_busy", retry_after_s=error.retry_after_s)
+        except InputError as error:
+            return failure(400, str(error), "invalid_request_error")
+        except RunError as error:
+            return failure(503, str(error), "server_error", retry_after_s=1.0)
+        if asked.stream:
+            return StreamingResponse(self._events(asked, jobs), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        try:
+            pictures = [await self._picture(asked, job) for job in jobs]
+        except InputError as error:
+            return failure(400, str(error), "invalid_request_error")
+        except RunError as error:
+            return failure(500, str(error), "server_error")
+        finally:
+            for job in jobs:
+                self._stop(job)
+        base = str(request.base_url)
+        entries = [self._entry(asked, picture, job, base) for picture, job in zip(pictures, jobs, strict=True)]
+        return JSONResponse({"created": int(time.time()), "data": entries, **self._about(asked)})
+
+    async def image(self, request: Request) -> Response:
+        """A picture behind a link."""
+        found = self._kept.get(request.path_params["name"])
+        if found is None:
+            return failure(404, "no such picture: links last for a while only", "not_found")
+        return Response(found[0], media_type=f"image/{found[1]}", headers={"Cache-Control": "private, max-age=600"})
+
+    async def _body(self, request: Request) -> ImageRequest:
+        body = b""
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MOST_BODY_BYTES:
+                raise InputError(f"the body has more than {MOST_BODY_BYTES} bytes")
+        try:
+            asked = ImageRequest.model_validate_json(body)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(str(part) for part in first["loc"]) or "body"
+            raise InputError(f"{place}: {first['msg']}") from None
+        own = "{}x{}".format(*self.image_px)
+        if asked.size not in (None, "auto", own):
+            raise InputError(f"size: this server makes {own} alone, got {asked.size}")
+        if asked.stream and (asked.n or 1) > 1:
+            raise InputError("n: a stream has one image")
+        return asked
+
+    def _submit(self, asked: ImageRequest, owner: str, number: int) -> tuple[Served, asyncio.Queue[Message | Piece]]:
+        events: asyncio.Queue[Message | Piece] = asyncio.Queue()
+        seed = secrets.randbelow(2**32) if asked.seed is None else asked.seed + number
+        wanted = Generate(id=secrets.token_hex(16), prompt=asked.prompt, seed=seed, steps=asked.steps, previews=bool(asked.partial_images))
+        served = self.service.submit(
+            wanted, owner, lambda s, e: events.put_nowait(e), channel=ChannelState(None, 0.0, LOCAL_BPS), decode_s=None, previews=("webp",)
+        )
+        return served, events
+
+    def _stop(self, job: tuple[Served, asyncio.Queue[Message | Piece]]) -> None:
+        """Nobody waits for it any more: a client of this call has no way to come back."""
+        self.service.cancel(job[0])
+
+    async def _picture(self, asked: ImageRequest, job: tuple[Served, asyncio.Queue[Message | Piece]]) -> bytes:
+        async for _ in self._until_done(job):
+            pass
+        return await self._decoded(asked, job[0])
+
+    async def _until_done(self, job: tuple[Served, asyncio.Queue[Message | Piece]]) -> AsyncIterator[bytes]:
+        """Previews until the features are there. Errors: InputError, RunError as the request ended."""
+        while True:
+            event = await job[1].get()
+            if isinstance(event, Piece) and event.kind == PREVIEW:
+                yield event.data
+            elif isinstance(event, Error):
+                raise (RunError if event.retryable else InputError)(event.message)
+            elif isinstance(event, Done):
+                return
+
+    async def _decoded(self, asked: ImageRequest, served: Served) -> bytes:
+        header, merge_map, *features = (piece.data for piece in served.pieces)
+        pixels = await asyncio.to_thread(self.receiver.decode, Received(Payload(header, merge_map, tuple(features))))
+        options = {"quality": asked.output_compression if asked.output_compression is not None else JPEG_QUALITY}
+        out = io.BytesIO()
+        form = asked.output_format or "png"
+        await asyncio.to_thread(Image.fromarray(pixels).save, out, form, **({} if form == "png" else options))
+        return out.getvalue()
+
+    def _entry(self, asked: ImageRequest, picture: bytes, job: tuple[Served, Any], base: str) -> dict[str, Any]:
+        entry: dict[str, Any] = {"revised_prompt": job[0].completed.text, "seed": job[0].asked.seed}
+        if asked.response_format != "url":
+            return {"b64_json": base64.b64encode(picture).decode(), **entry}
+        form = asked.output_format or "png"
+        name = f"{secrets.token_urlsafe(24)}.{form}"
+        self._kept[name] = (picture, form)
+        while len(self._kept) > KEPT_IMAGES:
+            self._kept.popitem(last=False)
+        return {"url": f"{base}v1/images/{name}", **entry}
+
+    def _about(self, asked: ImageRequest) -> dict[str, Any]:
+        size = "{}x{}".format(*self.image_px)
+        quality = {"standard": "medium", "hd": "high"}.get(asked.quality or "auto", asked.quality or "auto")
+        return {"size": size, "quality": quality, "background": "opaque", "output_format": asked.output_format or "png"}
+
+    async def _events(self, asked: ImageRequest, jobs: list[tuple[Served, asyncio.Queue[Message | Piece]]]) -> AsyncIterator[bytes]:
+        job, shown, about = jobs[0], 0, self._about(asked)
+        try:
+            async for preview in self._until_done(job):
+                if shown < (asked.partial_images or 0):
+                    fields = {"partial_image_index": shown, **about, "output_format": "webp"}
+                    yield _event("image_generation.partial_image", preview, fields)
+                    shown += 1
+            picture = await self._decoded(asked, job[0])
+            usage = {
+                "input_tokens": 0,
+                "output_tokens": 0,
+                "total_tokens": 0,
+                "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
+            }
+            yield _event("image_generation.completed", picture, {**about, "usage": usage})
+        except (InputError, RunError) as error:
+            body = {"type": "error", "error": {"message": str(error), "type": "server_error", "code": "failed", "param": None}}
+            yield f"event: error\ndata: {json.dumps(body)}\n\n".encode()
+        finally:
+            self._stop(job)
+
+
+def _event(name: str, picture: bytes, fields: dict[str, Any]) -> bytes:
+    body = {"type": name, "b64_json": base64.b64encode(picture).decode(), "created_at": int(time.time()), **fields}
+    return f"event: {name}\ndata: {json.dumps(body)}\n\n".encode()
+
+
+def failure(status: int, message: str, code: str, retry_after_s: float | None = None) -> JSONResponse:
+    """An error in the form of OpenAI's API."""
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    headers = {} if retry_after_s is None else {"Retry-After": str(max(1, round(retry_after_s)))}
+    return JSONResponse({"error": {"message": message, "type": kind, "param": None, "code": code}}, status, headers)

@@ -1,0 +1,208 @@
+"""A whole edge server from its options, and its run: address, QR code, and a shutdown that waits for what is at work."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import segno
+import torch
+import uvicorn
+
+from megen import export
+from megen.accounting import made_by
+from megen.codec import FeatureCodec, prior
+from megen.control.adaptive import Adaptive
+from megen.control.controller import Controller
+from megen.control.scenarios.scenario import long_run
+from megen.errors import InputError
+from megen.link import Link
+from megen.models import embedded
+from megen.models.fingerprint import fingerprint
+from megen.models.placement import device_of
+from megen.pipeline import WORLD, Pipeline, Transmitter
+from megen.protocol.messages import Backbone
+from megen.scenes import completion
+from megen.serving.access import Access
+from megen.serving.app import FOREVER, App, Asset, Decoding, receiver_asset
+from megen.serving.decider import Decider
+from megen.serving.engine import LocalEngine
+from megen.serving.logs import structured
+from megen.serving.outcome import Outcomes
+from megen.serving.service import Service, Settings
+from megen.ue.receiver import GRAPH, Receiver
+
+log = logging.getLogger("megen.serving")
+DRAIN_S = 20.0
+SEND_BUFFER_BYTES = 64 * 1024  # of a socket: what a slow reader has not taken in should wait here, not in the kernel
+MOST_MESSAGE_BYTES = 256 * 1024  # of a client
+PING_S = 20.0
+QUIET_S = 5.0  # that connections have to close
+
+
+@dataclass(frozen=True)
+class Options:
+    """How an edge server is set up."""
+
+    backbone: str = "scenes"
+    device: str = "auto"
+    policy: str = "plan"
+    settings: Settings = field(default_factory=Settings)
+    log_path: Path | None = None
+    link: Link | None = None
+
+
+def build(options: Options, access: Access | None = None) -> App:
+    """Load the backbone, start its engine, and put the app together. Errors: InputError."""
+    model = embedded.load(options.backbone, str(device_of(options.device)), quick=True)
+    folder = embedded.folder_of(options.backbone)
+    learned = prior.load(folder, model.latent_shape[0])
+    codec = FeatureCodec(learned, fingerprint(model, learned.digest), model.config.grid)
+    transmitter = Transmitter(model, codec)
+    graph = export.graph_of(model, folder)
+    receiver = Receiver.load(graph)
+    spec = model.spec
+    complete = Pipeline(transmitter, receiver, complete=completion.complete if spec.name == WORLD else None).completed
+    engine = LocalEngine(transmitter, rows=options.settings.rows)
+    about = asdict(made_by(model))
+    service = Service(
+        engine,
+        decider(options.policy, transmitter, about["weights"]),
+        complete,
+        settings=options.settings,
+        link=options.link,
+        outcomes=Outcomes(options.log_path),
+        about=about,
+    )
+    told = Backbone(
+        name=spec.name,
+        fingerprint=codec.fingerprint,
+        latent_shape=spec.latent_shape,
+        image_px=spec.image_px,
+        steps=spec.steps,
+        merge_ratios=spec.merge_ratios,
+        max_words=spec.max_words,
+    )
+    stem = f"/decode/{codec.fingerprint:08x}"
+    files = {
+        f"{stem}/{GRAPH}": receiver_asset(graph),
+        f"{stem}/{prior.FILE}": Asset((graph.parent / prior.FILE).read_bytes(), "application/octet-stream", FOREVER),
+    }
+    decoding = Decoding(told, receiver, files, f"{stem}/{GRAPH}", f"{stem}/{prior.FILE}")
+    return App(service, access or Access(), decoding)
+
+
+def decider(policy: str, transmitter: Transmitter, weights: str) -> Decider:
+    """Decides by a plan that follows the load; where the policy cannot be read or is of other weights, by a fixed choice that says why."""
+    try:
+        scenario = long_run()
+        controller = Controller.load(policy, scenario=scenario)
+        controller.check(weights)
+        for line in controller.assumptions:
+            log.warning(line)
+        plans = ThreadPoolExecutor(1, "megen-plan")
+        return Decider(transmitter.backbone.spec, Adaptive(controller, scenario, executor=plans))
+    except InputError as error:
+        log.warning(f"fixed decisions: {error}")
+        return Decider(transmitter.backbone.spec, why_fixed=str(error))
+
+
+def run(app: App, host: str, port: int, *, tls: dict[str, Any] | None = None, ready: Callable[[str], object] = lambda url: None) -> None:
+    """Serve until SIGINT or SIGTERM; requests at work are then finished within `DRAIN_S`. `ready` gets the address.
+
+    Errors: InputError where the address cannot be taken.
+    """
+    listening = listen(host, port)
+    with structured():
+        asyncio.run(_serve(app, web_server(app, tls), listening, ready, "https" if tls else "http"))
+
+
+def web_server(app: App, tls: dict[str, Any] | None = None) -> uvicorn.Server:
+    """The web server of an app, not started. WebSockets are not compressed: features are, already."""
+    config = uvicorn.Config(
+        app.asgi,
+        ws="websockets-sansio",
+        ws_per_message_deflate=False,
+        ws_max_size=MOST_MESSAGE_BYTES,
+        ws_ping_interval=PING_S,
+        ws_ping_timeout=PING_S,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=int(QUIET_S),
+        lifespan="off",
+        **(tls or {}),
+    )
+    return uvicorn.Server(config)
+
+
+async def _serve(app: App, server: uvicorn.Server, listening: socket.socket, ready: Callable[[str], object], scheme: str) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(NotImplementedError):
+            loop.add_signal_handler(number, stop.set)
+    serving = asyncio.create_task(server.serve([listening]))
+    host, port = listening.getsockname()[:2]
+    ready(f"{scheme}://{_reachable(host)}:{port}")
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    log.info("shutting down: requests at work are finished first")
+    await app.service.drain(DRAIN_S)
+    server.should_exit = True
+    await serving
+    stopping.cancel()
+    close = getattr(app.service.engine, "close", None)
+    if close is not None:
+        await asyncio.to_thread(close)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Errors: InputError where the address cannot be taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+    try:
+        listening.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listening.close()
+        raise InputError(f"cannot listen at {host}, port {port}: {error}") from None
+    listening.listen(256)
+    listening.setblocking(False)
+    return listening
+
+
+def _reachable(host: str) -> str:
+    """An address that a phone can open, for one that means all of them."""
+    if host not in ("0.0.0.0", "::"):
+        return f"[{host}]" if ":" in host else host
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing: it only picks the interface
+            return str(probe.getsockname()[0])
+        except OSError:
+            return socket.gethostname()
+
+
+def say_address(url: str, token: str | None) -> None:
+    """The address and its QR code, with a token in the fragment, which browsers send nowhere."""
+    link = f"{url}/#token={token}" if token else f"{url}/"
+    print(f"megen: open {link}", flush=True)
+    if sys.stdout.isatty():
+        segno.make(link, micro=False).terminal(compact=True)
+
+
+def set_threads(count: int | None) -> None:
+    """Pin PyTorch's threads: other counts round differently."""
+    if count is not None:
+        torch.set_num_threads(count)

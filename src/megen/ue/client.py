@@ -1,0 +1,277 @@
+"""The user equipment in Python: asks an edge server for a picture over a WebSocket, and decodes it here. Without torch.
+
+It comes back where the connection is lost, asks the next server where one fails or is busy, and gives up after `patience_s`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin, urlsplit, urlunsplit
+from urllib.request import Request, urlopen
+
+import numpy as np
+import platformdirs
+from pydantic import ValidationError
+from websockets.asyncio.client import ClientConnection as Socket
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidHandshake, InvalidURI, WebSocketException
+
+from megen import __version__
+from megen.codec import prior
+from megen.errors import InputError, RunError
+from megen.files import replacing
+from megen.protocol import ClientConnection, Frame, ProtocolError
+from megen.protocol.client import Parts
+from megen.protocol.messages import Accepted, Cancel, Cancelled, Coded, Done, Error, Generate, Resume, Shown, Stepped, Welcome
+from megen.types import Received
+from megen.ue.receiver import GRAPH, Receiver, ReceiverError
+
+LEAST_WAIT_S, MOST_WAIT_S = 0.2, 5.0  # between two tries
+OPEN_S, SILENT_S = 10.0, 30.0  # to connect, and without any message while a request runs
+PATH = "/v1/ws"
+MOST_MESSAGE_BYTES = 16 * 2**20
+MOST_FILE_BYTES = 256 * 2**20
+
+Event = Accepted | Stepped | Coded | Frame | str  # a text says what goes wrong and is tried again
+OnEvent = Callable[[Event], object]
+
+
+class ServerError(RunError):
+    """What a server answered instead of a picture."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The image [H, W, 3] in bytes, what was received, the server's report, and what this side measured, in s."""
+
+    image: np.ndarray
+    received: Received
+    accepted: Accepted
+    report: dict[str, Any]
+    latency_s: float
+    decode_s: float
+    reconnects: int
+    bytes: int  # that crossed, previews included
+
+
+@dataclass
+class _Try:
+    """A request on its way, whatever connection it is on."""
+
+    message: Generate
+    parts: Parts = field(default_factory=Parts)
+    server: str = ""  # that has accepted it
+    accepted: Accepted | None = None
+    connections: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Client:
+    """A user equipment: its servers (ws, wss, http or https addresses) in the order in which they are asked, and its receiver.
+
+    `receiver` None: the bundled backbone's, or what the server offers, which is kept in the user's cache folder.
+    """
+
+    servers: Sequence[str]
+    token: str | None = None
+    receiver: Receiver | None = None
+    patience_s: float = 120.0
+    on_event: OnEvent = lambda event: None
+
+    def __post_init__(self) -> None:
+        if not self.servers:
+            raise InputError("a client needs a server's address")
+        for server in self.servers:
+            _address(server)
+
+    async def ask(
+        self,
+        prompt: str,
+        *,
+        seed: int = 0,
+        deadline_s: float | None = None,
+        energy_j: float | None = None,
+        steps: int | None = None,
+        merge_ratio: float | None = None,
+        quantiser_bits: float | None = None,
+        as_typed: bool = False,
+        previews: bool = True,
+    ) -> Answer:
+        """One picture; what of the decision is None the server's controller chooses.
+
+        Errors: InputError on what the server cannot make; ServerError where it fails; RunError where no server is there for
+        `patience_s`; CodecError on a broken payload.
+        """
+        fields = {"prompt": prompt, "seed": seed, "deadline_s": deadline_s, "energy_j": energy_j, "steps": steps, "as_typed": as_typed}
+        fields |= {"merge_ratio": merge_ratio, "quantiser_bits": quantiser_bits, "previews": previews, "id": secrets.token_hex(16)}
+        try:
+            state = _Try(Generate.model_validate(fields))
+        except ValueError as error:
+            raise InputError(_first(error)) from None
+        began_s, wait_s, number = time.monotonic(), LEAST_WAIT_S, 0
+        while True:
+            server = self.servers[number % len(self.servers)]
+            try:
+                return await self._on(server, state, began_s)
+            except _AgainError as error:
+                said, wanted_s = str(error), error.retry_after_s
+                number += error.elsewhere
+            except (WebSocketException, OSError, TimeoutError) as error:
+                said, wanted_s = f"{server}: {_reason(error)}", None
+                number += state.server != server  # one that has the request is asked again first
+                state.server = ""
+            left_s = self.patience_s - (time.monotonic() - began_s)
+            pause_s = max(wanted_s or 0.0, wait_s * random.uniform(0.5, 1.5))
+            if pause_s > left_s:
+                raise RunError(f"no picture within {self.patience_s:g} s; last: {said}")
+            self.on_event(f"{said}; trying again in {pause_s:.1f} s")
+            await asyncio.sleep(pause_s)
+            wait_s = min(2 * wait_s, MOST_WAIT_S)
+
+    async def _on(self, server: str, state: _Try, began_s: float) -> Answer:
+        """One connection, to the end of the request."""
+        protocol = ClientConnection({state.message.id: state.parts})
+        options: dict[str, Any] = {"open_timeout": OPEN_S, "max_size": MOST_MESSAGE_BYTES, "compression": None}
+        async with connect(_address(server), **options) as socket:
+            await socket.send(protocol.hello(f"megen {__version__}", self.token, previews=("webp",)))
+            welcome = protocol.receive(await asyncio.wait_for(socket.recv(), SILENT_S))
+            if isinstance(welcome, Error):
+                raise (InputError if welcome.code == "unauthorised" else ServerError)(f"{server}: {welcome.message}")
+            assert isinstance(welcome, Welcome)
+            receiver = await asyncio.to_thread(receiver_for, welcome, server, self.receiver)
+            if state.accepted is not None:
+                await socket.send(Resume(id=state.message.id, have=tuple(sorted(state.parts.arrived))).text())
+            else:
+                await socket.send(state.message.text())
+            state.connections += 1
+            try:
+                done = await self._until_done(socket, protocol, state, server)
+            except asyncio.CancelledError:
+                await asyncio.shield(socket.send(Cancel(id=state.message.id).text()))
+                raise
+            received = state.parts.received()
+            decode_began_s = time.monotonic()
+            image = await asyncio.to_thread(receiver.decode, received)
+            now_s = time.monotonic()
+            decode_s, latency_s = now_s - decode_began_s, now_s - began_s
+            await socket.send(Shown(id=state.message.id, decode_s=decode_s, latency_s=latency_s).text())
+            assert state.accepted is not None
+            return Answer(image, received, state.accepted, done.report, latency_s, decode_s, state.connections - 1, state.bytes)
+
+    async def _until_done(self, socket: Socket, protocol: ClientConnection, state: _Try, server: str) -> Done:
+        last_s = time.monotonic()
+        while True:
+            data = await asyncio.wait_for(socket.recv(), SILENT_S)
+            now_s = time.monotonic()
+            state.bytes += len(data)
+            event = protocol.receive(data)
+            if isinstance(event, Frame):
+                await socket.send(protocol.ack(event, 1000 * (now_s - last_s)))
+            last_s = now_s
+            if isinstance(event, Error):
+                self._failed(event, state)
+            elif isinstance(event, Cancelled):
+                raise ServerError("the server cancelled the request")
+            elif isinstance(event, Accepted):
+                state.accepted, state.server = event, server
+                self.on_event(event)
+            elif isinstance(event, Done):
+                if not state.parts.whole:
+                    raise ProtocolError("the server says that it is done, and parts are missing")
+                return event
+            elif not isinstance(event, Welcome):
+                self.on_event(event)
+
+    def _failed(self, error: Error, state: _Try) -> None:
+        """Raise what an error message means for this request."""
+        if error.code == "unknown_request":  # the server has lost it: ask anew
+            state.accepted, state.server, state.parts.total = None, "", None
+            state.parts.arrived.clear()
+            raise _AgainError(error.message, 0.0, elsewhere=False)
+        if error.retryable:
+            state.message = state.message.model_copy(update={"id": secrets.token_hex(16)}) if error.code == "failed" else state.message
+            state.accepted = None
+            raise _AgainError(error.message, error.retry_after_s, elsewhere=True)
+        raise (InputError if error.code == "bad_request" else ServerError)(error.message)
+
+
+class _AgainError(Exception):
+    """Worth another try, perhaps at the next server."""
+
+    def __init__(self, message: str, retry_after_s: float | None, *, elsewhere: bool) -> None:
+        super().__init__(message)
+        self.retry_after_s, self.elsewhere = retry_after_s, elsewhere
+
+
+def receiver_for(welcome: Welcome, server: str, given: Receiver | None = None) -> Receiver:
+    """The receiver of a server's backbone: the one given, the bundled, one from the cache folder, or the server's own, which is kept there.
+
+    Errors: InputError where the one given is another backbone's; ReceiverError where the server's is broken.
+    """
+    wanted = welcome.backbone.fingerprint
+    if given is not None:
+        if given.codec.fingerprint != wanted:
+            raise InputError("the server runs another backbone than this receiver was exported from: leave --receiver out")
+        return given
+    folder = Path(platformdirs.user_cache_dir("megen")) / "receivers" / f"{wanted:08x}"
+    for place in (welcome.backbone.name, folder):
+        try:
+            receiver = Receiver.load(place)
+        except ReceiverError:
+            continue
+        if receiver.codec.fingerprint == wanted:
+            return receiver
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, name in ((welcome.codec, prior.FILE), (welcome.receiver, GRAPH)):
+        with replacing(folder / name) as temporary:
+            temporary.write_bytes(_fetch(urljoin(_http(server), path)))
+    receiver = Receiver.load(folder)
+    if receiver.codec.fingerprint != wanted:
+        raise ReceiverError("the server's receiver is not of the backbone that it says it runs")
+    return receiver
+
+
+def _fetch(url: str) -> bytes:
+    with urlopen(Request(url, headers={"User-Agent": f"megen/{__version__}"}), timeout=OPEN_S) as answer:
+        data: bytes = answer.read(MOST_FILE_BYTES + 1)
+    if len(data) > MOST_FILE_BYTES:
+        raise ReceiverError(f"{url} has more than {MOST_FILE_BYTES} bytes")
+    return data
+
+
+def _address(server: str) -> str:
+    """The WebSocket's address at a server. Errors: InputError."""
+    parts = urlsplit(server if "://" in server else f"ws://{server}")
+    schemes = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
+    if parts.scheme not in schemes or not parts.netloc:
+        raise InputError(f"a server's address looks like http://192.168.1.5:8000, got {server!r}")
+    return urlunsplit((schemes[parts.scheme], parts.netloc, PATH, "", ""))
+
+
+def _http(server: str) -> str:
+    parts = urlsplit(_address(server))
+    return urlunsplit(({"ws": "http", "wss": "https"}[parts.scheme], parts.netloc, "/", "", ""))
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, InvalidHandshake | InvalidURI):
+        return f"no edge server of megen there ({error})"
+    return str(error) or type(error).__name__
+
+
+def _first(error: ValueError) -> str:
+    """The first thing that a model refused."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
