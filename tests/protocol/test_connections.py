@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
+
 import pytest
 
 from megen.protocol import FEATURES, PREVIEW, ClientConnection, Frame, ProtocolError, ServerConnection
@@ -106,3 +109,26 @@ def test_the_client_wants_a_welcome_first() -> None:
     with pytest.raises(ProtocolError, match="welcome"):
         ClientConnection().receive(Frame(PREVIEW, ID, 0, 1, b"x").pack())
     assert ClientConnection().receive('{"type":"error","code":"unauthorised","message":"no"}').type == "error"
+
+
+@pytest.mark.slow
+def test_100_000_mutated_messages_into_both_ends() -> None:
+    """A message or a protocol error, never anything else; what was let in leaves both ends as they were or moved on."""
+    draw = random.Random(7)
+    ack = Ack(id=ID, sequence=0, bytes=40, ms=1.0).text()
+    generate = Generate(id=ID, prompt="a castle", deadline_s=1.0).text()
+    texts = [ack, generate, Hello().text(), Coded(id=ID, parts=4, bytes=9).text(), ServerConnection().welcome(BACKBONE, "/r", "/c", "x")]
+    frames = [Frame(FEATURES, ID, 0, 0, bytes(40)).pack(), Frame(PREVIEW, ID, 0, 1, bytes(300)).pack()]
+    server, client = greeted()
+    for k in range(100_000):
+        binary = k % 2
+        data = bytearray(draw.choice(frames) if binary else draw.choice(texts).encode())
+        for _ in range(draw.randrange(1, 6)):
+            place = draw.randrange(len(data))
+            data[place : place + draw.randrange(3)] = draw.randbytes(draw.randrange(3))
+            if not data:
+                data = bytearray(b"x")
+        sent: str | bytes = bytes(data) if binary else data.decode("utf-8", "replace")
+        for end in (server, client):
+            with contextlib.suppress(ProtocolError):
+                end.receive(sent)

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
     from megen.serving import server
     from megen.serving.service import Settings
 
-    output.bounded("--threads", args.threads or 1, 1, 1024)
+    output.bounded("--threads", args.threads, 1, 1024)
     server.set_threads(args.threads)
     settings = Settings(rows=args.rows, capacity=args.queue)
     options = server.Options(args.backbone, args.device, args.policy, settings, args.log, link)

@@ -231,6 +231,8 @@ class Service:
                     self.scheduler.finish(place)
                     self._dispatch()
                     await self._deliver(served, event, began_s)
+        if served.last is None:
+            raise RunError("the engine gave no result")
 
     async def _deliver(self, served: Served, event: Finished, began_s: float) -> None:
         steps = served.decided.decision.steps

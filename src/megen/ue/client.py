@@ -147,12 +147,11 @@ class Client:
                 raise (InputError if welcome.code == "unauthorised" else ServerError)(f"{server}: {welcome.message}")
             assert isinstance(welcome, Welcome)
             receiver = await asyncio.to_thread(receiver_for, welcome, server, self.receiver)
-            if state.accepted is not None:
-                await socket.send(Resume(id=state.message.id, have=tuple(sorted(state.parts.arrived))).text())
-            else:
-                await socket.send(state.message.text())
             state.connections += 1
+            begun = state.accepted is not None
+            first = Resume(id=state.message.id, have=tuple(sorted(state.parts.arrived))) if begun else state.message
             try:
+                await socket.send(first.text())
                 done = await self._until_done(socket, protocol, state, server)
             except asyncio.CancelledError:
                 await asyncio.shield(socket.send(Cancel(id=state.message.id).text()))

@@ -1,0 +1,85 @@
+import type { Decoded } from '../receiver/messages'
+import { byId, imageFile } from './dom'
+
+const THUMBNAIL_PX = 192
+const THUMBNAIL_QUALITY = 0.7
+/** Of the WebP that a picture's size is compared with. */
+export const WEBP_QUALITY = 0.8
+
+/** The large picture: an idle scene, previews, and what was decoded. */
+export class Picture {
+  readonly #frame = byId('frame')
+  readonly #canvas = byId<HTMLCanvasElement>('picture')
+  #shown = 0
+
+  /** The idle scene, or what was there before, made quiet. */
+  begin(): void {
+    this.#shown += 1
+    this.#state('waiting')
+  }
+
+  /** Only the idle scene. */
+  clear(): void {
+    this.#shown += 1
+    this.#canvas.hidden = true
+    this.#state('idle')
+  }
+
+  /** What was there before stays, and nothing else comes. */
+  stop(): void {
+    if (this.#canvas.hidden || this.#frame.dataset['state'] !== 'whole') this.clear()
+  }
+
+  /** A rough picture, which gives way to whatever came after it was handed over. */
+  async preview(image: Blob, width: number, height: number): Promise<void> {
+    const number = (this.#shown += 1)
+    const bitmap = await createImageBitmap(image).catch(() => null)
+    if (bitmap === null) return
+    if (number === this.#shown) {
+      const context = this.#sized(width, height)
+      context.imageSmoothingQuality = 'high'
+      context.drawImage(bitmap, 0, 0, width, height)
+      this.#state('rough')
+    }
+    bitmap.close()
+  }
+
+  /** What was decoded. */
+  show({ rgba, width, height, final }: Decoded, alt: string): void {
+    this.#shown += 1
+    this.#sized(width, height).putImageData(new ImageData(rgba, width, height), 0, 0)
+    this.#canvas.setAttribute('aria-label', alt)
+    this.#state(final ? 'whole' : 'part')
+  }
+
+  /** The picture as an image file. */
+  file(type: string, quality?: number): Promise<Blob | null> {
+    return imageFile(this.#canvas, type, quality)
+  }
+
+  /** The picture made small. */
+  async thumbnail(): Promise<Blob> {
+    const small = document.createElement('canvas')
+    small.width = small.height = THUMBNAIL_PX
+    const context = small.getContext('2d')
+    if (context === null) throw new Error('this browser draws nothing')
+    context.imageSmoothingQuality = 'high'
+    context.drawImage(this.#canvas, 0, 0, THUMBNAIL_PX, THUMBNAIL_PX)
+    const file = (await imageFile(small, 'image/webp', THUMBNAIL_QUALITY)) ?? (await imageFile(small, 'image/png'))
+    if (file === null) throw new Error('this browser makes no image files')
+    return file
+  }
+
+  #sized(width: number, height: number): CanvasRenderingContext2D {
+    const canvas = this.#canvas
+    if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height]
+    canvas.hidden = false
+    const context = canvas.getContext('2d')
+    if (context === null) throw new Error('this browser draws nothing')
+    return context
+  }
+
+  #state(state: 'idle' | 'waiting' | 'rough' | 'part' | 'whole'): void {
+    this.#frame.dataset['state'] = state
+  }
+}

@@ -1,0 +1,75 @@
+import glue from 'onnxruntime-web/ort-wasm-simd-threaded.mjs?url'
+import wasm from 'onnxruntime-web/ort-wasm-simd-threaded.wasm?url'
+import * as ort from 'onnxruntime-web/wasm'
+import type { Features } from '../codec'
+import { keptFile } from './kept'
+
+/*
+ * WASM only. WebGPU in onnxruntime-web 1.30 needs another build of its WASM, 26 MB (6.6 MB compressed) beside the 14 MB that every
+ * phone without an adapter needs anyway, and it fails on iOS 26 in the field (microsoft/onnxruntime#26827).
+ */
+const MOST_THREADS = 4
+
+/** Threads for decoding: one core is left to the page; without cross-origin isolation there is only one. */
+export function threadCount(): number {
+  return crossOriginIsolated ? Math.max(1, Math.min(MOST_THREADS, navigator.hardwareConcurrency - 1)) : 1
+}
+
+/** Pixels in bytes: red, green, blue, alpha. */
+export interface Pixels {
+  readonly rgba: Uint8ClampedArray<ArrayBuffer>
+  readonly width: number
+  readonly height: number
+}
+
+/** A picture decoder's graph, from features to pixels. */
+export class Graph {
+  readonly #session: ort.InferenceSession
+
+  private constructor(session: ort.InferenceSession) {
+    this.#session = session
+  }
+
+  /** Load the runtime, once, and a graph. */
+  static async load(path: string, arrived: (bytes: number) => void): Promise<Graph> {
+    const { env } = ort
+    env.logLevel = 'error'
+    if (env.wasm.wasmBinary === undefined) {
+      env.wasm.numThreads = threadCount()
+      env.wasm.wasmPaths = { mjs: new URL(glue, location.href).href }
+      env.wasm.wasmBinary = await keptFile(wasm, arrived)
+    }
+    return new Graph(await ort.InferenceSession.create(await keptFile(path, arrived), { executionProviders: ['wasm'] }))
+  }
+
+  /** The picture of decoded features. Errors: where the decoder gives NaN or infinity. */
+  async run({ rows, mergeMap, degradation, channels }: Features): Promise<Pixels> {
+    const given: Record<string, ort.Tensor> = {
+      rows: new ort.Tensor('float32', rows, [rows.length / channels, channels]),
+      merge_map: new ort.Tensor('int64', BigInt64Array.from(mergeMap, BigInt), [mergeMap.length]),
+      degradation: new ort.Tensor('float32', degradation, [mergeMap.length, degradation.length / mergeMap.length]),
+    }
+    const inputs = Object.fromEntries(this.#session.inputNames.map((name) => [name, given[name]]))
+    const { image, finite } = await this.#session.run(inputs)
+    if (!finite.data[0]) throw new Error('the decoder gave numbers that are not finite: its weights are broken, or the features are')
+    const [height, width] = image.dims
+    const pixels = { rgba: withAlpha(image.data as Uint8Array), width, height }
+    image.dispose()
+    return pixels
+  }
+
+  /** Free its memory. */
+  async release(): Promise<void> {
+    await this.#session.release()
+  }
+}
+
+function withAlpha(rgb: Uint8Array): Uint8ClampedArray<ArrayBuffer> {
+  const out = new Uint8ClampedArray((rgb.length / 3) * 4).fill(255)
+  for (let from = 0, to = 0; from < rgb.length; from += 3, to += 4) {
+    out[to] = rgb[from]
+    out[to + 1] = rgb[from + 1]
+    out[to + 2] = rgb[from + 2]
+  }
+  return out
+}

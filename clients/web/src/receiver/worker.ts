@@ -1,0 +1,145 @@
+import { type CodecFile, type Features, readCodecFile, unpack } from '../codec'
+import { Graph, threadCount } from './graph'
+import { Incoming } from './incoming'
+import { keptFile } from './kept'
+import type { Answer, Files, Order } from './messages'
+
+/** Without a new part for so long, what is there is decoded: a picture that waits for the rest is better than none. */
+const QUIET_MS = 150
+const MEASURED_RUNS = 3
+
+interface Loaded {
+  readonly fingerprint: number
+  readonly codec: CodecFile
+  readonly graph: Graph
+}
+
+let loading: { readonly fingerprint: number; readonly loaded: Promise<Loaded> } | null = null
+/** The order that is being followed, and after it the next. */
+let last: Promise<void> = Promise.resolve()
+let current: { readonly id: string; readonly files: Files; readonly total: number; readonly parts: Map<number, Uint8Array> } | null = null
+let incoming: Incoming | null = null
+let timer: ReturnType<typeof setTimeout> | undefined
+
+function say(answer: Answer, transfer: Transferable[] = []): void {
+  self.postMessage(answer, { transfer })
+}
+
+/** Codec and graph of a backbone; one is held at a time. */
+async function load(files: Files): Promise<Loaded> {
+  if (loading?.fingerprint === files.fingerprint) return loading.loaded
+  const before = loading?.loaded
+  const read = async (): Promise<Loaded> => {
+    await before?.then(({ graph }) => graph.release()).catch(() => undefined)
+    let bytes = 0
+    const arrived = (more: number) => say({ kind: 'loading', bytes: (bytes += more) })
+    const codec = readCodecFile(await keptFile(files.codec, arrived))
+    return { fingerprint: files.fingerprint, codec, graph: await Graph.load(files.receiver, arrived) }
+  }
+  const loaded = read()
+  loading = { fingerprint: files.fingerprint, loaded }
+  loaded.catch(() => (loading = null))
+  return loaded
+}
+
+async function prepare(files: Files, measure: boolean): Promise<void> {
+  try {
+    const { graph } = await load(files)
+    const decodeS = measure ? await measured(graph, files) : null
+    say({ kind: 'ready', fingerprint: files.fingerprint, threads: threadCount(), decodeS })
+  } catch (error) {
+    say({ kind: 'broken', fingerprint: files.fingerprint, why: reason(error) })
+  }
+}
+
+/** The median of what decoding takes, on features that are all 0; the first run, which sets memory up, is left out. */
+async function measured(graph: Graph, { shape: [channels, height, width] }: Files): Promise<number> {
+  const tokens = height * width
+  const rows = new Float32Array(tokens * channels)
+  const features: Features = {
+    rows,
+    mergeMap: Int32Array.from({ length: tokens }, (_, k) => k),
+    degradation: new Float32Array(4 * tokens),
+    height,
+    width,
+    channels,
+  }
+  const seconds: number[] = []
+  for (let run = 0; run <= MEASURED_RUNS; run++) {
+    const beganMs = performance.now()
+    await graph.run(features)
+    seconds.push((performance.now() - beganMs) / 1000)
+  }
+  return seconds.slice(1).sort((a, b) => a - b)[MEASURED_RUNS >> 1]
+}
+
+/** Decode what has arrived of the current payload, if anything is new. */
+async function decode(): Promise<void> {
+  const wanted = current
+  if (wanted === null) return
+  try {
+    const { codec, graph } = await load(wanted.files)
+    if (current !== wanted) return
+    incoming ??= new Incoming(codec, wanted.files, wanted.total)
+    for (const [number, data] of wanted.parts) incoming.take(number, data)
+    wanted.parts.clear()
+    if (!incoming.fresh) return
+    const { whole, parts, total } = incoming
+    const beganMs = performance.now()
+    const pixels = await graph.run(incoming.features())
+    const seconds = (performance.now() - beganMs) / 1000
+    if (current !== wanted) return
+    const { id } = wanted
+    say({ kind: 'picture', id, ...pixels, parts, of: total - 2, final: whole, seconds }, [pixels.rgba.buffer])
+    if (whole) current = incoming = null
+  } catch (error) {
+    if (current === wanted) refuse(wanted.id, error)
+  }
+}
+
+function refuse(id: string, error: unknown): void {
+  current = incoming = null
+  say({ kind: 'refused', id, why: reason(error) })
+}
+
+/** Decode after a pause, in which parts that are on their way are taken in first; orders follow one another. */
+function schedule(ms: number): void {
+  clearTimeout(timer)
+  timer = setTimeout(() => (last = last.then(decode)), ms)
+}
+
+function open(id: string, files: Files, total: number): void {
+  if (current?.id === id) return
+  current = { id, files, total, parts: new Map() }
+  incoming = null
+}
+
+function take(id: string, number: number, data: Uint8Array): void {
+  if (current?.id !== id) return
+  current.parts.set(number, data)
+  const count = current.parts.size + (incoming === null ? 0 : incoming.count)
+  schedule(count >= current.total ? 0 : QUIET_MS)
+}
+
+function payload(id: string, files: Files, data: Uint8Array): void {
+  try {
+    const { header, map, features } = unpack(data)
+    const parts = [header, map, ...features]
+    open(id, files, parts.length)
+    parts.forEach((part, number) => take(id, number, part))
+  } catch (error) {
+    refuse(id, error)
+  }
+}
+
+function reason(error: unknown): string {
+  return error instanceof Error ? error.message : String(error)
+}
+
+self.onmessage = ({ data: order }: MessageEvent<Order>) => {
+  if (order.kind === 'prepare') last = last.then(() => prepare(order.files, order.measure))
+  else if (order.kind === 'open') open(order.id, order.files, order.total)
+  else if (order.kind === 'part') take(order.id, order.number, order.data)
+  else if (order.kind === 'payload') payload(order.id, order.files, order.data)
+  else if (current?.id === order.id) current = incoming = null
+}

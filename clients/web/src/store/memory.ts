@@ -1,0 +1,58 @@
+const TOKEN = 'megen.token'
+const DECODING = 'megen.decode_s'
+const MOST_TIMES = 5
+
+/** What little is remembered between visits beside pictures; a browser that keeps nothing is no error. */
+export class Memory {
+  #token: string | null
+  #times: readonly number[]
+  readonly #storage: Storage | null
+
+  constructor(storage: Storage | null) {
+    this.#storage = storage
+    this.#token = storage?.getItem(TOKEN) ?? null
+    this.#times = readTimes(storage?.getItem(DECODING) ?? null)
+  }
+
+  get token(): string | null {
+    return this.#token
+  }
+
+  set token(value: string | null) {
+    this.#token = value
+    if (value !== null) this.#keep(TOKEN, value)
+  }
+
+  /** Seconds that decoding takes here, the median of the last times; null: not measured. */
+  get decodeS(): number | null {
+    return [...this.#times].sort((a, b) => a - b)[this.#times.length >> 1] ?? null
+  }
+
+  /** Remember what decoding took. */
+  decoded(seconds: number): void {
+    this.#times = [...this.#times, seconds].slice(-MOST_TIMES)
+    this.#keep(DECODING, JSON.stringify(this.#times))
+  }
+
+  #keep(key: string, value: string): void {
+    try {
+      this.#storage?.setItem(key, value)
+    } catch {
+      // full, or forbidden: it is remembered until the page closes
+    }
+  }
+}
+
+/** The token in an address's fragment, `#token=...`. */
+export function tokenIn(fragment: string): string | null {
+  return new URLSearchParams(fragment.replace(/^#/, '')).get('token') || null
+}
+
+function readTimes(text: string | null): readonly number[] {
+  try {
+    const value: unknown = JSON.parse(text ?? '[]')
+    return Array.isArray(value) ? value.filter((time): time is number => typeof time === 'number' && time > 0).slice(-MOST_TIMES) : []
+  } catch {
+    return []
+  }
+}
