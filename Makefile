@@ -1,4 +1,5 @@
 # make generate PROMPT="..."   set everything up and make an image
+# make serve                   set everything up and run an edge server with its page
 # make test                    set everything up and run the tests
 # make docs                    set everything up and build the documentation into out/site
 PYTHON ?= python3
@@ -11,11 +12,14 @@ BIN := .venv/bin
 READY := .venv/ready
 READY_DEV := .venv/ready-dev
 
-.PHONY: generate test check lint docs clean
+.PHONY: generate serve test check lint docs clean
 
 generate: $(READY)
 	@mkdir -p $(dir $(OUT))
 	$(BIN)/megen generate "$$PROMPT" --out $(OUT) --report $(basename $(OUT)).json $(ARGS)
+
+serve: $(READY)
+	$(BIN)/megen serve $(ARGS)
 
 test: $(READY_DEV)
 	$(BIN)/lint-imports

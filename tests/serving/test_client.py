@@ -43,7 +43,7 @@ class GreyReceiver(Receiver):
 
 def ask(servers: list[str] | str, patience_s: float = 10.0, token: str | None = None, **options: Any) -> tuple[Answer, list[Any]]:
     events: list[Any] = []
-    client = Client([servers] if isinstance(servers, str) else servers, token, GreyReceiver(), patience_s, events.append)
+    client = Client([servers] if isinstance(servers, str) else servers, token, GreyReceiver(), patience_s, on_event=events.append)
     return asyncio.run(client.ask("a castle", **options)), events
 
 

@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> None:
     """Ask, decode, and write the image."""
     import asyncio
 
+    from megen.cost import device_profile
     from megen.files import check_writable, write_json
     from megen.types import POSITIVE, check_number
     from megen.ue.client import Client
@@ -63,7 +64,9 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"--steps must be a whole number or auto, got {args.steps!r}")
     receiver = Receiver.load(args.receiver) if args.receiver else None
     servers = [server.strip() for server in args.server.split(",") if server.strip()]
-    client = Client(servers, args.token or os.environ.get(TOKEN), receiver, args.patience_s, _say)
+    measured = device_profile.this_machine()
+    decode_s = measured.ue_s() if measured else None
+    client = Client(servers, args.token or os.environ.get(TOKEN), receiver, args.patience_s, decode_s, _say)
     answer = asyncio.run(
         client.ask(
             args.prompt,

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 CARRIER_HZ = 3.5e9
 SNR_DB, FADING, SPEED_M_S, PATH_LOSS, POLICY = 10.0, "awgn", 1.0, "umi-los", "plan"  # where none is given
-QUICK_REPEATS = 3  # of each stage, where auto finds no profile of this machine
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -207,17 +206,10 @@ def _measure_once(args: argparse.Namespace) -> None:
 
     if args.backbone != "scenes" or (args.server and args.phone) or device_profile.cached().is_file():
         return
-    from megen.evaluation.device_profile import profile
+    from megen.evaluation.device_profile import measure_once
     from megen.pipeline import halves
-    from megen.provenance import provenance
 
-    output.say("measuring this machine once, for auto to decide by (megen profile does it again, more closely)")
-    measured = profile(*halves(args.backbone, args.device), "this machine", QUICK_REPEATS, device_profile.load("cpu").power_w)
-    try:
-        device_profile.cached().parent.mkdir(parents=True, exist_ok=True)
-        device_profile.save(measured, device_profile.cached(), provenance())
-    except OSError as error:
-        output.say(f"its profile cannot be kept ({error}): auto decides by the bundled ones")
+    measure_once(*halves(args.backbone, args.device), output.say)
 
 
 def _link(args: argparse.Namespace) -> Link:

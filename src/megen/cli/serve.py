@@ -11,6 +11,8 @@ from megen.errors import InputError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from megen.link import Link
+    from megen.pipeline import Transmitter
+    from megen.ue.receiver import Receiver
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -60,6 +62,7 @@ def run(args: argparse.Namespace) -> None:
     link = emulated_link(args.emulate_link) if args.emulate_link else None
     tls = _tls(args)
 
+    from megen.evaluation.device_profile import measure_once
     from megen.serving import server
     from megen.serving.service import Settings
 
@@ -68,7 +71,12 @@ def run(args: argparse.Namespace) -> None:
     settings = Settings(rows=args.rows, capacity=args.queue)
     options = server.Options(args.backbone, args.device, args.policy, settings, args.log, link)
     output.say("loading the backbone")
-    app = server.build(options, access)
+
+    def prepare(transmitter: Transmitter, receiver: Receiver) -> None:
+        if args.backbone == "scenes":
+            measure_once(transmitter, receiver, output.say)
+
+    app = server.build(options, access, prepare)
     token = next(iter(tokens.values()), None)
     server.run(app, args.host, args.port, tls=tls, ready=lambda url: server.say_address(url, token))
 

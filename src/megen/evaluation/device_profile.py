@@ -12,16 +12,19 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from megen import merging
+from megen.cost import device_profile
 from megen.cost.device_profile import DeviceProfile
 from megen.diffusion.denoise import noise_of
 from megen.export import TorchReceiver
 from megen.models.embedded import EmbeddedBackbone
 from megen.pipeline import Transmitter, tokens_of
+from megen.provenance import provenance
 from megen.types import Received
 from megen.ue import Receiver
 
 PROMPT = "a lighthouse at sunset, snowy mountains, pine trees"
 RATIO = 0.25
+QUICK_REPEATS = 3  # of each stage, where there is no profile of this machine
 RAPL = Path("/sys/class/powercap/intel-rapl:0/energy_uj")
 
 
@@ -126,3 +129,16 @@ def profile(transmitter: Transmitter, receiver: Receiver, name: str, repeats: in
         text_gflop=text_gflop,
         assumed=() if measured else ("power_w",),
     )
+
+
+def measure_once(transmitter: Transmitter, receiver: Receiver, say: Callable[[str], object]) -> None:
+    """This machine's profile into the user's cache folder, where none is: a controller would decide by another machine's seconds."""
+    if device_profile.cached().is_file():
+        return
+    say("measuring this machine once, for auto to decide by (megen profile does it again, more closely)")
+    measured = profile(transmitter, receiver, "this machine", QUICK_REPEATS, device_profile.load(device_profile.SERVER).power_w)
+    try:
+        device_profile.cached().parent.mkdir(parents=True, exist_ok=True)
+        device_profile.save(measured, device_profile.cached(), provenance())
+    except OSError as error:
+        say(f"its profile cannot be kept ({error}): auto decides by the bundled ones")

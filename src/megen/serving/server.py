@@ -61,8 +61,14 @@ class Options:
     link: Link | None = None
 
 
-def build(options: Options, access: Access | None = None) -> App:
-    """Load the backbone, start its engine, and put the app together. Errors: InputError."""
+Halves = Callable[[Transmitter, Receiver], object]
+
+
+def build(options: Options, access: Access | None = None, prepare: Halves = lambda transmitter, receiver: None) -> App:
+    """Load the backbone, start its engine, and put the app together; `prepare` gets both halves before the controller is loaded.
+
+    Errors: InputError.
+    """
     model = embedded.load(options.backbone, str(device_of(options.device)), quick=True)
     folder = embedded.folder_of(options.backbone)
     learned = prior.load(folder, model.latent_shape[0])
@@ -70,6 +76,7 @@ def build(options: Options, access: Access | None = None) -> App:
     transmitter = Transmitter(model, codec)
     graph = export.graph_of(model, folder)
     receiver = Receiver.load(graph)
+    prepare(transmitter, receiver)
     spec = model.spec
     complete = Pipeline(transmitter, receiver, complete=completion.complete if spec.name == WORLD else None).completed
     engine = LocalEngine(transmitter, rows=options.settings.rows)

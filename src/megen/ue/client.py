@@ -84,6 +84,7 @@ class Client:
     token: str | None = None
     receiver: Receiver | None = None
     patience_s: float = 120.0
+    decode_s: float | None = None  # what decoding takes here, for the server to plan with
     on_event: OnEvent = lambda event: None
 
     def __post_init__(self) -> None:
@@ -141,8 +142,8 @@ class Client:
         protocol = ClientConnection({state.message.id: state.parts})
         options: dict[str, Any] = {"open_timeout": OPEN_S, "max_size": MOST_MESSAGE_BYTES, "compression": None}
         async with connect(_address(server), **options) as socket:
-            await socket.send(protocol.hello(f"megen {__version__}", self.token, previews=("webp",)))
-            welcome = protocol.receive(await asyncio.wait_for(socket.recv(), SILENT_S))
+            await socket.send(protocol.hello(f"megen {__version__}", self.token, self.decode_s, ("webp",)))
+            welcome = protocol.receive(await _next(socket))
             if isinstance(welcome, Error):
                 raise (InputError if welcome.code == "unauthorised" else ServerError)(f"{server}: {welcome.message}")
             assert isinstance(welcome, Welcome)
@@ -168,7 +169,7 @@ class Client:
     async def _until_done(self, socket: Socket, protocol: ClientConnection, state: _Try, server: str) -> Done:
         last_s = time.monotonic()
         while True:
-            data = await asyncio.wait_for(socket.recv(), SILENT_S)
+            data = await _next(socket)
             now_s = time.monotonic()
             state.bytes += len(data)
             event = protocol.receive(data)
@@ -236,6 +237,12 @@ def receiver_for(welcome: Welcome, server: str, given: Receiver | None = None) -
     if receiver.codec.fingerprint != wanted:
         raise ReceiverError("the server's receiver is not of the backbone that it says it runs")
     return receiver
+
+
+async def _next(socket: Socket) -> str | bytes:
+    """The next message. Errors: TimeoutError where none comes for `SILENT_S`."""
+    async with asyncio.timeout(SILENT_S):
+        return await socket.recv()
 
 
 def _fetch(url: str) -> bytes:

@@ -4,7 +4,7 @@ import type { Entry } from '../store/entry'
 export interface Spans {
   readonly queue: number
   readonly server: number
-  readonly link: number
+  readonly air: number
   readonly device: number
 }
 
@@ -15,7 +15,7 @@ export function spansOf({ report, latencyS, decodeS }: Pick<Entry, 'report' | 'l
   const stages = objectIn(report, 'latency_s')
   const server = SERVER_STAGES.reduce((sum, stage) => sum + numberIn(stages, stage), 0)
   const queue = numberIn(stages, 'queue')
-  return { queue, server, link: Math.max(0, latencyS - queue - server - decodeS), device: decodeS }
+  return { queue, server, air: Math.max(0, latencyS - queue - server - decodeS), device: decodeS }
 }
 
 /** Joules of the edge server, and whether they are modelled; null where the report has none. */

@@ -31,11 +31,12 @@ export class Picture {
   }
 
   /** A rough picture, which gives way to whatever came after it was handed over. */
-  async preview(image: Blob, width: number, height: number): Promise<void> {
+  async preview(image: Blob): Promise<void> {
     const number = (this.#shown += 1)
     const bitmap = await createImageBitmap(image).catch(() => null)
     if (bitmap === null) return
     if (number === this.#shown) {
+      const { width, height } = this.#canvas
       const context = this.#sized(width, height)
       context.imageSmoothingQuality = 'high'
       context.drawImage(bitmap, 0, 0, width, height)

@@ -29,7 +29,8 @@ export function sentence(text: string): string {
 
 /** Where a request stands. */
 export type Stage =
-  | { readonly at: 'sent' | 'decoding' }
+  | { readonly at: 'sent' }
+  | { readonly at: 'decoding' }
   | { readonly at: 'queued'; readonly position: number }
   | { readonly at: 'drawing'; readonly done: number; readonly of: number }
   | { readonly at: 'sending'; readonly parts: number; readonly of: number; readonly bytes: number }

@@ -14,24 +14,26 @@ const PATIENCE_MS = 600_000
 
 /** What the shell does: it has one socket and one timer. */
 export type Action =
-  | { readonly do: 'connect' | 'close' }
+  | { readonly do: 'connect' }
+  | { readonly do: 'close' }
   | { readonly do: 'send'; readonly text: string }
   | { readonly do: 'timer'; readonly ms: number | null }
   | { readonly do: 'tell'; readonly news: News }
 
-/** What the page hears. */
-export type News =
+/** What the page hears of the connection, and of the request where it is no message. */
+export type Notice =
   | { readonly kind: 'link'; readonly state: 'connecting' | 'open' }
   | { readonly kind: 'link'; readonly state: 'waiting'; readonly why: string; readonly ms: number }
   | { readonly kind: 'unauthorised'; readonly why: string }
   | { readonly kind: 'failed'; readonly why: string }
   | { readonly kind: 'anew'; readonly why: string }
   | { readonly kind: 'part' | 'preview'; readonly frame: Frame }
-  | Welcome
-  | Accepted
-  | Stepped
-  | Coded
-  | (Done & { readonly bytes: number; readonly reconnects: number })
+
+/** What the server says of the request. */
+export type Reply = Accepted | Stepped | Coded | (Done & { readonly bytes: number; readonly reconnects: number })
+
+/** What the page hears. */
+export type News = Notice | Welcome | Reply
 
 interface Asking {
   message: Generate

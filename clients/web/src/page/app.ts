@@ -1,0 +1,263 @@
+import type { News, Notice, Reply, Session } from '../protocol/session'
+import { Shell } from '../protocol/socket'
+import { dropOthers } from '../receiver/kept'
+import type { Answer, Files } from '../receiver/messages'
+import { Receiver } from '../receiver/receiver'
+import type { Entry } from '../store/entry'
+import type { History } from '../store/history'
+import type { Memory } from '../store/memory'
+import { byId } from './dom'
+import { type Asked, Form, newSeed } from './form'
+import { Picture, WEBP_QUALITY } from './picture'
+import { Result } from './result'
+import { entryOf, newRun, restart, type Run } from './run'
+import { canShare, fileName, save, share } from './saving'
+import { Shelf } from './shelf'
+import { Status } from './status'
+
+/** Bytes of runtime, graph and codec, unpacked, by which their loading is shown. */
+const ABOUT_BYTES = 24.1e6
+
+/** The page: one request at a time, and the history beside it. */
+export class App {
+  readonly #session: Session
+  readonly #memory: Memory
+  readonly #history: History
+  readonly #shell: Shell
+  readonly #receiver = new Receiver((answer) => this.#decoded(answer))
+  readonly #form = new Form((asked) => this.#ask(asked))
+  readonly #picture = new Picture()
+  readonly #result = new Result()
+  readonly #status = new Status()
+  readonly #shelf = new Shelf({ open: (entry) => this.#open(entry), clear: () => void this.#clear() })
+  #files: Files | null = null
+  #run: Run | null = null
+  #entry: Entry | null = null
+  #last: Asked | null = null
+
+  constructor(session: Session, memory: Memory, history: History) {
+    this.#session = session
+    this.#memory = memory
+    this.#history = history
+    this.#shell = new Shell(session, (news) => this.#heard(news))
+    const uses: Readonly<Record<string, () => unknown>> = {
+      cancel: () => this.#cancel(),
+      retry: () => this.#last && this.#ask(this.#last),
+      again: () => this.#entry && this.#ask(this.#entry),
+      variation: () => this.#entry && this.#ask({ ...this.#entry, seed: newSeed() }),
+      save: async () => save(await this.#file()),
+      share: async () => share(await this.#file(), this.#entry?.prompt ?? ''),
+      delete: () => this.#delete(),
+    }
+    for (const [id, use] of Object.entries(uses)) byId(id).addEventListener('click', () => void use())
+    byId('share').hidden = !canShare()
+    byId('token-form').addEventListener('submit', (event) => {
+      event.preventDefault()
+      this.authorise(byId<HTMLInputElement>('token').value.trim())
+    })
+  }
+
+  /** Connect, and show what is kept. */
+  async start(): Promise<void> {
+    this.#shell.run(this.#session.renew())
+    const entries = await this.#refresh()
+    const last = entries[0]
+    if (last && this.#run === null && this.#entry === null && this.#files === null) this.#receiver.prepare(last.files, false)
+  }
+
+  /** Connect with another token. */
+  authorise(token: string): void {
+    this.#memory.token = token || null
+    byId('token-form').hidden = true
+    this.#shell.run(this.#session.renew())
+  }
+
+  #ask({ prompt, seed, wishes }: Asked): void {
+    if (this.#run !== null || prompt === '') return
+    const asked = (this.#last = { prompt, seed, wishes })
+    this.#entry = null
+    this.#run = newRun(asked, performance.now())
+    this.#busy(true)
+    this.#picture.begin()
+    this.#status.stage({ at: 'sent' })
+    byId('frame').scrollIntoView({ block: 'nearest' })
+    const { steps, deadlineS, energyJ } = wishes
+    const limits = { ...(deadlineS === null ? {} : { deadline_s: deadlineS }), ...(energyJ === null ? {} : { energy_j: energyJ }) }
+    this.#shell.run(this.#session.ask({ prompt, seed, ...limits, ...(steps === null ? {} : { steps }) }, performance.now()))
+  }
+
+  #cancel(): void {
+    this.#shell.run(this.#session.cancel())
+    this.#stop('Cancelled.')
+  }
+
+  #stop(line: string): void {
+    if (this.#run?.accepted) this.#receiver.drop(this.#run.accepted.id)
+    this.#run = null
+    this.#busy(false)
+    this.#picture.stop()
+    this.#status.rest(line)
+  }
+
+  #fail(why: string): void {
+    this.#stop('')
+    this.#status.problem(why)
+  }
+
+  #busy(busy: boolean): void {
+    byId<HTMLButtonElement>('draw').disabled = busy
+    byId('cancel').hidden = !busy
+    this.#shelf.lock(busy)
+    this.#status.problem(null)
+    if (busy) this.#result.hide()
+    if (busy) this.#shelf.mark(null)
+  }
+
+  #heard(news: News): void {
+    if ('kind' in news) this.#heardOf(news)
+    else if (news.type === 'welcome') {
+      const { backbone, receiver, codec } = news
+      this.#files = { fingerprint: backbone.fingerprint, shape: backbone.latent_shape, receiver, codec }
+      this.#form.offer(backbone.steps)
+      this.#receiver.prepare(this.#files, this.#memory.decodeS === null)
+    } else this.#proceed(news)
+  }
+
+  #heardOf(news: Notice): void {
+    const run = this.#run
+    if (news.kind === 'link') this.#status.link(news.state, news.state === 'waiting' ? news.ms : 0, run !== null)
+    else if (news.kind === 'unauthorised') {
+      this.#stop('')
+      this.#shell.run(this.#session.cancel())
+      this.#status.link('unauthorised')
+      this.#status.problem(news.why, false)
+      byId('token-form').hidden = false
+    } else if (run === null) return
+    else if (news.kind === 'failed') this.#fail(news.why)
+    else if (news.kind === 'anew') {
+      if (run.accepted) this.#receiver.drop(run.accepted.id)
+      restart(run)
+    } else if (news.kind === 'preview') {
+      void this.#picture.preview(new Blob([news.frame.data.slice()], { type: 'image/webp' }))
+    } else {
+      const { part, data, request } = news.frame
+      run.parts.set(part, data)
+      this.#receiver.part(request, part, data)
+      const whole = run.parts.size === run.total
+      this.#status.stage(whole ? { at: 'decoding' } : { at: 'sending', parts: run.parts.size, of: run.total, bytes: run.size })
+    }
+  }
+
+  #proceed(news: Reply): void {
+    const run = this.#run
+    if (run === null) return
+    if (news.type === 'accepted') {
+      if (run.accepted === null) this.#status.stage({ at: 'queued', position: news.position })
+      run.accepted = news
+    } else if (news.type === 'step') this.#status.stage({ at: 'drawing', done: news.done, of: news.of })
+    else if (news.type === 'coded' && this.#files !== null) {
+      run.total = news.parts
+      run.size = news.bytes
+      this.#receiver.open(news.id, this.#files, news.parts)
+    } else if (news.type === 'done') {
+      run.done = news
+      void this.#settle(run)
+    }
+  }
+
+  #decoded(answer: Answer): void {
+    const [run, entry] = [this.#run, this.#entry]
+    if (answer.kind === 'loading') {
+      if (run === null || run.parts.size > 0) this.#status.loading(answer.bytes, ABOUT_BYTES)
+    } else if (answer.kind === 'ready') {
+      if (run === null && entry === null) this.#status.rest()
+      if (answer.decodeS === null) return
+      this.#memory.decoded(answer.decodeS)
+      this.#shell.run(this.#session.renew())
+    } else if (answer.kind === 'broken') {
+      if (run !== null || navigator.onLine) this.#fail(`what decodes pictures could not be loaded: ${answer.why}`)
+    } else if (answer.kind === 'refused') {
+      if (answer.id === run?.accepted?.id) this.#shell.run(this.#session.cancel())
+      if (answer.id === (run?.accepted?.id ?? entry?.id)) this.#fail(`this picture cannot be decoded: ${answer.why}`)
+    } else if (run !== null && answer.id === run.accepted?.id) {
+      this.#picture.show(answer, run.asked.prompt)
+      if (!answer.final) return
+      run.final = { picture: answer, shownMs: performance.now() }
+      void this.#settle(run)
+    } else if (answer.id === entry?.id) {
+      this.#picture.show(answer, entry.prompt)
+      this.#status.rest(navigator.onLine ? '' : 'Decoded again on this device, offline.')
+    }
+  }
+
+  /** The picture is whole and the server has said its part: keep it. */
+  async #settle(run: Run): Promise<void> {
+    const { done, final, accepted } = run
+    if (done === null || final === null || accepted === null || this.#files === null || this.#run !== run) return
+    this.#memory.decoded(final.picture.seconds)
+    this.#shell.run(this.#session.shown(accepted.id, final.picture.seconds, (final.shownMs - run.beganMs) / 1000))
+    const [thumbnail, png, webp] = await Promise.all([
+      this.#picture.thumbnail(),
+      this.#picture.file('image/png'),
+      this.#picture.file('image/webp', WEBP_QUALITY),
+    ])
+    if (this.#run !== run) return
+    const entry = entryOf(run, this.#files, { thumbnail, png: png?.size ?? 0, webp: webp?.size ?? null })
+    this.#run = null
+    this.#entry = entry
+    this.#busy(false)
+    this.#status.rest('Done.')
+    this.#result.show(entry)
+    await this.#history.keep(entry).catch(() => undefined)
+    await this.#refresh()
+  }
+
+  #open(entry: Entry): void {
+    if (this.#run !== null) return
+    this.#entry = entry
+    this.#last = entry
+    this.#status.problem(null)
+    this.#picture.begin()
+    void this.#picture.preview(entry.thumbnail)
+    this.#status.stage({ at: 'decoding' })
+    this.#result.show(entry)
+    this.#shelf.mark(entry.id)
+    this.#receiver.payload(entry.id, entry.files, entry.payload)
+    byId('frame').scrollIntoView({ block: 'nearest' })
+  }
+
+  async #file(): Promise<File> {
+    const blob = await this.#picture.file('image/png')
+    if (blob === null || this.#entry === null) throw new Error('there is no picture to save')
+    return new File([blob], fileName(this.#entry.prompt, this.#entry.seed), { type: blob.type })
+  }
+
+  async #delete(): Promise<void> {
+    if (this.#entry === null) return
+    await this.#history.remove(this.#entry.id)
+    await this.#forget('Deleted.')
+  }
+
+  async #clear(): Promise<void> {
+    await this.#history.clear()
+    await this.#forget('All pictures are deleted.')
+  }
+
+  async #forget(line: string): Promise<void> {
+    this.#entry = null
+    this.#picture.clear()
+    this.#result.hide()
+    this.#status.rest(line)
+    await this.#refresh()
+  }
+
+  /** Show what is kept, and drop files that none of it needs. */
+  async #refresh(): Promise<readonly Entry[]> {
+    const entries = await this.#history.all().catch(() => [])
+    this.#shelf.show(entries, this.#entry?.id ?? null)
+    this.#shelf.lock(this.#run !== null)
+    const wanted = new Set([...entries.map(({ files }) => files), ...(this.#files ? [this.#files] : [])].flatMap(({ receiver, codec }) => [receiver, codec]))
+    if (this.#files) await dropOthers((path) => wanted.has(path) || !path.startsWith('/decode/')).catch(() => undefined)
+    return entries
+  }
+}

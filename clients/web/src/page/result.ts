@@ -1,0 +1,91 @@
+import type { Entry } from '../store/entry'
+import { energyOf, type Spans, spansOf } from './breakdown'
+import { byId, element } from './dom'
+import { WEBP_QUALITY } from './picture'
+import { joules, seconds, size, times } from './wording'
+
+const PLACES: readonly (readonly [keyof Spans, string])[] = [
+  ['queue', 'waiting'],
+  ['server', 'edge server'],
+  ['air', 'link'],
+  ['device', 'this device'],
+]
+
+/** What is told of a picture. */
+export class Result {
+  readonly #section = byId('result')
+
+  /** Nothing to tell. */
+  hide(): void {
+    this.#section.hidden = true
+    byId('actions').hidden = true
+    byId('caption').replaceChildren()
+  }
+
+  /** Tell of a picture. */
+  show(entry: Entry): void {
+    byId('actions').hidden = false
+    this.#section.hidden = false
+    byId('caption').replaceChildren(...captionOf(entry))
+    this.#sizes(entry)
+    this.#seconds(entry)
+    this.#facts(entry)
+  }
+
+  #sizes({ payload, png, webp }: Entry): void {
+    const files = [png, ...(webp === null ? [] : [webp])]
+    byId('small').replaceChildren(
+      element('strong', {}, size(payload.length)),
+      ` crossed for the picture. Saved by this browser as PNG it has ${times(png / payload.length)} times as many`,
+      webp === null ? '.' : `, as WebP of quality ${100 * WEBP_QUALITY} ${times(webp / payload.length)} times.`,
+    )
+    const most = Math.max(...files, payload.length)
+    const rows: (readonly [string, number, string])[] = [['features', payload.length, 'mine']]
+    if (webp !== null) rows.push(['WebP', webp, 'other'])
+    rows.push(['PNG', png, 'other'])
+    byId('sizes').replaceChildren(
+      ...rows.flatMap(([name, bytes, kind]) => {
+        const bar = element('span', { class: `bar ${kind}` })
+        bar.style.setProperty('--share', String(bytes / most))
+        return [element('dt', {}, name), element('dd', {}, bar, element('span', { class: 'figure' }, size(bytes)))]
+      }),
+    )
+  }
+
+  #seconds(entry: Entry): void {
+    const spans = spansOf(entry)
+    byId('whole').replaceChildren(element('strong', {}, seconds(entry.latencyS)), ' from your tap to the picture.')
+    const shown = PLACES.filter(([key]) => key !== 'queue' || spans.queue >= 0.05)
+    byId('spans').replaceChildren(
+      ...shown.map(([key]) => {
+        const part = element('span', { class: key })
+        part.style.setProperty('--share', String(spans[key]))
+        return part
+      }),
+    )
+    byId('legend').replaceChildren(...shown.map(([key, name]) => element('li', { class: key }, `${name} `, element('b', {}, seconds(spans[key])))))
+  }
+
+  #facts({ decision, fits, seed, report, bytes, payload, reconnects }: Entry): void {
+    const { steps, merge_ratio: merged, quantiser_bits: bits } = decision
+    const energy = energyOf(report)
+    const facts: (readonly [string, string])[] = [
+      ['Steps', String(steps)],
+      ['Patches merged', merged === 0 ? 'none' : `${Math.round(100 * merged)} %`],
+      ['Bits a value, at most', String(bits)],
+      ['Seed', String(seed)],
+      ['All that arrived', `${size(bytes)}, ${size(Math.max(0, bytes - payload.length))} of it previews and messages`],
+    ]
+    if (energy !== null) facts.push([`Server's energy${energy.modelled ? ', modelled' : ''}`, joules(energy.joules)])
+    if (fits === false) facts.push(['Your limit', 'could not be promised'])
+    if (reconnects > 0) facts.push(['Connection', reconnects === 1 ? 'lost once, and resumed' : `lost ${reconnects} times, and resumed`])
+    byId('facts').replaceChildren(...facts.flatMap(([name, value]) => [element('dt', {}, name), element('dd', {}, value)]))
+  }
+}
+
+function captionOf({ prompt, added, missing }: Entry): Node[] {
+  const nodes: Node[] = [element('span', { class: 'said' }, prompt)]
+  if (added.length > 0) nodes.push(element('span', { class: 'added' }, 'added: ', added.join(', ')))
+  if (missing.length > 0) nodes.push(element('span', { class: 'missing' }, 'not in this world: ', missing.join(', ')))
+  return nodes
+}

@@ -1,0 +1,52 @@
+import type { Accepted } from '../protocol/messages'
+import type { Decoded } from '../receiver/messages'
+import { packPayload } from '../store/pack'
+import type { Entry } from '../store/entry'
+import type { Asked } from './form'
+
+/** A request on its way, and what of it has arrived. */
+export interface Run {
+  readonly asked: Asked
+  readonly beganMs: number
+  readonly parts: Map<number, Uint8Array>
+  accepted: Accepted | null
+  total: number
+  size: number
+  done: { readonly report: Entry['report']; readonly bytes: number; readonly reconnects: number } | null
+  final: { readonly picture: Decoded; readonly shownMs: number } | null
+}
+
+/** A request that was just made. */
+export function newRun(asked: Asked, beganMs: number): Run {
+  return { asked, beganMs, parts: new Map(), accepted: null, total: 0, size: 0, done: null, final: null }
+}
+
+/** The server begins anew: nothing of what arrived is of use. */
+export function restart(run: Run): void {
+  run.parts.clear()
+  run.accepted = run.done = run.final = null
+  run.total = run.size = 0
+}
+
+/** The picture as it is kept, once the server's report and the last picture are there; image files of it are added. */
+export function entryOf(run: Run, files: Entry['files'], made: Pick<Entry, 'png' | 'webp' | 'thumbnail'>): Entry {
+  const { asked, accepted, done, final } = run
+  if (accepted === null || done === null || final === null) throw new Error('the picture is not whole yet')
+  const parts = Array.from({ length: run.total }, (_, number) => run.parts.get(number) ?? new Uint8Array(0))
+  const { id, decision, fits, added, missing } = accepted
+  return {
+    id,
+    madeMs: Date.now(),
+    ...asked,
+    decision,
+    fits,
+    added,
+    missing,
+    payload: packPayload(parts),
+    files,
+    ...done,
+    latencyS: (final.shownMs - run.beganMs) / 1000,
+    decodeS: final.picture.seconds,
+    ...made,
+  }
+}

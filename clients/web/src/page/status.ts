@@ -1,0 +1,57 @@
+import { byId } from './dom'
+import { sentence, type Stage, stageShare, stageText, waitText } from './wording'
+
+/** How the connection is. */
+export type LinkState = 'connecting' | 'open' | 'waiting' | 'unauthorised'
+
+/** What is going on: the line under the picture, the sun on its way, the connection, and one error at a time. */
+export class Status {
+  readonly #line = byId('status')
+  readonly #trail = byId('trail')
+  readonly #link = byId('link')
+  readonly #problem = byId('problem')
+
+  /** Where the request stands. */
+  stage(stage: Stage): void {
+    this.#line.textContent = stageText(stage)
+    const share = Math.round(100 * stageShare(stage))
+    this.#trail.hidden = false
+    this.#trail.setAttribute('aria-valuenow', String(share))
+    this.#trail.style.setProperty('--at', `${share}%`)
+  }
+
+  /** Nothing runs; one line on what is shown. */
+  rest(line = ''): void {
+    this.#trail.hidden = true
+    this.#trail.style.removeProperty('--at')
+    this.#line.textContent = line
+  }
+
+  /** Loading of what decodes. */
+  loading(bytes: number, of: number): void {
+    const share = Math.min(100, Math.round((100 * bytes) / of))
+    this.#line.textContent = `Getting this device ready: ${share} %.`
+  }
+
+  /** The connection as it is now. */
+  link(state: LinkState, ms = 0, asking = false): void {
+    const online = navigator.onLine
+    const words = {
+      connecting: 'Connecting',
+      open: 'Connected',
+      waiting: online ? 'No server' : 'Offline',
+      unauthorised: 'Token needed',
+    }
+    this.#link.dataset['state'] = state
+    this.#link.textContent = words[state]
+    if (state === 'waiting' && asking) this.#line.textContent = `The connection is lost. Trying again in ${waitText(ms)}.`
+    byId('offline').hidden = state !== 'waiting'
+  }
+
+  /** What went wrong, in one sentence; null: nothing. */
+  problem(why: string | null, retry = true): void {
+    this.#problem.hidden = why === null
+    byId('problem-text').textContent = why === null ? '' : sentence(why)
+    byId('retry').hidden = !retry
+  }
+}

@@ -1,0 +1,111 @@
+"""Decisions of a server: by the plan, by the request, by a fixed choice that says why; and the goodput they go by."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from megen.backbone import BackboneSpec
+from megen.control.adaptive import Adaptive
+from megen.control.controller import Controller
+from megen.control.fit import Request
+from megen.control.scenarios.scenario import long_run
+from megen.errors import InputError
+from megen.serving.decider import Asked, Decider
+from megen.serving.goodput import GoodputEstimate
+from megen.types import Budget, ChannelState, Decision, Observation
+
+STEPS = (1, 2, 4, 8, 12)
+TIMES = {n: tuple(k / n for k in range(n + 1)) for n in STEPS}
+SPEC = BackboneSpec("scenes", (32, 32, 32), (1024, 1024), TIMES, (0.0, 0.25, 0.5, 0.75), 64)
+FAST, SLOW = ChannelState(None, 0.0, 5e6), ChannelState(None, 0.0, 1e5)
+PROMPT = "a castle at dawn, fog"
+
+
+@pytest.fixture(scope="module")
+def decider() -> Decider:
+    scenario = long_run()
+    return Decider(SPEC, Adaptive(Controller.load(server="cpu", phone="phone", scenario=scenario), scenario))
+
+
+def test_the_plan_keeps_a_deadline_or_says_that_it_cannot(decider: Decider) -> None:
+    generous = decider.decide(Asked(PROMPT, budget=Budget(3.0)), FAST, 0.0, 1, None)
+    assert generous.fits
+    assert "to keep 3 s" in generous.why
+    assert generous.expected_s is not None
+    assert generous.expected_s < 3
+    hopeless = decider.decide(Asked(PROMPT, budget=Budget(0.01)), SLOW, 0.0, 1, None)
+    assert hopeless.fits is False
+    assert "cannot be promised" in hopeless.why
+    assert hopeless.decision.steps == 1
+
+
+def test_more_time_is_never_fewer_steps(decider: Decider) -> None:
+    for channel in (FAST, SLOW):
+        steps = [decider.decide(Asked(PROMPT, budget=Budget(s)), channel, 0.0, 1, None).decision.steps for s in (0.2, 0.4, 0.6, 1, 2, 4)]
+        assert steps == sorted(steps)
+
+
+def test_a_backlog_and_a_slow_phone_cost_time(decider: Decider) -> None:
+    asked = Asked(PROMPT, steps=4, merge_ratio=0.0, quantiser_bits=5.0, budget=Budget(1.0))
+    alone = decider.decide(asked, FAST, 0.0, 1, None)
+    behind = decider.decide(asked, FAST, 0.5, 1, None)
+    slow = decider.decide(asked, FAST, 0.0, 1, 2.0)
+    assert alone.expected_s is not None
+    assert behind.expected_s == pytest.approx(alone.expected_s + 0.5)
+    assert slow.expected_s is not None
+    assert slow.expected_s > 1.8
+    assert (alone.fits, slow.fits) == (True, False)
+
+
+def test_what_is_asked_for_is_done(decider: Decider) -> None:
+    assert decider.decide(Asked(PROMPT, steps=8, merge_ratio=0.3), FAST, 0.0, 1, None).decision == Decision(8, 0.3)
+    assert decider.decide(Asked(PROMPT, merge_ratio=0.5), FAST, 0.0, 1, None).decision.merge_ratio == 0.5
+    unmeasured = decider.decide(Asked(PROMPT, merge_ratio=0.3), FAST, 0.0, 1, None)
+    assert unmeasured.decision == Decision(4, 0.3)
+    assert unmeasured.why.startswith("fixed: the policy knows no such choice")
+    with pytest.raises(InputError, match="steps must be one of"):
+        decider.decide(Asked(PROMPT, steps=3), FAST, 0.0, 1, None)
+
+
+def test_without_a_policy_the_choice_is_fixed_and_says_why() -> None:
+    fixed = Decider(SPEC, why_fixed="the file is broken")
+    assert fixed.decide(Asked(PROMPT), FAST, 0.0, 1, None).why == "fixed: the file is broken"
+    assert fixed.decide(Asked(PROMPT), FAST, 0.0, 1, None).decision == Decision(4)
+    assert Decider(replace(SPEC, times={2: TIMES[2]})).default == Decision(2)
+
+
+def test_finished_requests_are_learned_from(decider: Decider) -> None:
+    decider.observe(Request(0.0, 5.0, 4, 0.0, 0.2, 0.05, 0.2))
+    assert decider.policy is not None
+    assert len(decider.policy._recent) == 1
+
+
+def test_a_rate_alone_counts_as_the_grids_goodput() -> None:
+    """At the goodput of an SNR of the grid, airtimes are as at that SNR; at half of it, twice as long."""
+    controller = Controller.load(server="cpu", phone="phone")
+    decision = controller.policy.decisions[0]
+
+    def expected_s(channel: ChannelState) -> float:
+        return controller.expected_latency_s(Observation(channel, prompt=PROMPT))[decision]
+
+    still_s = expected_s(ChannelState(None, 0.0, 1e12))
+    for k, rate_bps in enumerate(controller._goodput_bps):
+        by_snr = expected_s(ChannelState(float(controller.grid.snr_db[k]), 1e6)) - still_s
+        by_rate = expected_s(ChannelState(None, 0.0, float(rate_bps))) - still_s
+        half = expected_s(ChannelState(None, 0.0, float(rate_bps) / 2)) - still_s
+        assert by_rate == pytest.approx(by_snr, rel=1e-6)
+        assert half == pytest.approx(2 * by_rate, rel=0.35)  # of the nearest SNR's codings
+
+
+def test_goodput_follows_what_arrives() -> None:
+    estimate = GoodputEstimate(2e6)
+    assert estimate.bps == 2e6
+    for _ in range(20):
+        estimate.observe(5000, 8 * 5000 / 3e5)
+    assert estimate.bps == pytest.approx(3e5, rel=0.01)
+    estimate.observe(50_000, 8 * 50_000 / 5e6)
+    assert estimate.bps > 2e6
+    with pytest.raises(InputError):
+        GoodputEstimate(0.0)
