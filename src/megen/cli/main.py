@@ -19,7 +19,20 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 DESCRIPTION = "Text-to-image generation shared between an edge server and a phone."
-COMMANDS = ("generate", "serve", "ask", "receive", "scenes", "train", "bench", "profile", "measure", "control", "export")  # a module each
+COMMANDS = (
+    "generate",
+    "serve",
+    "ask",
+    "capacity",
+    "receive",
+    "scenes",
+    "train",
+    "bench",
+    "profile",
+    "measure",
+    "control",
+    "export",
+)  # a module each
 BROKEN_PIPE = 141  # as a shell reports a program that SIGPIPE ended
 
 

@@ -43,14 +43,17 @@ class DeviceProfile:
     decode_gflop: float  # without the restorer
     power_w: float  # while it works
     spread: float = 0.0  # of a stage's seconds around their mean, relative; 0 where nobody measured it
+    batch_fixed: float = 0.0  # share of a step's seconds that a batch pays once, whatever its rows; 0 where nobody measured it
     text_gflop: float = 0.0  # 0 where nobody counted; merging and coding run in NumPy, whose operations nothing counts
     assumed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in (*SECONDS, "spread", "text_gflop", "step_gflop", "decode_gflop", "power_w"):
+        for name in (*SECONDS, "spread", "batch_fixed", "text_gflop", "step_gflop", "decode_gflop", "power_w"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST:
                 raise ProfileError(f"{name} must be a number in [0, {MOST:g}], got {value!r}")
+        if self.batch_fixed >= 1:
+            raise ProfileError(f"batch_fixed must be below 1, got {self.batch_fixed!r}")
         for name in ("name", "source", "backbone"):
             if not isinstance(getattr(self, name), str):
                 raise ProfileError(f"{name} must be a text, got {getattr(self, name)!r}")

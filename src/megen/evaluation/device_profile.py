@@ -24,6 +24,7 @@ from megen.ue import Receiver
 
 PROMPT = "a lighthouse at sunset, snowy mountains, pine trees"
 RATIO = 0.25
+BATCH = 8  # rows of the step that tells what batching saves
 QUICK_REPEATS = 3  # of each stage, where there is no profile of this machine
 RAPL = Path("/sys/class/powercap/intel-rapl:0/energy_uj")
 
@@ -75,19 +76,26 @@ def gflops(work: Callable[[], object]) -> float:
     return float(counter.get_total_flops()) / 1e9
 
 
+def step_of(backbone: EmbeddedBackbone, rows: int) -> Callable[[], object]:
+    """A denoising step of so many rows."""
+    condition, device = backbone.condition([PROMPT] * rows), backbone.device
+    z = noise_of(backbone.latent_shape, 0).to(device).expand(rows, -1, -1, -1).contiguous(memory_format=torch.channels_last)
+    start, end = torch.zeros(rows, device=device), torch.full((rows,), 0.1, device=device)
+    return lambda: backbone.step(z, start, end, condition)
+
+
+def fixed_share(alone_s: float, batch_s: float) -> float:
+    """What share f of a lone row's step a batch of `BATCH` pays once: its seconds are alone_s (f + (1 - f) BATCH)."""
+    return min(max((BATCH - batch_s / max(alone_s, 1e-9)) / (BATCH - 1), 0.0), 0.99)
+
+
 def profile(transmitter: Transmitter, receiver: Receiver, name: str, repeats: int, power_w: float) -> DeviceProfile:
     """Measure all stages of one image; `power_w` stands where no counter tells the power, and is marked assumed then."""
     backbone = transmitter.backbone
     assert isinstance(backbone, EmbeddedBackbone)  # whose halves are counted apart
     shape, device = backbone.latent_shape, backbone.device
     with torch.inference_mode():
-        condition = backbone.condition([PROMPT])
-        z = noise_of(shape, 0).to(device)
-        start, end = torch.zeros(1, device=device), torch.full((1,), 0.1, device=device)
-
-        def step() -> object:
-            return backbone.step(z, start, end, condition)
-
+        step = step_of(backbone, 1)
         counter = joules(device)
         text_s = median_s(lambda: backbone.condition([PROMPT]), repeats)
         since, before = time.perf_counter(), counter() if counter else 0.0
@@ -95,6 +103,7 @@ def profile(transmitter: Transmitter, receiver: Receiver, name: str, repeats: in
         spent_j = counter() - before if counter else 0.0
         if measured := spent_j > 0:  # a counter that wrapped says nothing
             power_w = spent_j / (time.perf_counter() - since)
+        batch_fixed = fixed_share(step_s, median_s(step_of(backbone, BATCH), repeats))
         step_gflop, text_gflop = gflops(step), gflops(lambda: backbone.condition([PROMPT]))
         decode_gflop = gflops(lambda: backbone.decode(torch.zeros(1, *shape, device=device)))
     latent = transmitter.denoise([PROMPT], [0], min(backbone.spec.steps))
@@ -126,6 +135,7 @@ def profile(transmitter: Transmitter, receiver: Receiver, name: str, repeats: in
         decode_gflop=decode_gflop,
         power_w=power_w,
         spread=spread_of(seconds(service, repeats)),
+        batch_fixed=batch_fixed,
         text_gflop=text_gflop,
         assumed=() if measured else ("power_w",),
     )
