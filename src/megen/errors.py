@@ -32,6 +32,7 @@ EXTRAS = {  # which extra brings a package
     "segno": "server",
     "gymnasium": "control",
     "stable_baselines3": "baselines",
+    "ray": "cluster",
     "diffusers": "published",
     "transformers": "published",
 }

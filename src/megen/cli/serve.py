@@ -12,6 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from megen.link import Link
     from megen.pipeline import Transmitter
+    from megen.serving.cluster import Cluster
     from megen.ue.receiver import Receiver
 
 
@@ -35,6 +36,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     s.add_argument("--policy", default="plan", metavar="NAME|PATH", help="who decides what requests leave open (default: %(default)s)")
     s.add_argument("--rows", type=int, default=8, metavar="N", help="requests that are denoised together (default: %(default)s)")
     s.add_argument("--queue", type=int, default=64, metavar="N", help="requests that may wait (default: %(default)s)")
+    s.add_argument("--cluster", metavar="ADDRESS", help="run on replicas under Ray at this private address; local: on this machine")
+    s.add_argument("--replicas", metavar="N[-M]", help="replicas of --cluster, from N to M by the load (default: 1)")
     s.add_argument("--threads", type=int, metavar="N", help="of the engine (default: as many as there are cores)")
     s.add_argument("--requests-a-minute", type=int, default=120, metavar="N", help="of one token (default: %(default)s)")
     s.add_argument("--connections", type=int, default=64, metavar="N", help="of one address at a time (default: %(default)s)")
@@ -68,8 +71,9 @@ def run(args: argparse.Namespace) -> None:
 
     output.bounded("--threads", args.threads, 1, 1024)
     server.set_threads(args.threads)
-    settings = Settings(rows=args.rows, capacity=args.queue)
-    options = server.Options(args.backbone, args.device, args.policy, settings, args.log, link)
+    cluster = _cluster(args)
+    settings = Settings(rows=args.rows, capacity=args.queue, engines=cluster.most if cluster else 1)
+    options = server.Options(args.backbone, args.device, args.policy, settings, args.log, link, cluster)
     output.say("loading the backbone")
 
     def prepare(transmitter: Transmitter, receiver: Receiver) -> None:
@@ -79,6 +83,22 @@ def run(args: argparse.Namespace) -> None:
     app = server.build(options, access, prepare)
     token = next(iter(tokens.values()), None)
     server.run(app, args.host, args.port, tls=tls, ready=lambda url: server.say_address(url, token))
+
+
+def _cluster(args: argparse.Namespace) -> Cluster | None:
+    from megen.cli import output
+
+    if not args.cluster:
+        output.refuse(args, ("replicas",), "belongs to --cluster")
+        return None
+    from megen.serving.cluster import Cluster
+
+    least, _, most = (args.replicas or "1").partition("-")
+    try:
+        counts = int(least), int(most or least)
+    except ValueError:
+        raise InputError(f"--replicas takes a number, or two such as 1-4, got {args.replicas!r}") from None
+    return Cluster(*counts, address=None if args.cluster == "local" else args.cluster, gpus=float(args.device == "cuda"))
 
 
 def _tls(args: argparse.Namespace) -> dict[str, str] | None:

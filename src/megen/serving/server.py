@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import segno
 import torch
@@ -36,10 +36,14 @@ from megen.serving.access import Access
 from megen.serving.app import FOREVER, App, Asset, Decoding, receiver_asset
 from megen.serving.decider import Decider
 from megen.serving.engine import LocalEngine
+from megen.serving.job import Engine
 from megen.serving.logs import structured
 from megen.serving.outcome import Outcomes
 from megen.serving.service import Service, Settings
 from megen.ue.receiver import GRAPH, Receiver
+
+if TYPE_CHECKING:
+    from megen.serving.cluster import Cluster
 
 log = logging.getLogger("megen.serving")
 DRAIN_S = 20.0
@@ -59,6 +63,7 @@ class Options:
     settings: Settings = field(default_factory=Settings)
     log_path: Path | None = None
     link: Link | None = None
+    cluster: Cluster | None = None  # None: an engine of this process
 
 
 Halves = Callable[[Transmitter, Receiver], object]
@@ -79,7 +84,7 @@ def build(options: Options, access: Access | None = None, prepare: Halves = lamb
     prepare(transmitter, receiver)
     spec = model.spec
     complete = Pipeline(transmitter, receiver, complete=completion.complete if spec.name == WORLD else None).completed
-    engine = LocalEngine(transmitter, rows=options.settings.rows)
+    engine = _engine(options, transmitter)
     about = asdict(made_by(model))
     service = Service(
         engine,
@@ -106,6 +111,14 @@ def build(options: Options, access: Access | None = None, prepare: Halves = lamb
     }
     decoding = Decoding(told, receiver, files, f"{stem}/{GRAPH}", f"{stem}/{prior.FILE}")
     return App(service, access or Access(), decoding)
+
+
+def _engine(options: Options, transmitter: Transmitter) -> Engine:
+    if options.cluster is None:
+        return LocalEngine(transmitter, rows=options.settings.rows)
+    from megen.serving.cluster import ClusterEngine
+
+    return ClusterEngine(options.cluster, options.backbone, options.device, options.settings.rows)
 
 
 def decider(policy: str, transmitter: Transmitter, weights: str) -> Decider:
