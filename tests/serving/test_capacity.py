@@ -23,9 +23,9 @@ def test_one_row_of_one_step_is_the_md1_queue(busy: float) -> None:
     """Pollaczek and Khinchine: the mean wait is busy s / (2 (1 - busy))."""
     load = Load(3600 * busy / 0.1, 1.0, (1,))
     rng = np.random.default_rng(0)
-    arrivals_s, steps = load.draw(200_000, rng)
+    arrivals_s, steps = load.draw(60_000, rng)
     taken_s, measured, rows = simulate(arrivals_s, steps.tolist(), 1, 1, SERVER, rng)
-    assert taken_s.mean() - 0.1 == pytest.approx(busy * 0.1 / (2 * (1 - busy)), rel=0.05)
+    assert taken_s.mean() - 0.1 == pytest.approx(busy * 0.1 / (2 * (1 - busy)), rel=0.1)
     assert measured == pytest.approx(busy, rel=0.02)
     assert rows == 1
 
@@ -51,7 +51,7 @@ def test_a_batch_takes_as_long_as_it_says() -> None:
 
 def test_bursts_have_the_variation_that_was_asked_for() -> None:
     for burst in (1.0, 4.0, 16.0):
-        arrivals_s, _ = Load(3600.0, 1.0, burst=burst).draw(400_000, np.random.default_rng(1))
+        arrivals_s, _ = Load(3600.0, 1.0, burst=burst).draw(200_000, np.random.default_rng(1))
         gaps = np.diff(arrivals_s)
         assert gaps.mean() == pytest.approx(1.0, rel=0.03)
         assert gaps.var() / gaps.mean() ** 2 == pytest.approx(burst, rel=0.1)
@@ -59,10 +59,10 @@ def test_bursts_have_the_variation_that_was_asked_for() -> None:
 
 def test_the_fewest_engines_that_are_enough() -> None:
     load = Load(100_000, 1.0, (1, 4), (0.5, 0.5))
-    found = engines_for(load, 0.05, SERVER, PHONE, requests=20_000)
+    found = engines_for(load, 0.05, SERVER, PHONE, requests=5_000)
     assert found.late <= 0.05
-    assert forecast(load, found.engines - 1, SERVER, PHONE, requests=20_000).late > 0.05
-    saving = engines_for(load, 0.05, replace(SERVER, batch_fixed=0.4), PHONE, requests=20_000)
+    assert forecast(load, found.engines - 1, SERVER, PHONE, requests=5_000).late > 0.05
+    saving = engines_for(load, 0.05, replace(SERVER, batch_fixed=0.4), PHONE, requests=5_000)
     assert saving.engines < found.engines
     with pytest.raises(InputError, match="late with 4096 engines"):
         engines_for(Load(10.0, 0.1), 0.05, SERVER, PHONE, requests=100)

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from megen.backbone import BackboneSpec
+from megen.codec import FeatureCodec
 from megen.control.adaptive import Adaptive
 from megen.control.controller import Controller
 from megen.control.fit import Request
 from megen.control.scenarios.scenario import long_run
 from megen.errors import InputError
+from megen.pipeline import Transmitter
+from megen.serving import server
 from megen.serving.decider import Asked, Decider
 from megen.serving.goodput import GoodputEstimate
 from megen.types import Budget, ChannelState, Decision, Observation
+
+from ..conftest import make_tiny
 
 STEPS = (1, 2, 4, 8, 12)
 TIMES = {n: tuple(k / n for k in range(n + 1)) for n in STEPS}
@@ -109,3 +115,15 @@ def test_goodput_follows_what_arrives() -> None:
     assert estimate.bps > 2e6
     with pytest.raises(InputError):
         GoodputEstimate(0.0)
+
+
+def test_a_policy_that_cannot_be_read_is_said_and_the_server_starts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    backbone = make_tiny()
+    transmitter = Transmitter(backbone, FeatureCodec(None, 1, backbone.config.grid))
+    broken = tmp_path / "policy.npz"
+    broken.write_bytes(b"no policy")
+    for policy, said in ((str(tmp_path / "nowhere"), "nowhere"), (str(broken), "policy.npz"), ("cvpo", "other weights")):
+        made = server.decider(policy, transmitter, "other weights")
+        assert made.policy is None
+        assert said in made.why_fixed
+    assert "fixed decisions" in caplog.text

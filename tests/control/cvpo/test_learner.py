@@ -71,7 +71,7 @@ def test_recentring_moves_reward_critics_and_nothing_else(small: CMDP) -> None:
         before = learner.critics(learner.features)
         learner._recentre(learner.reward_level + 0.5)
         after = learner.critics(learner.features)
-    moved = 0.5 / learner.reward_scale / (1 - small.gamma)
+    moved = 0.5 / learner.reward_scale / (1 - small.gamma) / learner.scales[0]
     torch.testing.assert_close(after[:2], before[:2] - moved, atol=1e-3, rtol=1e-4)
     torch.testing.assert_close(after[2:], before[2:])
 
@@ -163,3 +163,23 @@ def test_it_comes_near_the_optimum_and_the_limits(small: CMDP) -> None:
     got = evaluate(small, cvpo.train(small, Recipe(links=256)).table())
     assert got.reward > 0.97 * best.reward
     assert (got.costs < 1.03 * small.limits).all()
+
+
+def test_new_units_leave_what_critics_say(small: CMDP) -> None:
+    learner = Learner(small, Recipe(links=16, horizon=20, critic_steps=3, policy_steps=2, batch=64))
+    learner.iterate()
+    states = np.arange(small.states)
+    with torch.no_grad():
+        before = learner._values(states)
+        steps = rollout(learner.simulator, learner.table(), 16, 20, learner.rng)
+        learner._rescale(replace(steps, rewards=7 * steps.rewards, costs=100 * steps.costs))
+        after = learner._values(states)
+    assert learner.scales.max() > 1
+    np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-4)
+
+
+def test_a_cautious_first_policy_prefers_short_services(small: CMDP) -> None:
+    work_s = small.service_s.mean((0, 1, 3))
+    even, careful = (Learner(small, Recipe(caution=caution)).table() for caution in (0.0, 3.0))
+    assert even @ work_s == pytest.approx(np.full(small.states, work_s.mean()), rel=0.05)
+    assert (careful @ work_s < 0.9 * work_s.mean()).all()
