@@ -127,3 +127,20 @@ def test_a_policy_that_cannot_be_read_is_said_and_the_server_starts(tmp_path: Pa
         assert made.policy is None
         assert said in made.why_fixed
     assert "fixed decisions" in caplog.text
+
+
+def test_a_slow_machine_is_not_planned_for_a_fast_ones_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine ten times as slow gets a tenth of the requests, and ten times as long for each: the same choices fit."""
+    monkeypatch.setattr(server.device_profile, "this_machine", lambda: None)
+    assert server.assumed_scenario() == long_run()
+    usual = server.device_profile.load("cpu")
+    phone = server.device_profile.load("phone")
+    slow = replace(usual.scaled(10.0, 0.0, "a test"), arrive_s=10 * phone.arrive_s, decode_s=10 * phone.decode_s)
+    monkeypatch.setattr(server.device_profile, "this_machine", lambda: slow)
+    assumed = server.assumed_scenario()
+    assert assumed.deadline_s == pytest.approx(7.0)
+    assert assumed.mean_gap_s == pytest.approx((2.0, 10.0))
+    assert assumed.late_limit == 0.05
+    assert assumed.tardiness_limit_s == pytest.approx(0.075)
+    with pytest.raises(InputError, match="factor"):
+        long_run().slowed(0.0)

@@ -23,7 +23,8 @@ from megen.accounting import made_by
 from megen.codec import FeatureCodec, prior
 from megen.control.adaptive import Adaptive
 from megen.control.controller import Controller
-from megen.control.scenarios.scenario import long_run
+from megen.control.scenarios.scenario import Scenario, long_run
+from megen.cost import device_profile
 from megen.errors import InputError
 from megen.link import Link
 from megen.models import embedded
@@ -34,7 +35,7 @@ from megen.protocol.messages import Backbone
 from megen.scenes import completion
 from megen.serving.access import Access
 from megen.serving.app import FOREVER, App, Asset, Decoding, receiver_asset
-from megen.serving.decider import Decider
+from megen.serving.decider import DEFAULT_STEPS, Decider
 from megen.serving.engine import LocalEngine
 from megen.serving.job import Engine
 from megen.serving.logs import structured
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("megen.serving")
 DRAIN_S = 20.0
+MOST_SLOWED = 30.0  # times the bundled profiles
 SEND_BUFFER_BYTES = 64 * 1024  # of a socket: what a slow reader has not taken in should wait here, not in the kernel
 MOST_MESSAGE_BYTES = 256 * 1024  # of a client
 PING_S = 20.0
@@ -124,7 +126,7 @@ def _engine(options: Options, transmitter: Transmitter) -> Engine:
 def decider(policy: str, transmitter: Transmitter, weights: str) -> Decider:
     """Decides by a plan that follows the load; where the policy cannot be read or is of other weights, by a fixed choice that says why."""
     try:
-        scenario = long_run()
+        scenario = assumed_scenario()
         controller = Controller.load(policy, scenario=scenario)
         controller.check(weights)
         for line in controller.assumptions:
@@ -134,6 +136,16 @@ def decider(policy: str, transmitter: Transmitter, weights: str) -> Decider:
     except InputError as error:
         log.warning(f"fixed decisions: {error}")
         return Decider(transmitter.backbone.spec, why_fixed=str(error))
+
+
+def assumed_scenario() -> Scenario:
+    """What is assumed of load and limits before any request came: those of the bundled profiles, slowed down to this machine."""
+    measured = device_profile.this_machine()
+    if measured is None:
+        return long_run()
+    usual_s = device_profile.load(device_profile.SERVER).es_s(DEFAULT_STEPS) + device_profile.load(device_profile.PHONE).ue_s()
+    factor = (measured.es_s(DEFAULT_STEPS) + measured.ue_s()) / usual_s
+    return long_run().slowed(min(max(1.0, factor), MOST_SLOWED))
 
 
 def run(app: App, host: str, port: int, *, tls: dict[str, Any] | None = None, ready: Callable[[str], object] = lambda url: None) -> None:

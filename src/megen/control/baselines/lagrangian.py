@@ -60,6 +60,11 @@ class Collected:
     multipliers: Array
 
 
+def units(cmdp: CMDP) -> Array:
+    """What costs are measured in [K]: their spread over states, or in a long run their limits, as full queues have costs without bound."""
+    return cmdp.limits if cmdp.gamma == 1 else cmdp.cost_scales
+
+
 class Links(VecEnv):
     """Many links of the simulator for Stable-Baselines3; decisions by number, or as points of [0, 1]^2 where `continuous`."""
 
@@ -92,7 +97,7 @@ class Links(VecEnv):
 
     def lagrangian_reward(self, reward: Array, costs: Array) -> NDArray[np.float32]:
         """The learner's rewards [...] at today's multipliers; costs [K, ...]."""
-        weights = self.multipliers / self.cmdp.cost_scales
+        weights = self.multipliers / units(self.cmdp)
         lagrangian = (reward - self.level) / self.cmdp.reward_scale - np.tensordot(weights, costs, 1) + weights @ self.cmdp.limits
         out: NDArray[np.float32] = (self.scale / (1 + self.multipliers.sum()) * lagrangian).astype(np.float32)
         return out
@@ -178,8 +183,8 @@ class _Multipliers(BaseCallback):
             return
         if self.recipe.penalty is None:
             cmdp = self.links.cmdp
-            over = np.clip((means[1:] - cmdp.limits) / cmdp.cost_scales, -1, 1)
-            most = cmdp.limits / cmdp.cost_scales  # as far as a cost can be below its limit: a larger step up would take many to undo
+            over = np.clip((means[1:] - cmdp.limits) / units(cmdp), -1, 1)
+            most = cmdp.limits / units(cmdp)  # as far as a cost can be below its limit: a larger step up would take many to undo
             rate = self.recipe.multiplier_lr * max(1 - self.num_timesteps / self.recipe.samples, LAST_SHARE)
             self.sums = np.maximum(self.sums + rate * np.minimum(over, most), 0.0)
             self.links.set_multipliers(np.maximum(self.sums + self.recipe.multiplier_gain * over, 0.0))

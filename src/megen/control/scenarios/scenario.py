@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from megen.cost.quality_grid import REWARDS
 from megen.errors import InputError
 from megen.files import read_text, write_json
-from megen.types import QUANTISER_BITS, Budget, check_quantiser_bits
+from megen.types import QUANTISER_BITS, Budget, check_number, check_quantiser_bits
 
 Array = NDArray[np.float64]
+SLOWED = 0.01, 100.0  # bounds of a factor
 LEAST, MOST, MOST_DB = 1e-6, 1e9, 100.0  # what a linear program can tell from nothing, and what still has a meaning
 POSITIVE = ("deadline_s", "energy_limit_j", "tardiness_limit_s", "backlog_top_s", "mean_gap_s", "snr_std_db", "late_limit")
 BOUNDS: dict[str, tuple[Callable[[float], bool], str]] = {
@@ -123,6 +124,21 @@ class Scenario:
             width *= WIDER
             cells.append(cells[-1] + width)
         return np.array(cells)
+
+    def slowed(self, factor: float) -> Scenario:
+        """The same for machines that take `factor` times as long: gaps, deadlines, tardiness and energy are as many times as large."""
+        check_number("factor", factor, *SLOWED)
+        late = None if self.tardiness_limit_s is None else factor * self.tardiness_limit_s
+        budgets = tuple(replace(b, deadline_s=factor * b.deadline_s, energy_j=factor * b.energy_j) for b in self.budgets)
+        return replace(
+            self,
+            deadline_s=factor * self.deadline_s,
+            energy_limit_j=factor * self.energy_limit_j,
+            tardiness_limit_s=late,
+            budgets=budgets,
+            mean_gap_s=(factor * self.mean_gap_s[0], factor * self.mean_gap_s[1]),
+            backlog_top_s=factor * self.backlog_top_s,
+        )
 
     @property
     def limits(self) -> dict[str, float]:
