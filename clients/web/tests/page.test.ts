@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { energyOf, spansOf } from '../src/page/breakdown'
 import { fileName } from '../src/page/saving'
-import { has, KINDS, surprise, toggled } from '../src/page/vocabulary'
+import { KINDS, phrasesIn, surprise, toggled } from '../src/page/vocabulary'
 import { joules, seconds, sentence, size, stageShare, stageText, times, waitText } from '../src/page/wording'
 import { Memory, tokenIn } from '../src/store/memory'
 import { bytesOf } from './helpers'
@@ -13,7 +13,15 @@ describe('chips', () => {
     expect(toggled('a castle, my dog', 'the sea')).toBe('a castle, my dog, the sea')
     expect(toggled('a castle, the sea', 'a cabin')).toBe('a cabin, the sea')
     expect(toggled('A Castle , the sea', 'a castle')).toBe('the sea')
-    expect(has('a castle by the sea', 'a castle')).toBe(false)
+    expect(toggled('a lighthouse on the left at sunset, rain', 'a castle')).toBe('a castle on the left at sunset, rain')
+    expect(toggled('a lighthouse on the left at sunset', 'on the left')).toBe('a lighthouse at sunset')
+    expect(toggled('rain, a castle, the sea', 'a lake')).toBe('rain, a castle, a lake')
+  })
+
+  test('phrases are found wherever they stand, whole, and not within longer ones', () => {
+    expect(phrasesIn('A lighthouse AT SUNSET with pine trees')).toEqual(new Set(['a lighthouse', 'at sunset', 'pine trees']))
+    expect(phrasesIn('a cabin, no clouds, raining, a lakeside')).toEqual(new Set(['a cabin', 'no clouds']))
+    expect(toggled('no clouds', 'clouds')).toBe('clouds')
   })
 
   test('night and its lights go together', () => {

@@ -32,6 +32,7 @@ export const ACCEPTED = {
   prompt: 'a castle, hills',
   added: ['hills'],
   missing: [],
+  conflict: null,
 }
 
 /** A binary frame as the server sends it. */

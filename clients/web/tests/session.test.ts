@@ -139,6 +139,8 @@ describe('a connection', () => {
     expect(told(refused)).toMatchObject([{ kind: 'unauthorised' }])
     expect(session.lost('', 0)).toEqual([{ do: 'timer', ms: null }])
     expect(session.hurry()).toEqual([])
+    expect(ask()[0]).toEqual({ do: 'connect' })
+    hear({ type: 'error', code: 'unauthorised', message: 'this server asks for a token' })
     expect(session.renew()).toContainEqual({ do: 'connect' })
   })
 

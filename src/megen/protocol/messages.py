@@ -135,7 +135,10 @@ class Choice(Message):
 
 
 class Accepted(Message):
-    """The request waits or runs: its place in the queue (0: it runs next or already), what was decided and why, what will be drawn."""
+    """The request waits or runs: its place in the queue (0: it runs next or already), what was decided and why, what will be drawn.
+
+    It comes again where the place has changed.
+    """
 
     type: Literal["accepted"] = "accepted"
     id: Id
@@ -147,6 +150,7 @@ class Accepted(Message):
     prompt: str  # completed
     added: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    conflict: str | None = None  # where the prompt contradicts itself
 
 
 class Stepped(Message):

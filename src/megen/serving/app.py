@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import mimetypes
@@ -44,7 +45,8 @@ HEADERS = {  # the last two give the page threads
     "Cross-Origin-Embedder-Policy": "require-corp",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-SQUEEZED = (".js", ".css", ".html", ".json", ".webmanifest", ".svg", ".wasm", ".safetensors")  # files that gzip makes smaller
+# files that gzip makes smaller
+SQUEEZED = (".js", ".mjs", ".css", ".html", ".json", ".webmanifest", ".svg", ".wasm", ".onnx", ".safetensors")
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,11 @@ class App:
             return failure(404, "nothing is here", "not_found")
         headers = {"Cache-Control": asset.cache, "Vary": "Accept-Encoding"}
         if (path.endswith(SQUEEZED) or path == "/") and "gzip" in request.headers.get("accept-encoding", ""):
-            return Response(asset.squeezed, media_type=asset.media_type, headers={**headers, "Content-Encoding": "gzip"})
+            return Response(
+                await asyncio.to_thread(getattr, asset, "squeezed"),
+                media_type=asset.media_type,
+                headers={**headers, "Content-Encoding": "gzip"},
+            )
         return Response(asset.data, media_type=asset.media_type, headers=headers)
 
     async def unknown(self, request: Request, error: Exception) -> Response:

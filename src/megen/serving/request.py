@@ -79,6 +79,7 @@ class Served:
             prompt=full.text,
             added=tuple(full.added),
             missing=tuple(missing),
+            conflict=full.conflict or None,
         )
 
     def coded(self) -> Coded:

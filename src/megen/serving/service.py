@@ -190,10 +190,14 @@ class Service:
         """Give the engine as many requests as it runs at once."""
         while self.scheduler.running < self.settings.rows * self.settings.engines and (place := self.scheduler.take()) is not None:
             served = place.item
-            served.state, served.attempts = "running", served.attempts + 1
+            served.state, served.attempts, served.position = "running", served.attempts + 1, 0
             served.task = asyncio.create_task(self._run(served, place), name=served.id)
             self._tasks.add(served.task)
             served.task.add_done_callback(functools.partial(self._over, place))
+        for position, waiting in enumerate(self.scheduler):
+            if position != waiting.position:
+                waiting.position = position
+                waiting.tell(waiting.accepted())
 
     def _over(self, place: Waiting[Served], task: asyncio.Task[None]) -> None:
         """A request's task has ended: its place is free, but where it waits for another engine."""

@@ -3,15 +3,16 @@ import { Shell } from '../protocol/socket'
 import { dropOthers } from '../receiver/kept'
 import type { Answer, Files } from '../receiver/messages'
 import { Receiver } from '../receiver/receiver'
+import { RUNTIME } from '../receiver/runtime'
 import type { Entry } from '../store/entry'
 import type { History } from '../store/history'
 import type { Memory } from '../store/memory'
 import { byId } from './dom'
 import { type Asked, Form, newSeed } from './form'
-import { Picture, WEBP_QUALITY } from './picture'
+import { Picture } from './picture'
 import { Result } from './result'
-import { entryOf, newRun, restart, type Run } from './run'
-import { canShare, fileName, save, share } from './saving'
+import { entryOf, newRun, requestOf, restart, type Run } from './run'
+import { canShare, pngOf, save, share } from './saving'
 import { Shelf } from './shelf'
 import { Status } from './status'
 
@@ -29,7 +30,10 @@ export class App {
   readonly #picture = new Picture()
   readonly #result = new Result()
   readonly #status = new Status()
-  readonly #shelf = new Shelf({ open: (entry) => this.#open(entry), clear: () => void this.#clear() })
+  readonly #shelf = new Shelf({
+    open: (entry) => this.#open(entry),
+    clear: () => void this.#forget(this.#history.clear(), 'All pictures are deleted.'),
+  })
   #files: Files | null = null
   #run: Run | null = null
   #entry: Entry | null = null
@@ -45,9 +49,9 @@ export class App {
       retry: () => this.#last && this.#ask(this.#last),
       again: () => this.#entry && this.#ask(this.#entry),
       variation: () => this.#entry && this.#ask({ ...this.#entry, seed: newSeed() }),
-      save: async () => save(await this.#file()),
-      share: async () => share(await this.#file(), this.#entry?.prompt ?? ''),
-      delete: () => this.#delete(),
+      save: async () => this.#entry && save(await pngOf(this.#picture, this.#entry)),
+      share: async () => this.#entry && share(await pngOf(this.#picture, this.#entry), this.#entry.prompt),
+      delete: () => this.#entry && this.#forget(this.#history.remove(this.#entry.id), 'Deleted.'),
     }
     for (const [id, use] of Object.entries(uses)) byId(id).addEventListener('click', () => void use())
     byId('share').hidden = !canShare()
@@ -69,6 +73,7 @@ export class App {
   authorise(token: string): void {
     this.#memory.token = token || null
     byId('token-form').hidden = true
+    this.#status.problem(null)
     this.#shell.run(this.#session.renew())
   }
 
@@ -81,9 +86,7 @@ export class App {
     this.#picture.begin()
     this.#status.stage({ at: 'sent' })
     byId('frame').scrollIntoView({ block: 'nearest' })
-    const { steps, deadlineS, energyJ } = wishes
-    const limits = { ...(deadlineS === null ? {} : { deadline_s: deadlineS }), ...(energyJ === null ? {} : { energy_j: energyJ }) }
-    this.#shell.run(this.#session.ask({ prompt, seed, ...limits, ...(steps === null ? {} : { steps }) }, performance.now()))
+    this.#shell.run(this.#session.ask(requestOf(asked), performance.now()))
   }
 
   #cancel(): void {
@@ -175,7 +178,8 @@ export class App {
       this.#memory.decoded(answer.decodeS)
       this.#shell.run(this.#session.renew())
     } else if (answer.kind === 'broken') {
-      if (run !== null || navigator.onLine) this.#fail(`what decodes pictures could not be loaded: ${answer.why}`)
+      this.#shell.run(this.#session.cancel())
+      if (run !== null || !this.#status.offline) this.#fail(`what decodes pictures could not be loaded: ${answer.why}`)
     } else if (answer.kind === 'refused') {
       if (answer.id === run?.accepted?.id) this.#shell.run(this.#session.cancel())
       if (answer.id === (run?.accepted?.id ?? entry?.id)) this.#fail(`this picture cannot be decoded: ${answer.why}`)
@@ -186,7 +190,7 @@ export class App {
       void this.#settle(run)
     } else if (answer.id === entry?.id) {
       this.#picture.show(answer, entry.prompt)
-      this.#status.rest(navigator.onLine ? '' : 'Decoded again on this device, offline.')
+      this.#status.rest(this.#status.offline ? 'Decoded again on this device, offline.' : 'Decoded again on this device.')
     }
   }
 
@@ -196,13 +200,9 @@ export class App {
     if (done === null || final === null || accepted === null || this.#files === null || this.#run !== run) return
     this.#memory.decoded(final.picture.seconds)
     this.#shell.run(this.#session.shown(accepted.id, final.picture.seconds, (final.shownMs - run.beganMs) / 1000))
-    const [thumbnail, png, webp] = await Promise.all([
-      this.#picture.thumbnail(),
-      this.#picture.file('image/png'),
-      this.#picture.file('image/webp', WEBP_QUALITY),
-    ])
+    const made = await this.#picture.made()
     if (this.#run !== run) return
-    const entry = entryOf(run, this.#files, { thumbnail, png: png?.size ?? 0, webp: webp?.size ?? null })
+    const entry = entryOf(run, this.#files, made)
     this.#run = null
     this.#entry = entry
     this.#busy(false)
@@ -226,24 +226,8 @@ export class App {
     byId('frame').scrollIntoView({ block: 'nearest' })
   }
 
-  async #file(): Promise<File> {
-    const blob = await this.#picture.file('image/png')
-    if (blob === null || this.#entry === null) throw new Error('there is no picture to save')
-    return new File([blob], fileName(this.#entry.prompt, this.#entry.seed), { type: blob.type })
-  }
-
-  async #delete(): Promise<void> {
-    if (this.#entry === null) return
-    await this.#history.remove(this.#entry.id)
-    await this.#forget('Deleted.')
-  }
-
-  async #clear(): Promise<void> {
-    await this.#history.clear()
-    await this.#forget('All pictures are deleted.')
-  }
-
-  async #forget(line: string): Promise<void> {
+  async #forget(gone: Promise<void>, line: string): Promise<void> {
+    await gone
     this.#entry = null
     this.#picture.clear()
     this.#result.hide()
@@ -256,8 +240,9 @@ export class App {
     const entries = await this.#history.all().catch(() => [])
     this.#shelf.show(entries, this.#entry?.id ?? null)
     this.#shelf.lock(this.#run !== null)
-    const wanted = new Set([...entries.map(({ files }) => files), ...(this.#files ? [this.#files] : [])].flatMap(({ receiver, codec }) => [receiver, codec]))
-    if (this.#files) await dropOthers((path) => wanted.has(path) || !path.startsWith('/decode/')).catch(() => undefined)
+    if (this.#files === null) return entries
+    const files = [this.#files, ...entries.map((entry) => entry.files)]
+    await dropOthers([RUNTIME.wasm, ...files.flatMap(({ receiver, codec }) => [receiver, codec])]).catch(() => undefined)
     return entries
   }
 }

@@ -1,6 +1,6 @@
 import type { Wishes } from '../store/entry'
 import { byId, element } from './dom'
-import { has, KINDS, surprise, toggled } from './vocabulary'
+import { KINDS, phrasesIn, surprise, toggled } from './vocabulary'
 
 const MOST_SEEDS = 2 ** 31
 
@@ -80,6 +80,7 @@ export class Form {
   }
 
   #press(): void {
-    for (const [phrase, chip] of this.#chips) chip.setAttribute('aria-pressed', String(has(this.#prompt.value, phrase)))
+    const said = phrasesIn(this.#prompt.value)
+    for (const [phrase, chip] of this.#chips) chip.setAttribute('aria-pressed', String(said.has(phrase)))
   }
 }

@@ -1,4 +1,5 @@
 import type { Decoded } from '../receiver/messages'
+import type { Entry } from '../store/entry'
 import { byId, imageFile } from './dom'
 
 const THUMBNAIL_PX = 192
@@ -46,8 +47,9 @@ export class Picture {
   }
 
   /** What was decoded. */
-  show({ rgba, width, height, final }: Decoded, alt: string): void {
+  show({ rgba, width, height, parts, of, final }: Decoded, alt: string): void {
     this.#shown += 1
+    this.#frame.style.setProperty('--missing', String(final ? 0 : 1 - parts / of))
     this.#sized(width, height).putImageData(new ImageData(rgba, width, height), 0, 0)
     this.#canvas.setAttribute('aria-label', alt)
     this.#state(final ? 'whole' : 'part')
@@ -58,8 +60,14 @@ export class Picture {
     return imageFile(this.#canvas, type, quality)
   }
 
-  /** The picture made small. */
-  async thumbnail(): Promise<Blob> {
+  /** What is kept of the picture beside its payload: a small one, and how large files of it are. */
+  async made(): Promise<Pick<Entry, 'png' | 'webp' | 'thumbnail'>> {
+    const files = [this.file('image/png'), this.file('image/webp', WEBP_QUALITY)]
+    const [thumbnail, png, webp] = await Promise.all([this.#thumbnail(), ...files])
+    return { thumbnail, png: png?.size ?? 0, webp: webp?.size ?? null }
+  }
+
+  async #thumbnail(): Promise<Blob> {
     const small = document.createElement('canvas')
     small.width = small.height = THUMBNAIL_PX
     const context = small.getContext('2d')

@@ -34,20 +34,19 @@ export class Result {
 
   #sizes({ payload, png, webp }: Entry): void {
     const files = [png, ...(webp === null ? [] : [webp])]
-    byId('small').replaceChildren(
-      element('strong', {}, size(payload.length)),
-      ` crossed for the picture. Saved by this browser as PNG it has ${times(png / payload.length)} times as many`,
-      webp === null ? '.' : `, as WebP of quality ${100 * WEBP_QUALITY} ${times(webp / payload.length)} times.`,
-    )
+    const quality = webp === null ? '' : `, WebP at quality ${100 * WEBP_QUALITY}`
+    byId('small').replaceChildren(element('strong', {}, size(payload.length)), ` crossed for it. The same picture as a file of this browser${quality}:`)
     const most = Math.max(...files, payload.length)
-    const rows: (readonly [string, number, string])[] = [['features', payload.length, 'mine']]
+    const rows: (readonly [string, number, string])[] = [['crossed', payload.length, 'mine']]
     if (webp !== null) rows.push(['WebP', webp, 'other'])
     rows.push(['PNG', png, 'other'])
     byId('sizes').replaceChildren(
       ...rows.flatMap(([name, bytes, kind]) => {
         const bar = element('span', { class: `bar ${kind}` })
         bar.style.setProperty('--share', String(bytes / most))
-        return [element('dt', {}, name), element('dd', {}, bar, element('span', { class: 'figure' }, size(bytes)))]
+        const figure = element('span', { class: 'figure' }, size(bytes))
+        if (kind === 'other') figure.append(element('i', {}, ` ×\u202f${times(bytes / payload.length)}`))
+        return [element('dt', {}, name), element('dd', {}, bar, figure)]
       }),
     )
   }
@@ -66,7 +65,7 @@ export class Result {
     byId('legend').replaceChildren(...shown.map(([key, name]) => element('li', { class: key }, `${name} `, element('b', {}, seconds(spans[key])))))
   }
 
-  #facts({ decision, fits, seed, report, bytes, payload, reconnects }: Entry): void {
+  #facts({ decision, fits, seed, report, bytes, reconnects }: Entry): void {
     const { steps, merge_ratio: merged, quantiser_bits: bits } = decision
     const energy = energyOf(report)
     const facts: (readonly [string, string])[] = [
@@ -74,7 +73,7 @@ export class Result {
       ['Patches merged', merged === 0 ? 'none' : `${Math.round(100 * merged)} %`],
       ['Bits a value, at most', String(bits)],
       ['Seed', String(seed)],
-      ['All that arrived', `${size(bytes)}, ${size(Math.max(0, bytes - payload.length))} of it previews and messages`],
+      ['All that arrived', `${size(bytes)} with previews and messages`],
     ]
     if (energy !== null) facts.push([`Server's energy${energy.modelled ? ', modelled' : ''}`, joules(energy.joules)])
     if (fits === false) facts.push(['Your limit', 'could not be promised'])
@@ -83,9 +82,10 @@ export class Result {
   }
 }
 
-function captionOf({ prompt, added, missing }: Entry): Node[] {
+function captionOf({ prompt, added, missing, conflict }: Entry): Node[] {
   const nodes: Node[] = [element('span', { class: 'said' }, prompt)]
   if (added.length > 0) nodes.push(element('span', { class: 'added' }, 'added: ', added.join(', ')))
+  if (conflict) nodes.push(element('span', { class: 'missing' }, conflict))
   if (missing.length > 0) nodes.push(element('span', { class: 'missing' }, 'not in this world: ', missing.join(', ')))
   return nodes
 }

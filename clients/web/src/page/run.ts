@@ -1,4 +1,4 @@
-import type { Accepted } from '../protocol/messages'
+import type { Accepted, Generate } from '../protocol/messages'
 import type { Decoded } from '../receiver/messages'
 import { packPayload } from '../store/pack'
 import type { Entry } from '../store/entry'
@@ -21,6 +21,17 @@ export function newRun(asked: Asked, beganMs: number): Run {
   return { asked, beganMs, parts: new Map(), accepted: null, total: 0, size: 0, done: null, final: null }
 }
 
+/** What the server is asked; what is left to it is left out. */
+export function requestOf({ prompt, seed, wishes: { steps, deadlineS, energyJ } }: Asked): Omit<Generate, 'type' | 'id'> {
+  return {
+    prompt,
+    seed,
+    ...(steps === null ? {} : { steps }),
+    ...(deadlineS === null ? {} : { deadline_s: deadlineS }),
+    ...(energyJ === null ? {} : { energy_j: energyJ }),
+  }
+}
+
 /** The server begins anew: nothing of what arrived is of use. */
 export function restart(run: Run): void {
   run.parts.clear()
@@ -33,7 +44,7 @@ export function entryOf(run: Run, files: Entry['files'], made: Pick<Entry, 'png'
   const { asked, accepted, done, final } = run
   if (accepted === null || done === null || final === null) throw new Error('the picture is not whole yet')
   const parts = Array.from({ length: run.total }, (_, number) => run.parts.get(number) ?? new Uint8Array(0))
-  const { id, decision, fits, added, missing } = accepted
+  const { id, decision, fits, added, missing, conflict } = accepted
   return {
     id,
     madeMs: Date.now(),
@@ -42,6 +53,7 @@ export function entryOf(run: Run, files: Entry['files'], made: Pick<Entry, 'png'
     fits,
     added,
     missing,
+    conflict,
     payload: packPayload(parts),
     files,
     ...done,

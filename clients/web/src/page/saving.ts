@@ -1,9 +1,18 @@
+import type { Entry } from '../store/entry'
 import { element } from './dom'
+import type { Picture } from './picture'
 
 /** The name of a picture's file, by its prompt. */
 export function fileName(prompt: string, seed: number): string {
   const words = prompt.toLowerCase().match(/[\p{L}\p{N}]+/gu) ?? []
   return `${[...words.slice(0, 8), seed].join('-').slice(0, 80)}.png`
+}
+
+/** The picture that is shown, as a file. */
+export async function pngOf(picture: Picture, { prompt, seed }: Entry): Promise<File> {
+  const blob = await picture.file('image/png')
+  if (blob === null) throw new Error('this browser makes no image files')
+  return new File([blob], fileName(prompt, seed), { type: blob.type })
 }
 
 /** Hand a file to the browser's downloads. */

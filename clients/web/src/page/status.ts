@@ -4,6 +4,13 @@ import { sentence, type Stage, stageShare, stageText, waitText } from './wording
 /** How the connection is. */
 export type LinkState = 'connecting' | 'open' | 'waiting' | 'unauthorised'
 
+const LINK_WORDS: Readonly<Record<LinkState, string>> = {
+  connecting: 'Connecting',
+  open: 'Connected',
+  waiting: 'Offline',
+  unauthorised: 'No token',
+}
+
 /** What is going on: the line under the picture, the sun on its way, the connection, and one error at a time. */
 export class Status {
   readonly #line = byId('status')
@@ -35,17 +42,15 @@ export class Status {
 
   /** The connection as it is now. */
   link(state: LinkState, ms = 0, asking = false): void {
-    const online = navigator.onLine
-    const words = {
-      connecting: 'Connecting',
-      open: 'Connected',
-      waiting: online ? 'No server' : 'Offline',
-      unauthorised: 'Token needed',
-    }
     this.#link.dataset['state'] = state
-    this.#link.textContent = words[state]
+    this.#link.textContent = LINK_WORDS[state]
     if (state === 'waiting' && asking) this.#line.textContent = `The connection is lost. Trying again in ${waitText(ms)}.`
     byId('offline').hidden = state !== 'waiting'
+  }
+
+  /** Whether there is no connection to the server. */
+  get offline(): boolean {
+    return this.#link.dataset['state'] !== 'open'
   }
 
   /** What went wrong, in one sentence; null: nothing. */

@@ -22,29 +22,45 @@ export const KINDS: readonly Kind[] = [
 const NIGHT = 'at night'
 const NIGHTLY = ['a full moon', 'a crescent moon', 'stars']
 
-/** The parts of a prompt, between commas. */
-function partsOf(prompt: string): string[] {
-  return prompt
-    .split(',')
-    .map((part) => part.trim())
-    .filter((part) => part !== '')
+const PHRASES = KINDS.flatMap(({ phrases }) => phrases).sort((a, b) => b.length - a.length)
+
+/** A phrase of the vocabulary, and where it stands in a prompt. */
+interface Mention {
+  readonly phrase: string
+  readonly start: number
+  readonly end: number
 }
 
-/** Whether a prompt has a phrase as a part of its own. */
-export function has(prompt: string, phrase: string): boolean {
-  return partsOf(prompt.toLowerCase()).includes(phrase)
+/** The phrases in a prompt, longer ones before shorter ones. */
+function mentions(prompt: string): readonly Mention[] {
+  const found: Mention[] = []
+  for (const phrase of PHRASES) {
+    for (const { index: start } of prompt.matchAll(new RegExp(`\\b${phrase}\\b`, 'gi'))) {
+      const end = start + phrase.length
+      if (found.every((other) => end <= other.start || start >= other.end)) found.push({ phrase, start, end })
+    }
+  }
+  return found
+}
+
+/** The phrases that a prompt has. */
+export function phrasesIn(prompt: string): ReadonlySet<string> {
+  return new Set(mentions(prompt).map(({ phrase }) => phrase))
 }
 
 /** The prompt with a phrase, or without it where it has it; it takes the place of others that cannot stand beside it. */
 export function toggled(prompt: string, phrase: string): string {
-  const parts = partsOf(prompt)
-  if (has(prompt, phrase)) return parts.filter((part) => part.toLowerCase() !== phrase).join(', ')
-  const kind = KINDS.find(({ phrases }) => phrases.includes(phrase))
-  const rivals = [...(kind?.phrases ?? []), ...rivalsOf(phrase)]
-  const place = parts.findIndex((part) => kind?.phrases.includes(part.toLowerCase()))
-  const others = parts.filter((part) => !rivals.includes(part.toLowerCase()))
-  others.splice(place < 0 ? others.length : Math.min(place, others.length), 0, phrase)
-  return others.join(', ')
+  const found = mentions(prompt)
+  const adds = found.every((mention) => mention.phrase !== phrase)
+  const kind = KINDS.find(({ phrases }) => phrases.includes(phrase))?.phrases ?? []
+  const others = adds ? [...kind, ...rivalsOf(phrase)] : [phrase]
+  const gone = found.filter((mention) => others.includes(mention.phrase)).sort((a, b) => b.start - a.start)
+  const place = adds ? gone.filter((mention) => kind.includes(mention.phrase)).at(-1) : undefined
+  const text = gone.reduce((left, mention) => {
+    return left.slice(0, mention.start) + (mention === place ? phrase : '') + left.slice(mention.end)
+  }, prompt)
+  const parts = [...text.split(','), adds && place === undefined ? phrase : ''].map((part) => part.trim().replace(/\s+/g, ' '))
+  return parts.filter((part) => part !== '').join(', ')
 }
 
 function rivalsOf(phrase: string): readonly string[] {

@@ -61,6 +61,7 @@ export interface Accepted {
   readonly prompt: string
   readonly added: readonly string[]
   readonly missing: readonly string[]
+  readonly conflict: string | null
 }
 
 /** A denoising step is done. */

@@ -48,6 +48,7 @@ const CHECKS = {
     prompt: text,
     added: optional(list(text), []),
     missing: optional(list(text), []),
+    conflict: optional(text, null),
   }),
   step: fields<Stepped>({ type: oneOf(['step']), id, done: count, of: count }),
   coded: fields<Coded>({ type: oneOf(['coded']), id, parts: count, bytes: count }),

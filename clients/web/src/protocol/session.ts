@@ -78,7 +78,8 @@ export class Session {
   ask(fields: Omit<Generate, 'type' | 'id'>, nowMs: number): Action[] {
     const message: Generate = { type: 'generate', id: this.#newId(), ...fields }
     this.#asking = { message, parts: { arrived: new Map(), total: null }, beganMs: nowMs, accepted: false, connections: 0, bytes: 0 }
-    return this.#phase === 'open' ? this.#request() : this.hurry()
+    if (this.#phase === 'open') return this.#request()
+    return this.#phase === 'unauthorised' ? this.#connect() : this.hurry()
   }
 
   /** Stop the request. The server hears of it, if need be with the next connection. */

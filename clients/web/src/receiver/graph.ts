@@ -1,8 +1,7 @@
-import glue from 'onnxruntime-web/ort-wasm-simd-threaded.mjs?url'
-import wasm from 'onnxruntime-web/ort-wasm-simd-threaded.wasm?url'
 import * as ort from 'onnxruntime-web/wasm'
 import type { Features } from '../codec'
 import { keptFile } from './kept'
+import { RUNTIME } from './runtime'
 
 /*
  * WASM only. WebGPU in onnxruntime-web 1.30 needs another build of its WASM, 26 MB (6.6 MB compressed) beside the 14 MB that every
@@ -11,7 +10,7 @@ import { keptFile } from './kept'
 const MOST_THREADS = 4
 
 /** Threads for decoding: one core is left to the page; without cross-origin isolation there is only one. */
-export function threadCount(): number {
+function threadCount(): number {
   return crossOriginIsolated ? Math.max(1, Math.min(MOST_THREADS, navigator.hardwareConcurrency - 1)) : 1
 }
 
@@ -36,8 +35,8 @@ export class Graph {
     env.logLevel = 'error'
     if (env.wasm.wasmBinary === undefined) {
       env.wasm.numThreads = threadCount()
-      env.wasm.wasmPaths = { mjs: new URL(glue, location.href).href }
-      env.wasm.wasmBinary = await keptFile(wasm, arrived)
+      env.wasm.wasmPaths = { mjs: new URL(RUNTIME.glue, location.href).href }
+      env.wasm.wasmBinary = await keptFile(RUNTIME.wasm, arrived)
     }
     return new Graph(await ort.InferenceSession.create(await keptFile(path, arrived), { executionProviders: ['wasm'] }))
   }

@@ -18,12 +18,12 @@ export async function keptFile(path: string, arrived: (bytes: number) => void): 
   return data
 }
 
-/** Drop kept files whose path is not wanted any more. */
-export async function dropOthers(wanted: (path: string) => boolean): Promise<void> {
+/** Drop kept files of other paths than these. */
+export async function dropOthers(wanted: readonly string[]): Promise<void> {
   if (!('caches' in globalThis)) return
   const cache = await caches.open(CACHE)
   for (const request of await cache.keys()) {
-    if (!wanted(new URL(request.url).pathname)) await cache.delete(request)
+    if (!wanted.includes(new URL(request.url).pathname)) await cache.delete(request)
   }
 }
 

@@ -33,7 +33,7 @@ export interface Decoded {
 /** What the worker says. */
 export type Answer =
   | { readonly kind: 'loading'; readonly bytes: number }
-  | { readonly kind: 'ready'; readonly fingerprint: number; readonly threads: number; readonly decodeS: number | null }
-  | { readonly kind: 'broken'; readonly fingerprint: number; readonly why: string }
+  | { readonly kind: 'ready'; readonly decodeS: number | null }
+  | { readonly kind: 'broken'; readonly why: string }
   | { readonly kind: 'refused'; readonly id: string; readonly why: string }
   | Decoded

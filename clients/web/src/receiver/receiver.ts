@@ -7,6 +7,7 @@ export class Receiver {
   constructor(hear: (answer: Answer) => void) {
     this.#worker = new Worker(new URL('./worker.ts', import.meta.url), { type: 'module', name: 'receiver' })
     this.#worker.onmessage = ({ data }: MessageEvent<Answer>) => hear(data)
+    this.#worker.onerror = () => hear({ kind: 'broken', why: 'this browser cannot run it' })
   }
 
   /** Load what decodes, and measure it where that is wanted. */

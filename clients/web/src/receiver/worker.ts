@@ -1,5 +1,5 @@
 import { type CodecFile, type Features, readCodecFile, unpack } from '../codec'
-import { Graph, threadCount } from './graph'
+import { Graph } from './graph'
 import { Incoming } from './incoming'
 import { keptFile } from './kept'
 import type { Answer, Files, Order } from './messages'
@@ -46,9 +46,9 @@ async function prepare(files: Files, measure: boolean): Promise<void> {
   try {
     const { graph } = await load(files)
     const decodeS = measure ? await measured(graph, files) : null
-    say({ kind: 'ready', fingerprint: files.fingerprint, threads: threadCount(), decodeS })
+    say({ kind: 'ready', decodeS })
   } catch (error) {
-    say({ kind: 'broken', fingerprint: files.fingerprint, why: reason(error) })
+    say({ kind: 'broken', why: reason(error) })
   }
 }
 

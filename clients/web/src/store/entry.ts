@@ -19,6 +19,7 @@ export interface Entry {
   readonly fits: boolean | null
   readonly added: readonly string[]
   readonly missing: readonly string[]
+  readonly conflict?: string | null
   /** The payload as it lies in a file. */
   readonly payload: Uint8Array<ArrayBuffer>
   readonly files: Files

@@ -1,0 +1,97 @@
+import { readFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { type Browser, type BrowserContext, type BrowserContextOptions, chromium, type Page } from 'playwright-core'
+
+const ARGS = [
+  '--no-sandbox',
+  '--disable-gpu',
+  '--disable-quic',
+  '--no-first-run',
+  '--disable-background-networking',
+  '--disable-component-update',
+  '--disable-sync',
+]
+const AXE = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8')
+
+/** Screens that the page is tried on. */
+export const SCREENS = {
+  phone: { viewport: { width: 390, height: 844 }, deviceScaleFactor: 2, isMobile: true, hasTouch: true },
+  desktop: { viewport: { width: 1280, height: 800 } },
+} as const satisfies Record<string, BrowserContextOptions>
+
+/** A page, and what it said and asked for. */
+export interface Visit {
+  readonly context: BrowserContext
+  readonly page: Page
+  /** Errors and warnings of the console, and exceptions. */
+  readonly complaints: string[]
+  readonly requests: string[]
+}
+
+/** The Chromium at CHROMIUM, or Debian's. */
+export function launch(): Promise<Browser> {
+  return chromium.launch({ executablePath: process.env['CHROMIUM'] ?? '/usr/bin/chromium', args: ARGS })
+}
+
+/** A first visit. */
+export async function visit(browser: Browser, url: string, options: BrowserContextOptions): Promise<Visit> {
+  const context = await browser.newContext(options)
+  const page = await context.newPage()
+  const complaints: string[] = []
+  const requests: string[] = []
+  context.on('console', (message) => {
+    if (message.type() === 'error' || message.type() === 'warning') complaints.push(message.text())
+  })
+  page.on('pageerror', (error) => complaints.push(error.message))
+  context.on('request', (request) => requests.push(request.url()))
+  page.on('websocket', (socket) => requests.push(socket.url()))
+  await page.goto(url)
+  await page.waitForSelector('#link[data-state=open]')
+  return { context, page, complaints, requests }
+}
+
+/** Wait until decoding has been measured here. */
+export async function ready(page: Page): Promise<void> {
+  await page.waitForFunction(() => localStorage.getItem('megen.decode_s') !== null, null, { timeout: 120_000 })
+}
+
+/** Fill the form as a person does. */
+export async function fill(page: Page, prompt: string, steps: number | null, seed: number | null): Promise<void> {
+  await page.fill('#prompt', prompt)
+  const open = await page.locator('.options').evaluate((details: HTMLDetailsElement) => details.open)
+  if (!open) await page.click('.options summary')
+  await page.check(`input[name=steps][value="${steps ?? ''}"]`)
+  await page.fill('#seed', seed === null ? '' : String(seed))
+  await page.click('.options summary')
+}
+
+/** Wait until a whole picture is shown and kept. */
+export async function whole(page: Page): Promise<void> {
+  await page.waitForSelector('#frame[data-state=whole]', { timeout: 120_000 })
+  await page.waitForSelector('#draw:enabled', { timeout: 30_000 })
+}
+
+/** The largest difference between the picture on the page and a PNG file, in levels; infinite where their sizes differ. */
+export function difference(page: Page, png: Buffer): Promise<number> {
+  return page.evaluate(async (base64) => {
+    const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0))
+    const bitmap = await createImageBitmap(new Blob([bytes], { type: 'image/png' }))
+    const mine = document.querySelector('canvas')
+    if (mine === null || mine.width !== bitmap.width || mine.height !== bitmap.height) return Infinity
+    const other = new OffscreenCanvas(bitmap.width, bitmap.height).getContext('2d')
+    other?.drawImage(bitmap, 0, 0)
+    const [a, b] = [mine.getContext('2d'), other].map((context) => context?.getImageData(0, 0, bitmap.width, bitmap.height).data)
+    if (a === undefined || b === undefined) return Infinity
+    return a.reduce((most, value, k) => Math.max(most, Math.abs(value - b[k])), 0)
+  }, png.toString('base64'))
+}
+
+/** What axe-core has against the page, in a line each. */
+export async function violations(page: Page): Promise<readonly string[]> {
+  await page.evaluate(AXE)
+  return page.evaluate(async () => {
+    const { axe } = window as unknown as { axe: { run(): Promise<{ violations: { id: string; nodes: { html: string }[] }[] }> } }
+    const { violations } = await axe.run()
+    return violations.flatMap(({ id, nodes }) => nodes.map(({ html }) => `${id}: ${html.slice(0, 120)}`))
+  })
+}
