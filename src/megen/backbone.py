@@ -20,6 +20,7 @@ from torch import Tensor
 from megen import merging
 from megen.types import MAX_MERGE_RATIO, Decision, InputError, check_number, check_type
 
+DEFAULT_STEPS = 4
 CLOSE = 1e-6  # of a time grid's ends
 
 
@@ -111,6 +112,11 @@ class BackboneSpec:
     def decisions(self) -> tuple[Decision, ...]:
         """Every decision, steps outermost."""
         return tuple(Decision(n, r) for n in self.times for r in self.merge_ratios)
+
+    @property
+    def default(self) -> Decision:
+        """Where nobody decides: `DEFAULT_STEPS`, or the most where these are not offered; no merging, the default quantiser."""
+        return Decision(DEFAULT_STEPS if DEFAULT_STEPS in self.times else max(self.times))
 
     def check(self, decision: Decision) -> Decision:
         """The decision, if this backbone offers it. Errors: InputError naming what it offers."""

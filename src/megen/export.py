@@ -108,12 +108,12 @@ def _halve(graph: onnx.GraphProto, places: dict[str, weights.Place]) -> None:
 
 
 def receiver_of(backbone: EmbeddedBackbone, folder: Path) -> Receiver:
-    """The receiver of a backbone's weights, by `graph_of`. Errors: OSError."""
-    return Receiver.load(graph_of(backbone, folder))
+    """The receiver of a backbone's weights, by `placed_receiver`. Errors: OSError."""
+    return placed_receiver(backbone, folder)[1]
 
 
-def graph_of(backbone: EmbeddedBackbone, folder: Path) -> Path:
-    """The graph beside a backbone's weights, written at first use and where the weights have changed.
+def placed_receiver(backbone: EmbeddedBackbone, folder: Path) -> tuple[Path, Receiver]:
+    """The graph beside a backbone's weights and its receiver, written at first use and where the weights have changed.
 
     Where nothing may be written there it is kept in the user's cache folder. Errors: OSError where that is not writable either.
     """
@@ -122,10 +122,11 @@ def graph_of(backbone: EmbeddedBackbone, folder: Path) -> Path:
     cached = Path(platformdirs.user_cache_dir("megen")) / "receivers" / f"{wanted:08x}"
     for place in (folder, cached):
         try:
-            if Receiver.load(place / GRAPH).codec.fingerprint == wanted:
-                return place / GRAPH
+            receiver = Receiver.load(place / GRAPH)
+            if receiver.codec.fingerprint == wanted:
+                return place / GRAPH, receiver
         except ReceiverError:
             continue
     place = folder if os.access(folder, os.W_OK) else cached
     export_receiver(backbone, learned, place / GRAPH)
-    return place / GRAPH
+    return place / GRAPH, Receiver.load(place / GRAPH)

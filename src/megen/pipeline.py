@@ -51,7 +51,6 @@ from megen.ue import Receiver
 from megen.words import check_words, words
 
 LINK_STREAM = 1  # of a request's seed
-DEFAULT_STEPS = 4
 LARGEST_SEED = 2**63 - 1
 WORLD = "scenes"  # whose prompts can be completed
 CALM = 1  # the arrival phase of a lone request: between bursts
@@ -139,11 +138,15 @@ def tokens_of(latent: Float[Tensor, "1 c h w"]) -> FloatArray:
 
 def halves(backbone: str = "scenes", device: str = "auto") -> tuple[Transmitter, Receiver]:
     """Both halves of a bundled backbone by name, or of one from its folder. Errors: InputError."""
+    transmitter, model = transmitter_of(backbone, device)
+    return transmitter, export.receiver_of(model, embedded.folder_of(backbone))
+
+
+def transmitter_of(backbone: str = "scenes", device: str = "auto") -> tuple[Transmitter, embedded.EmbeddedBackbone]:
+    """The edge server's half alone, and its backbone with the receiver's nets. Errors: InputError."""
     model = embedded.load(backbone, str(device_of(device)), quick=True)
-    folder = embedded.folder_of(backbone)
-    learned = prior.load(folder, model.latent_shape[0])
-    transmitter = Transmitter(model, FeatureCodec(learned, fingerprint(model, learned.digest), model.config.grid))
-    return transmitter, export.receiver_of(model, folder)
+    learned = prior.load(embedded.folder_of(backbone), model.latent_shape[0])
+    return Transmitter(model, FeatureCodec(learned, fingerprint(model, learned.digest), model.config.grid)), model
 
 
 @dataclass(frozen=True)
@@ -219,8 +222,7 @@ class Pipeline:
         check_words(prompt)
         state = getattr(self.link, "state", lambda: ChannelState(None))()
         observation = Observation(state, backlog_s, arrival_phase=CALM, prompt=prompt, budget=Budget() if budget is None else budget)
-        default = Decision(DEFAULT_STEPS if DEFAULT_STEPS in spec.times else max(spec.times))
-        chosen = default if self.policy is None or None not in (steps, merge_ratio) else self.policy(observation)
+        chosen = spec.default if self.policy is None or None not in (steps, merge_ratio) else self.policy(observation)
         check_type("what the policy returns", chosen, Decision)
         given: dict[str, Any] = {"steps": steps, "merge_ratio": merge_ratio, "quantiser_bits": quantiser_bits}
         return spec.check(replace(chosen, **{name: value for name, value in given.items() if value is not None}))

@@ -164,14 +164,14 @@ def test_health_readiness_and_figures(told: Make) -> None:
 def test_what_decodes_is_served_and_lasts(tiny_app: App, tiny_server: str) -> None:
     from megen.codec import prior
 
-    for path in (tiny_app._told.receiver, tiny_app._told.codec):
+    for path in (tiny_app._offered.receiver, tiny_app._offered.codec):
         status, data, headers = ask(tiny_server + path, headers={"Accept-Encoding": "identity"})
         assert status == 200
         assert data
         assert "immutable" in headers["cache-control"]
-    status, _, headers = ask(tiny_server + tiny_app._told.codec, headers={"Accept-Encoding": "gzip"})
+    status, _, headers = ask(tiny_server + tiny_app._offered.codec, headers={"Accept-Encoding": "gzip"})
     assert headers["content-encoding"] == "gzip"
-    assert prior.FILE in tiny_app._told.codec
+    assert prior.FILE in tiny_app._offered.codec
 
 
 def test_schemathesis_finds_no_failure_of_the_server(told: Make) -> None:

@@ -261,7 +261,7 @@ def test_of_waiting_previews_the_newest_wins(told: Make) -> None:
     async def nothing(*args: object) -> None: ...
 
     socket_ = WebSocket({"type": "websocket"}, nothing, nothing)  # type: ignore[arg-type]
-    out = connection.Connection(socket_, app.service, app.access, app.metrics, app._told)
+    out = connection.Connection(socket_, app.service, app.access, app.metrics, app._offered)
     served = Served(request(), "", Completion("x"), Decided(Decision(1), ""), ChannelState(None), 0.0, 0.0)
     for k in range(5):
         out._tell(served, Piece(PREVIEW, k, bytes(1000)))

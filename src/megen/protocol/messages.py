@@ -224,11 +224,15 @@ def _read(validate: Callable[[str], Any], text: str) -> Any:
     try:
         return validate(text)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        request = _id_of(text)
-        said = f"{place}: {first['msg']}" if place else first["msg"]
+        request, said = _id_of(text), first_fault(error)
         raise ProtocolError(f"not a message of protocol {VERSION} ({said[:300]})", None if request else 1002, request) from None
+
+
+def first_fault(error: ValidationError, whole: str = "") -> str:
+    """The first thing that a model refused, after its place; `whole` names the place of all of it."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(map(str, first["loc"])) or whole
+    return f"{place}: {first['msg']}" if place else str(first["msg"])
 
 
 def _id_of(text: str) -> str | None:

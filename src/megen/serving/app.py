@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import json
 import mimetypes
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -82,7 +81,7 @@ class App:
         self.metrics.follow(service)
         service.outcomes.on_end = self.ended
         self.files = {**page_files(page), **decoding.files}
-        self._told = Files(decoding.backbone, decoding.receiver_path, decoding.codec_path)
+        self._offered = Files(decoding.backbone, decoding.receiver_path, decoding.codec_path)
         self.images = Images(service, access, decoding.receiver, decoding.backbone.image_px)
         self.asgi = Starlette(
             routes=[
@@ -112,7 +111,7 @@ class App:
         if not self.access.enter(address):
             return await socket.close(POLICY, "too many connections of this address")
         try:
-            await Connection(socket, self.service, self.access, self.metrics, self._told).serve()
+            await Connection(socket, self.service, self.access, self.metrics, self._offered).serve()
         finally:
             self.access.leave(address)
         return None
@@ -231,8 +230,3 @@ def receiver_asset(graph: Path) -> Asset:
     import onnx
 
     return Asset(onnx.load(str(graph)).SerializeToString(), "application/octet-stream", FOREVER)
-
-
-def json_asset(value: Any) -> Asset:
-    """A JSON file that is always asked for again."""
-    return Asset(json.dumps(value).encode(), "application/json", NEVER)

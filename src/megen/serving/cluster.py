@@ -60,10 +60,10 @@ class Replica:
     """One engine in a process of Ray's."""
 
     def __init__(self, backbone: str, device: str, rows: int) -> None:
-        from megen.pipeline import halves
+        from megen.pipeline import transmitter_of
         from megen.serving.engine import LocalEngine
 
-        transmitter, _ = halves(backbone, device)
+        transmitter, _ = transmitter_of(backbone, device)
         self.engine = LocalEngine(transmitter, rows=rows)
 
     def pid(self) -> int:

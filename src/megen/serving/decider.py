@@ -14,7 +14,6 @@ from megen.cost.energy import ES_W
 from megen.errors import InputError
 from megen.types import Budget, ChannelState, Decision, Observation
 
-DEFAULT_STEPS = 4
 PHONES = 64  # controllers that are kept for user equipments of other speeds
 GRAIN = 0.1  # how finely their speeds are told apart, in natural logarithms
 
@@ -45,7 +44,7 @@ class Decider:
 
     def __init__(self, spec: BackboneSpec, policy: Adaptive | None = None, why_fixed: str = "no policy") -> None:
         self.spec, self.policy, self.why_fixed = spec, policy, why_fixed
-        self.default = Decision(DEFAULT_STEPS if DEFAULT_STEPS in spec.times else max(spec.times))
+        self.default = spec.default
         self._phones: dict[int, tuple[Controller, Controller]] = {}  # by the speed's grain: the plan's, and the same with that phone
 
     def decide(self, asked: Asked, channel: ChannelState, backlog_s: float, phase: int, decode_s: float | None) -> Decided:

@@ -223,7 +223,7 @@ def _estimate(before: Rows, after: Rows, i: int) -> Tensor:
 def preview_of(transmitter: Transmitter, latent: Tensor, form: str) -> bytes:
     """A small picture of a latent [1, c, h, w] in a format, webp or jpeg. The backbone must have `preview`."""
     image = transmitter.backbone.preview(latent)[0]  # type: ignore[attr-defined]
-    pixels = (image.clamp(0, 1).permute(1, 2, 0) * 255).round().byte().cpu().numpy()
+    pixels = (image.permute(1, 2, 0) * 255).round().byte().cpu().numpy()
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, form, quality=PREVIEW_QUALITY)
     return out.getvalue()

@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from megen.errors import InputError, RunError
 from megen.pipeline import Receives
 from megen.protocol.frames import PREVIEW
-from megen.protocol.messages import LARGEST_SEED, MOST_PROMPT_CHARS, Done, Error, Generate, Message
+from megen.protocol.messages import LARGEST_SEED, MOST_PROMPT_CHARS, Done, Error, Generate, Message, first_fault
 from megen.serving.access import Access, bearer
 from megen.serving.request import Piece, Served
 from megen.serving.scheduler import BusyError
@@ -121,9 +121,7 @@ class Images:
         try:
             asked = ImageRequest.model_validate_json(body)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            place = ".".join(str(part) for part in first["loc"]) or "body"
-            raise InputError(f"{place}: {first['msg']}") from None
+            raise InputError(first_fault(error, "body")) from None
         own = "{}x{}".format(*self.image_px)
         if asked.size not in (None, "auto", own):
             raise InputError(f"size: this server makes {own} alone, got {asked.size}")

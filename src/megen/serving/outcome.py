@@ -30,15 +30,15 @@ class Outcomes:
         self.path, self.on_end, self.unwritten = path, on_end, 0
         self._lock = threading.Lock()
 
-    def shown(self, arrived_s: float, channel: ChannelState, served: Served, decode_s: float, latency_s: float) -> Request | None:
+    def shown(self, served: Served, decode_s: float, latency_s: float) -> Request | None:
         """Log a request whose picture is shown; once."""
         if served.logged:
             return None
         served.logged = True
         decision, budget = served.decided.decision, served.asked
         request = Request(
-            arrival_s=arrived_s,
-            snr_db=equivalent_snr_db(channel),
+            arrival_s=served.arrived_s,
+            snr_db=equivalent_snr_db(served.channel),
             steps=decision.steps,
             merge_ratio=decision.merge_ratio,
             quantiser_bits=decision.quantiser_bits,

@@ -20,7 +20,8 @@ import uvicorn
 
 from megen import export
 from megen.accounting import made_by
-from megen.codec import FeatureCodec, prior
+from megen.backbone import DEFAULT_STEPS
+from megen.codec import prior
 from megen.control.adaptive import Adaptive
 from megen.control.controller import Controller
 from megen.control.scenarios.scenario import Scenario, long_run
@@ -28,14 +29,12 @@ from megen.cost import device_profile
 from megen.errors import InputError
 from megen.link import Link
 from megen.models import embedded
-from megen.models.fingerprint import fingerprint
-from megen.models.placement import device_of
-from megen.pipeline import WORLD, Pipeline, Transmitter
+from megen.pipeline import WORLD, Pipeline, Transmitter, transmitter_of
 from megen.protocol.messages import Backbone
 from megen.scenes import completion
 from megen.serving.access import Access
 from megen.serving.app import FOREVER, App, Asset, Decoding, receiver_asset
-from megen.serving.decider import DEFAULT_STEPS, Decider
+from megen.serving.decider import Decider
 from megen.serving.engine import LocalEngine
 from megen.serving.job import Engine
 from megen.serving.logs import structured
@@ -76,13 +75,8 @@ def build(options: Options, access: Access | None = None, prepare: Halves = lamb
 
     Errors: InputError.
     """
-    model = embedded.load(options.backbone, str(device_of(options.device)), quick=True)
-    folder = embedded.folder_of(options.backbone)
-    learned = prior.load(folder, model.latent_shape[0])
-    codec = FeatureCodec(learned, fingerprint(model, learned.digest), model.config.grid)
-    transmitter = Transmitter(model, codec)
-    graph = export.graph_of(model, folder)
-    receiver = Receiver.load(graph)
+    transmitter, model = transmitter_of(options.backbone, options.device)
+    graph, receiver = export.placed_receiver(model, embedded.folder_of(options.backbone))
     prepare(transmitter, receiver)
     spec = model.spec
     complete = Pipeline(transmitter, receiver, complete=completion.complete if spec.name == WORLD else None).completed
@@ -97,21 +91,21 @@ def build(options: Options, access: Access | None = None, prepare: Halves = lamb
         outcomes=Outcomes(options.log_path),
         about=about,
     )
-    told = Backbone(
+    offered = Backbone(
         name=spec.name,
-        fingerprint=codec.fingerprint,
+        fingerprint=transmitter.codec.fingerprint,
         latent_shape=spec.latent_shape,
         image_px=spec.image_px,
         steps=spec.steps,
         merge_ratios=spec.merge_ratios,
         max_words=spec.max_words,
     )
-    stem = f"/decode/{codec.fingerprint:08x}"
+    stem = f"/decode/{transmitter.codec.fingerprint:08x}"
     files = {
         f"{stem}/{GRAPH}": receiver_asset(graph),
         f"{stem}/{prior.FILE}": Asset((graph.parent / prior.FILE).read_bytes(), "application/octet-stream", FOREVER),
     }
-    decoding = Decoding(told, receiver, files, f"{stem}/{GRAPH}", f"{stem}/{prior.FILE}")
+    decoding = Decoding(offered, receiver, files, f"{stem}/{GRAPH}", f"{stem}/{prior.FILE}")
     return App(service, access or Access(), decoding)
 
 

@@ -88,7 +88,7 @@ class Service:
         decode_s: float | None,
         previews: tuple[str, ...] = (),
     ) -> Served:
-        """Take a request on, or the same one again. It is followed from here on, and was told that it is accepted.
+        """Take a request on, or the same one again. It is followed from here on, and is sent that it is accepted.
 
         Errors: BusyError where the queue is full; InputError on what the backbone cannot make; RunError where the server shuts down.
         """
@@ -116,7 +116,7 @@ class Service:
         return served
 
     def resume(self, request: str, owner: str, follower: Follower, have: tuple[int, ...]) -> Served:
-        """Follow a request again; what it has come to is told at once, without the parts that arrived before.
+        """Follow a request again; what it has come to is sent at once, without the parts that arrived before.
 
         Errors: InputError on an id that this owner has no request of.
         """
@@ -169,7 +169,7 @@ class Service:
         served = self.of(request, owner)
         if served.state != "sent":
             return False
-        line = self.outcomes.shown(served.arrived_s, served.channel, served, decode_s, latency_s)
+        line = self.outcomes.shown(served, decode_s, latency_s)
         if line is not None:
             self.decider.observe(line)
         return line is not None

@@ -29,7 +29,7 @@ from megen.errors import InputError, RunError
 from megen.files import replacing
 from megen.protocol import ClientConnection, Frame, ProtocolError
 from megen.protocol.client import Parts
-from megen.protocol.messages import Accepted, Cancel, Cancelled, Coded, Done, Error, Generate, Resume, Shown, Stepped, Welcome
+from megen.protocol.messages import Accepted, Cancel, Cancelled, Coded, Done, Error, Generate, Resume, Shown, Stepped, Welcome, first_fault
 from megen.types import Received
 from megen.ue.receiver import GRAPH, Receiver, ReceiverError
 
@@ -63,7 +63,7 @@ class Answer:
 
 @dataclass
 class _Try:
-    """A request on its way, whatever connection it is on."""
+    """A request in transit, whatever connection it is on."""
 
     message: Generate
     parts: Parts = field(default_factory=Parts)
@@ -115,8 +115,8 @@ class Client:
         fields |= {"merge_ratio": merge_ratio, "quantiser_bits": quantiser_bits, "previews": previews, "id": secrets.token_hex(16)}
         try:
             state = _Try(Generate.model_validate(fields))
-        except ValueError as error:
-            raise InputError(_first(error)) from None
+        except ValidationError as error:
+            raise InputError(first_fault(error)) from None
         began_s, wait_s, number = time.monotonic(), LEAST_WAIT_S, 0
         while True:
             server = self.servers[number % len(self.servers)]
@@ -273,11 +273,3 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, InvalidHandshake | InvalidURI):
         return f"no edge server of megen there ({error})"
     return str(error) or type(error).__name__
-
-
-def _first(error: ValueError) -> str:
-    """The first thing that a model refused."""
-    if not isinstance(error, ValidationError):
-        return str(error)
-    first = error.errors(include_url=False, include_input=False)[0]
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

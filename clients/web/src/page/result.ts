@@ -11,7 +11,7 @@ const PLACES: readonly (readonly [keyof Spans, string])[] = [
   ['device', 'this device'],
 ]
 
-/** What is told of a picture. */
+/** What is said of a picture. */
 export class Result {
   readonly #section = byId('result')
 

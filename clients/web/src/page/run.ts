@@ -4,7 +4,7 @@ import { packPayload } from '../store/pack'
 import type { Entry } from '../store/entry'
 import type { Asked } from './form'
 
-/** A request on its way, and what of it has arrived. */
+/** A request in transit, and what of it has arrived. */
 export interface Run {
   readonly asked: Asked
   readonly beganMs: number
@@ -32,7 +32,7 @@ export function requestOf({ prompt, seed, wishes: { steps, deadlineS, energyJ } 
   }
 }
 
-/** The server begins anew: nothing of what arrived is of use. */
+/** The server begins again: nothing of what arrived is of use. */
 export function restart(run: Run): void {
   run.parts.clear()
   run.accepted = run.done = run.final = null
