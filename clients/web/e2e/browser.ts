@@ -33,9 +33,10 @@ export function launch(): Promise<Browser> {
   return chromium.launch({ executablePath: process.env['CHROMIUM'] ?? '/usr/bin/chromium', args: ARGS })
 }
 
-/** A first visit. */
-export async function visit(browser: Browser, url: string, options: BrowserContextOptions): Promise<Visit> {
+/** A first visit; `first` runs in the page before its own scripts. */
+export async function visit(browser: Browser, url: string, options: BrowserContextOptions, first?: () => void): Promise<Visit> {
   const context = await browser.newContext(options)
+  if (first !== undefined) await context.addInitScript(first)
   const page = await context.newPage()
   const complaints: string[] = []
   const requests: string[] = []

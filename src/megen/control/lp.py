@@ -125,7 +125,7 @@ def _best_response(cmdp: CMDP, weights: Array, start: NDArray[np.int64] | None =
     tables = np.stack([cmdp.rewards, *cmdp.costs])
     table, rows, values = np.tensordot(weights, tables, 1), np.arange(cmdp.states), None
     decisions = table.argmax(1) if start is None else start
-    accuracy = max(1e-4 * gap, EXACT)
+    accuracy = max(1e-3 * gap, EXACT)
     for _ in range(POLICY_ROUNDS):
         chain = cmdp.chain(cmdp.transition_of(decisions))
         values = chain.values(cmdp.over_prompts(table[rows, decisions]).ravel(), values, accuracy)

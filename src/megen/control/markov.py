@@ -32,14 +32,18 @@ def stationary_distribution(matrix: Array) -> Array:
 
 
 def mean_excess(draws: Array, thresholds: Array) -> Array:
-    """E[(X - t)+] of equiprobable draws [m, n] at thresholds [k]: [m, k]."""
-    rows, order = np.sort(draws, -1), np.argsort(thresholds)
-    n = rows.shape[1]
-    below = np.empty((len(rows), len(thresholds)), np.int64)
-    for out, row in zip(below, rows, strict=True):
-        out[order] = np.searchsorted(row, thresholds[order], side="right")  # draws up to each threshold
-    from_here = np.hstack([np.cumsum(rows[:, ::-1], 1)[:, ::-1], np.zeros((len(rows), 1))])  # sums of the largest draws
-    excess: Array = (np.take_along_axis(from_here, below, 1) - (n - below) * thresholds) / n
+    """E[(X - t)+] of equiprobable draws [m, n] at rising thresholds [k]: [m, k]."""
+    rows, n, k = len(draws), draws.shape[1], len(thresholds)
+    below = np.searchsorted(thresholds, draws)  # thresholds under each draw: those that it exceeds
+    place = (np.arange(rows)[:, None] * (k + 1) + below).ravel()
+
+    def beyond(weights: Array) -> Array:
+        """For each threshold the sum of the weights of the draws beyond it."""
+        up_to = np.bincount(place, weights.ravel(), rows * (k + 1)).reshape(rows, k + 1).cumsum(1)
+        out: Array = up_to[:, -1:] - up_to[:, :-1]
+        return out
+
+    excess: Array = (beyond(draws) - beyond(np.ones_like(draws)) * thresholds) / n
     return excess
 
 

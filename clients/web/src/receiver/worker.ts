@@ -1,5 +1,5 @@
 import { type CodecFile, type Features, readCodecFile, unpack } from '../codec'
-import { Graph } from './graph'
+import { free, Graph } from './graph'
 import { Incoming } from './incoming'
 import { keptFile } from './kept'
 import type { Answer, Files, Order } from './messages'
@@ -67,8 +67,9 @@ async function measured(graph: Graph, { shape: [channels, height, width] }: File
   const seconds: number[] = []
   for (let run = 0; run <= MEASURED_RUNS; run++) {
     const beganMs = performance.now()
-    await graph.run(features)
+    const { rgba } = await graph.run(features)
     seconds.push((performance.now() - beganMs) / 1000)
+    free(rgba.buffer)
     await new Promise((resolve) => setTimeout(resolve))
     if (current !== null) return null
   }

@@ -149,12 +149,12 @@ def lateness(cmdp: CMDP, *, smooth: bool) -> dict[str, Array]:
             offsets = np.where(u < share, left * (np.sqrt(u / share) - 1), right * (1 - np.sqrt((1 - u) / (1 - share))))
     left_s = cmdp.deadlines_s[:, None, None] - cmdp.service_s - cmdp.decode_s  # [C, P, A, D]
     late = np.zeros((*left_s.shape[:2], len(cells), *left_s.shape[2:]))
-    tardiness_s = late.copy()
+    tardiness_s, over_s = late.copy(), late.copy()
     for offset in offsets:
-        over_s = (cells + offset)[:, None, None] - left_s[:, :, None]
-        late += (over_s > 0) / len(offsets)
-        tardiness_s += np.maximum(over_s, 0) / len(offsets)
-    return {"late": late, "tardiness_s": tardiness_s}
+        np.subtract((cells + offset)[:, None, None], left_s[:, :, None], out=over_s)
+        late += over_s > 0
+        tardiness_s += np.maximum(over_s, 0, out=over_s)
+    return {"late": late / len(offsets), "tardiness_s": tardiness_s / len(offsets)}
 
 
 def main_cmdp(
