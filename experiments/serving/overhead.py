@@ -1,7 +1,8 @@
-"""What engine, protocol and app add to one request of a lone user, and what a thousand requests leave in memory.
+"""What engine, protocol and app add to one request of a lone user, and what requests take in memory on both sides.
 
 `python -m experiments.serving.overhead` writes `overhead.json`. Pairs of the same request in turn: stages called directly, the pipeline in
-one process, and the Python user equipment over a loopback socket to a server process of its own.
+one process, and the Python user equipment over a loopback socket to a server process of its own. Then a thousand requests one after the
+other, not decoded, and `megen ask` in a process of its own, for its peak.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +27,40 @@ from experiments import common
 from megen.link import PerfectLink
 from megen.pipeline import Pipeline
 from megen.protocol import PREVIEW, Frame
+from megen.types import Received
 from megen.ue import Receiver
 from megen.ue.client import Client
 
 PROMPT = "a castle at dawn, fog, pine trees"
+
+
+@dataclass(frozen=True)
+class Undecoded(Receiver):
+    """A receiver that leaves the cores to the server: what it decodes is black."""
+
+    def decode(self, received: Received) -> np.ndarray:
+        return np.zeros((1, 1, 3), np.uint8)
+
+
+def undecoded() -> Undecoded:
+    """The bundled backbone's."""
+    whole = Receiver.load("scenes")
+    return Undecoded(**{f.name: getattr(whole, f.name) for f in fields(whole)})
+
+
+WITH_PEAK = """
+import atexit, runpy, sys
+atexit.register(lambda: print(*[x for x in open("/proc/self/status") if x.startswith("VmHWM")], file=sys.stderr))
+runpy.run_module("megen", run_name="__main__")
+"""
+
+
+def peak_of_ask_mb(url: str) -> float:
+    """Peak memory of a `megen ask` with one picture."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-c", WITH_PEAK, "ask", PROMPT, "--server", url, "--steps", "4", "--out", f"{folder}/picture.png"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    return int(said.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
 
 
 @contextlib.contextmanager
@@ -82,8 +115,9 @@ def main() -> None:
                 es_s = sum(stages[k] for k in ("queue", "text", "denoise", "merge", "code"))
                 rows.append({"pipeline_s": here_s, "socket_s": there_s, "stages_s": own.es, "served_s": es_s, "preview": preview})
                 print(f"{seed + 1}/{args.pairs}: {rows[-1]}", file=sys.stderr, flush=True)
+        ask_mb, quiet = peak_of_ask_mb(url), undecoded()
         for seed in range(args.requests):
-            asyncio.run(asked(url, receiver, 1, seed))
+            asyncio.run(asked(url, quiet, 1, seed))
             if seed % max(1, args.requests // 50) == 0:
                 memory.append(resident_mb(number))
                 print(f"{seed}/{args.requests}: {memory[-1]:.0f} MB", file=sys.stderr, flush=True)
@@ -94,6 +128,7 @@ def main() -> None:
         "served_over_stages": common.estimate([r["served_s"] / r["stages_s"] for r in rows]),
         "served_over_stages_median": float(np.median([r["served_s"] / r["stages_s"] for r in rows])),
         "first_preview_after_steps": [r["preview"] for r in rows],
+        "ask_peak_mb": ask_mb,
         "memory_mb": {"least": min(warm), "most": max(warm), "requests": args.requests} if warm else None,
     }
     common.write("overhead", result)

@@ -54,7 +54,7 @@ class Proxy:
         await asyncio.gather(*pumps, return_exceptions=True)
         self._writers -= both
         for end in both:
-            end.transport.abort()
+            end.close()  # what it holds is still sent
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, down: int | None) -> None:
         """Chunks in order, each at the time at which the link has carried it."""
@@ -68,6 +68,7 @@ class Proxy:
                     await asyncio.sleep(0.01)
                 writer.write(data)
                 await writer.drain()
+                waiting.task_done()
 
         sender = asyncio.create_task(out())
         try:
@@ -80,8 +81,7 @@ class Proxy:
                         self._free_at_s = max(now_s, self._free_at_s) + 8 * len(data) / self.down_bps
                         carried_s = self._free_at_s
                 await waiting.put((carried_s + self.delay_s, data))
-            while not waiting.empty():
-                await asyncio.sleep(0.01)
+            await waiting.join()
         except (OSError, asyncio.IncompleteReadError):
             pass
         finally:

@@ -1,7 +1,8 @@
 """Deadlines over a real socket whose rate is shaped: the controller beside fixed choices and beside downloading a WebP picture.
 
 `python -m experiments.serving.rates` writes `rates.json`: for each rate and deadline the share of late pictures, which of the requests the
-server said that they fit, seconds, and bytes that crossed. Lone requests, one after the other, through a TCP proxy of this process.
+server said that they fit, seconds, and bytes that crossed. Lone requests, one after the other, through a TCP proxy of this process, or with
+`--link tbf` from a network namespace whose interface is shaped by the kernel (Linux, as root; `rates-tbf.json`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import json
 import sys
 import time
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
@@ -18,6 +20,7 @@ from urllib.request import Request, urlopen
 import numpy as np
 
 from experiments import common
+from experiments.serving import namespace
 from experiments.serving.overhead import served
 from experiments.serving.proxy import proxied
 from megen.ue import Receiver
@@ -69,17 +72,57 @@ async def arm(name: str, url: str, receiver: Receiver, deadline_s: float, reques
     return out
 
 
-async def measure(url: str, rates_bps: list[float], deadlines_s: list[float], requests: int) -> list[dict[str, Any]]:
-    """All ways at all rates and deadlines."""
-    receiver, rows = Receiver.load("scenes"), []
+@dataclass(frozen=True)
+class Trial:
+    """What is measured: rates, deadlines, and how many requests of the controller and of each other way."""
+
+    rates_bps: list[float]
+    deadlines_s: list[float]
+    requests: int
+    others: int
+
+    async def at(self, url: str, receiver: Receiver, rate_bps: float) -> list[dict[str, Any]]:
+        """All ways at one rate."""
+        rows, count = [], {"controller": self.requests}
+        for deadline_s in self.deadlines_s:
+            counts = {name: count.get(name, self.others) for name in (*ARMS, CENTRAL)}
+            ways = {name: await arm(name, url, receiver, deadline_s, n) for name, n in counts.items() if n}
+            rows.append({"rate_bps": rate_bps, "deadline_s": deadline_s, "ways": ways})
+            print(rows[-1], file=sys.stderr, flush=True)
+        return rows
+
+
+async def warmed(url: str) -> Receiver:
+    """A receiver, after some requests that do not count."""
+    receiver = Receiver.load("scenes")
     for _ in range(3):
-        await Client([url], receiver=receiver).ask(PROMPTS[0], steps=2)  # warms up
-    for rate_bps in rates_bps:
-        async with proxied(urlsplit(url).port or 0, down_bps=rate_bps) as (_, through):
-            for deadline_s in deadlines_s:
-                ways = {name: await arm(name, through, receiver, deadline_s, requests) for name in (*ARMS, CENTRAL)}
-                rows.append({"rate_bps": rate_bps, "deadline_s": deadline_s, "ways": ways})
-                print(rows[-1], file=sys.stderr, flush=True)
+        await Client([url], receiver=receiver).ask(PROMPTS[0], steps=2)
+    return receiver
+
+
+def by_proxy(trial: Trial) -> list[dict[str, Any]]:
+    """Through a proxy of this process."""
+
+    async def measure(url: str) -> list[dict[str, Any]]:
+        receiver, rows = await warmed(url), list[dict[str, Any]]()
+        for rate_bps in trial.rates_bps:
+            async with proxied(urlsplit(url).port or 0, down_bps=rate_bps) as (_, through):
+                rows += await trial.at(through, receiver, rate_bps)
+        return rows
+
+    with served() as (url, _):
+        return asyncio.run(measure(url))
+
+
+def by_kernel(trial: Trial) -> list[dict[str, Any]]:
+    """From a namespace whose link the kernel shapes."""
+    rows = list[dict[str, Any]]()
+    with namespace.linked() as at_most, served("--host", namespace.SERVER, "--insecure") as (url, _):
+        for rate_bps in trial.rates_bps:
+            at_most(rate_bps)
+            with namespace.inside():
+                receiver = asyncio.run(warmed(url))
+                rows += asyncio.run(trial.at(url, receiver, rate_bps))
     return rows
 
 
@@ -87,11 +130,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rates-bps", default="3e5,1e6,5e6")
     parser.add_argument("--deadlines-s", default="1,2,4")
-    parser.add_argument("--requests", type=int, default=20, help="for each way, rate and deadline")
+    parser.add_argument("--requests", type=int, default=20, help="of the controller, for each rate and deadline")
+    parser.add_argument("--others", type=int, default=8, help="of each other way")
+    parser.add_argument("--link", choices=("proxy", "tbf"), default="proxy")
     args = parser.parse_args()
     rates, deadlines = ([float(x) for x in text.split(",")] for text in (args.rates_bps, args.deadlines_s))
-    with served() as (url, _):
-        common.write("rates", {"requests": args.requests, "rows": asyncio.run(measure(url, rates, deadlines, args.requests))})
+    trial = Trial(rates, deadlines, args.requests, args.others)
+    rows = by_proxy(trial) if args.link == "proxy" else by_kernel(trial)
+    about = {"requests": args.requests, "others": args.others, "link": args.link}
+    common.write("rates" if args.link == "proxy" else "rates-tbf", {**about, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -39,6 +39,15 @@ def test_a_lone_request_takes_its_stages() -> None:
     assert found.late == 1
 
 
+def test_on_shared_cores_the_next_step_waits_for_the_work_beside() -> None:
+    server = replace(SERVER, text_s=0.01, merge_s=0.02, code_s=0.03)
+    taken_s, _, _ = simulate(np.zeros(2), [1, 1], 1, 1, server, np.random.default_rng(0), shared=True)
+    assert taken_s[0] == pytest.approx(0.01 + 0.1 + 0.05)
+    assert taken_s[1] == pytest.approx(2 * (0.01 + 0.1) + 2 * 0.05)
+    apart_s, _, _ = simulate(np.zeros(2), [1, 1], 1, 1, server, np.random.default_rng(0))
+    assert apart_s[1] == pytest.approx(0.01 + 2 * 0.1 + 0.05)
+
+
 def test_a_batch_takes_as_long_as_it_says() -> None:
     server = replace(SERVER, batch_fixed=0.5)
     taken_s, _, rows = simulate(np.zeros(4), [2, 2, 2, 2], 1, 3, server, np.random.default_rng(0))

@@ -65,6 +65,25 @@ def test_a_backlog_and_a_slow_phone_cost_time(decider: Decider) -> None:
     assert (alone.fits, slow.fits) == (True, False)
 
 
+def test_limits_are_held_against_what_the_server_takes_now(decider: Decider) -> None:
+    """Four finished requests are enough, long before the plan itself follows."""
+    assert decider.policy is not None
+    es = decider.policy.planned.controller.server
+    asked = Asked(PROMPT, budget=Budget(1.0))
+    usual = decider.decide(asked, FAST, 0.0, 1, None)
+    for factor, fewer in ((4.0, True), (1.0, False)):
+        now = Decider(SPEC, decider.policy)
+        for steps in (1, 4, 4, 8):
+            now.took(steps, factor * es.es_s(steps))
+        found = now.decide(asked, FAST, 0.0, 1, None)
+        assert (found.decision.steps < usual.decision.steps) == fewer
+    unsteady = Decider(SPEC, decider.policy)
+    for factor in (0.5, 1.0, 1.0, 1.0, 1.5):
+        unsteady.took(4, factor * es.es_s(4))
+    assert unsteady.decide(asked, FAST, 0.0, 1, None).decision.steps <= usual.decision.steps
+    assert unsteady._controller(None).server.spread == pytest.approx(0.3)
+
+
 def test_what_is_asked_for_is_done(decider: Decider) -> None:
     assert decider.decide(Asked(PROMPT, steps=8, merge_ratio=0.3), FAST, 0.0, 1, None).decision == Decision(8, 0.3)
     assert decider.decide(Asked(PROMPT, merge_ratio=0.5), FAST, 0.0, 1, None).decision.merge_ratio == 0.5

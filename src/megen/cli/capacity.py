@@ -24,6 +24,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     c.add_argument("--burst", type=float, default=1.0, metavar="C2", help="squared variation of the gaps; 1: independent (default: 1)")
     c.add_argument("--air-s", type=float, default=0.02, help="what a transmission takes (default: %(default)s)")
     c.add_argument("--rows", type=int, default=8, metavar="N", help="requests that an engine runs together (default: %(default)s)")
+    c.add_argument("--shared-cores", action="store_true", help="text, merging and coding run on the engine's own cores, not beside it")
     c.add_argument("--server", metavar="NAME|PATH", help="the engine's device profile (default: this machine's, else the bundled cpu)")
     c.add_argument("--phone", metavar="NAME|PATH", default="phone", help="the phones' (default: %(default)s)")
     c.add_argument("--requests", type=int, default=100_000, metavar="N", help="requests to simulate (default: %(default)s)")
@@ -43,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
     load = capacity.Load(args.requests_an_hour, args.deadline_s, steps, shares, args.burst, args.air_s)
     server = device_profile.load(args.server) if args.server else device_profile.this_machine() or device_profile.load("cpu")
     phone = device_profile.load(args.phone)
-    options = {"rows": args.rows, "requests": args.requests, "seed": args.seed}
+    options = {"rows": args.rows, "requests": args.requests, "seed": args.seed, "shared": args.shared_cores}
     if args.engines is not None:
         found = capacity.forecast(load, args.engines, server, phone, **options)
     else:

@@ -61,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code: 0, 2 for a wrong input, 1 for a failed run."""
     _ready_streams()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads: spinning threads would starve what runs beside them
     try:
         try:
             args = parser().parse_args(arguments)

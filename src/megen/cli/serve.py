@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from megen.errors import InputError
@@ -51,7 +50,6 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Serve until interrupted."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads: spinning threads would starve what runs beside them
     from megen.cli import output
     from megen.files import check_writable
     from megen.serving.access import Access, Limits, check_exposed, read_tokens

@@ -72,11 +72,12 @@ class Forecast:
 
 
 def simulate(
-    arrivals_s: Array, steps: Sequence[int], engines: int, rows: int, server: DeviceProfile, rng: np.random.Generator
+    arrivals_s: Array, steps: Sequence[int], engines: int, rows: int, server: DeviceProfile, rng: np.random.Generator, shared: bool = False
 ) -> tuple[Array, float, float]:
     """Seconds from each arrival to its code [n], the share of the time that engines compute, and the mean rows of a batch.
 
-    Work beside the steps (text, merging, coding) is taken to run on other cores: it delays its request and not the engine.
+    Work beside the steps (text, merging, coding) runs on other cores: it delays its request and not the engine. `shared`: on the
+    engine's own, whose next step waits for it.
     """
     before_s, after_s = server.text_s, server.merge_s + server.code_s
     fixed_s, row_s = server.step_s * server.batch_fixed, server.step_s * (1 - server.batch_fixed)
@@ -86,7 +87,8 @@ def simulate(
     idle = list(range(engines))
     batches: list[list[int]] = [[] for _ in range(engines)]
     boundaries: list[tuple[float, int]] = []  # when an engine's step ends
-    ready = arrivals_s + before_s
+    ready = arrivals_s + (0.0 if shared else before_s)
+    owed_s = [0.0] * engines  # work beside the steps that the next one waits for
     coming, head, busy_s, row_steps, step_count = 0, 0, 0.0, 0, 0
 
     def begin(engine: int, now_s: float) -> None:
@@ -95,10 +97,13 @@ def simulate(
         while len(batch) < rows and head < len(queue):
             batch.append(queue[head])
             head += 1
+            owed_s[engine] += before_s
         if not batch:
+            owed_s[engine] = 0.0
             idle.append(engine)
             return
-        taken_s = (fixed_s + row_s * len(batch)) * spread[batch[0]]
+        taken_s = (fixed_s + row_s * len(batch)) * spread[batch[0]] + (owed_s[engine] if shared else 0.0)
+        owed_s[engine] = 0.0
         busy_s, row_steps, step_count = busy_s + taken_s, row_steps + len(batch), step_count + 1
         heapq.heappush(boundaries, (now_s + taken_s, engine))
 
@@ -117,15 +122,24 @@ def simulate(
                 stays.append(number)
             else:
                 out[number] = now_s + after_s - arrivals_s[number]
+                owed_s[engine] += after_s
         batches[engine] = stays
         begin(engine, now_s)
     return out, busy_s / (engines * max(float(arrivals_s[-1]), 1e-9)), row_steps / max(step_count, 1)
 
 
 def forecast(
-    load: Load, engines: int, server: DeviceProfile, phone: DeviceProfile, *, rows: int = 8, requests: int = 100_000, seed: int = 0
+    load: Load,
+    engines: int,
+    server: DeviceProfile,
+    phone: DeviceProfile,
+    *,
+    rows: int = 8,
+    requests: int = 100_000,
+    seed: int = 0,
+    shared: bool = False,
 ) -> Forecast:
-    """What so many engines make of a load, in a simulation of that many requests; the first tenth warms up.
+    """What so many engines make of a load, in a simulation of that many requests; the first tenth warms up. `shared` as `simulate`.
 
     Errors: InputError on numbers that cannot be.
     """
@@ -134,23 +148,31 @@ def forecast(
     check_number("requests", requests, 10, MOST_REQUESTS, whole=True)
     rng = np.random.default_rng(seed)
     arrivals_s, steps = load.draw(requests, rng)
-    coded_s, busy, mean_rows = simulate(arrivals_s, steps.tolist(), engines, rows, server, rng)
+    coded_s, busy, mean_rows = simulate(arrivals_s, steps.tolist(), engines, rows, server, rng, shared)
     total_s = (coded_s + load.air_s + phone.ue_s())[requests // 10 :]
     p50_s, p95_s = np.quantile(total_s, (0.5, 0.95))
     return Forecast(engines, float((total_s > load.deadline_s).mean()), float(p50_s), float(p95_s), min(busy, 1.0), mean_rows)
 
 
 def engines_for(
-    load: Load, late: float, server: DeviceProfile, phone: DeviceProfile, *, rows: int = 8, requests: int = 100_000, seed: int = 0
+    load: Load,
+    late: float,
+    server: DeviceProfile,
+    phone: DeviceProfile,
+    *,
+    rows: int = 8,
+    requests: int = 100_000,
+    seed: int = 0,
+    shared: bool = False,
 ) -> Forecast:
-    """The fewest engines with at most that share of late pictures, by doubling and halving.
+    """The fewest engines with at most that share of late pictures, by doubling and halving. `shared` as `simulate`.
 
     Errors: InputError where no number of engines is enough: a request alone takes longer than its deadline.
     """
     check_number("late", late, 0, 1)
 
     def tried(engines: int) -> Forecast:
-        return forecast(load, engines, server, phone, rows=rows, requests=requests, seed=seed)
+        return forecast(load, engines, server, phone, rows=rows, requests=requests, seed=seed, shared=shared)
 
     work_s = server.step_s * float(np.average(load.steps, weights=load.shares)) * (1 - server.batch_fixed)
     high = max(1, int(load.requests_an_hour / 3600 * work_s))

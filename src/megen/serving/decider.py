@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+import numpy as np
 
 from megen.backbone import BackboneSpec
 from megen.control.adaptive import Adaptive
@@ -14,8 +17,10 @@ from megen.cost.energy import ES_W
 from megen.errors import InputError
 from megen.types import Budget, ChannelState, Decision, Observation
 
-PHONES = 64  # controllers that are kept for user equipments of other speeds
-GRAIN = 0.1  # how finely their speeds are told apart, in natural logarithms
+CONTROLLERS = 64  # that are kept for machines of other speeds
+GRAIN = 0.1  # how finely speeds are told apart, in natural logarithms
+SPREAD_GRAIN = 0.05  # and the spread of the server's seconds
+RECENT, LEAST_RECENT = 32, 4  # finished requests that tell the server's speed
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,8 @@ class Decider:
     def __init__(self, spec: BackboneSpec, policy: Adaptive | None = None, why_fixed: str = "no policy") -> None:
         self.spec, self.policy, self.why_fixed = spec, policy, why_fixed
         self.default = spec.default
-        self._phones: dict[int, tuple[Controller, Controller]] = {}  # by the speed's grain: the plan's, and the same with that phone
+        self._known: dict[tuple[int, int, int], tuple[Controller, Controller]] = {}  # by grains: the plan's, the same with those machines
+        self._recent: deque[tuple[int, float]] = deque(maxlen=RECENT)  # steps and the server's seconds of finished requests
 
     def decide(self, asked: Asked, channel: ChannelState, backlog_s: float, phase: int, decode_s: float | None) -> Decided:
         """One request that finds so much work ahead; `decode_s` is what the user equipment measured of itself.
@@ -72,19 +78,37 @@ class Decider:
         return Decided(decision, _said(why, fits, asked.budget, expected_s), fits, expected_s)
 
     def _controller(self, decode_s: float | None) -> Controller:
-        """The plan's controller, for a user equipment of its own speed."""
+        """The plan's controller with the server's seconds of late, and for a user equipment of its own speed.
+
+        A plan that follows takes a hundred requests to notice; a request's own limits are held against what machines take now.
+        """
         assert self.policy is not None
         controller = self.policy.planned.controller
-        if decode_s is None:
+        phone = 0 if decode_s is None else round(math.log(decode_s / max(controller.phone.ue_s(), 1e-9)) / GRAIN)
+        grains = (phone, *self._server_grains(controller))
+        if grains == (0, 0, 0):
             return controller
-        grains = round(math.log(decode_s / max(controller.phone.ue_s(), 1e-9)) / GRAIN)
-        found = self._phones.get(grains)
+        found = self._known.get(grains)
         if found is None or found[0] is not controller:
-            if len(self._phones) >= PHONES:
-                self._phones.clear()
-            phone = controller.phone.scaled(math.exp(grains * GRAIN), controller.phone.spread, "measured by itself")
-            self._phones[grains] = found = (controller, replace(controller, phone=phone))
+            if len(self._known) >= CONTROLLERS:
+                self._known.clear()
+            ue = controller.phone.scaled(math.exp(phone * GRAIN), controller.phone.spread, "measured by itself")
+            spread = max(controller.server.spread, grains[2] * SPREAD_GRAIN)
+            es = controller.server.scaled(math.exp(grains[1] * GRAIN), spread, "measured on its last requests")
+            self._known[grains] = found = (controller, replace(controller, phone=ue, server=es))
         return found[1]
+
+    def _server_grains(self, controller: Controller) -> tuple[int, int]:
+        """How many grains slower than its profile the server is of late, and the spread of its seconds in grains."""
+        if len(self._recent) < LEAST_RECENT:
+            return 0, 0
+        ratios = np.array([taken_s / max(controller.server.es_s(steps), 1e-9) for steps, taken_s in self._recent])
+        return round(math.log(max(float(np.median(ratios)), 1e-3)) / GRAIN), round(float(ratios.std() / ratios.mean()) / SPREAD_GRAIN)
+
+    def took(self, steps: int, taken_s: float) -> None:
+        """The server's seconds on a request that it has finished."""
+        if taken_s > 0:
+            self._recent.append((steps, taken_s))
 
     @property
     def es_w(self) -> float:
