@@ -172,8 +172,13 @@ class CMDP:
     @cached_property
     def backlog_transitions(self) -> Array:
         """Probability of the next backlog cell [C, P, F, A, W, W']."""
-        by_phase = [(self.service_s[..., None] - gap_s).reshape(*self.service_s.shape[:3], -1) for gap_s in self.gap_s]
-        return np.ascontiguousarray(np.stack([split_between_cells(draws, self.backlog_s) for draws in by_phase], 2))
+        c, p, f, w = self.shape
+        out = np.empty((c, p, f, self.actions, w, w))
+        for service_s, of_channel in zip(self.service_s, out, strict=True):  # one at a time: what is made on the way is as large
+            for k, gap_s in enumerate(self.gap_s):
+                draws = (service_s[..., None] - gap_s).reshape(*service_s.shape[:2], -1)
+                of_channel[:, k] = split_between_cells(draws, self.backlog_s)
+        return out
 
     @cached_property
     def start(self) -> Array:

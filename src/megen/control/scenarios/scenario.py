@@ -28,6 +28,7 @@ BOUNDS: dict[str, tuple[Callable[[float], bool], str]] = {
     "phase_stay": (lambda x: 0 <= x < 1, "[0, 1)"),
     "snr_mean_db": (lambda x: abs(x) <= MOST_DB, f"[-{MOST_DB:g}, {MOST_DB:g}]"),
 }
+MOST_CELLS = 40  # up to the latest deadline: tables grow with their square
 WIDER = 1.25  # how much wider each cell of the backlog is than the one before it, beyond the deadline
 
 
@@ -118,7 +119,7 @@ class Scenario:
         if not self.smooth:
             return np.linspace(0, self.backlog_top_s, self.backlog_cells)
         latest = max(b.deadline_s for b in self.classes)
-        width = min(max(latest / self.cells_to_deadline, 0.025), 0.1)
+        width = min(max(latest / self.cells_to_deadline, 0.025), max(0.1, latest / MOST_CELLS))
         cells = [*np.arange(0, latest + 0.3, width)]
         while cells[-1] < self.backlog_top_s:
             width *= WIDER
