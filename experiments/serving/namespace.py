@@ -16,7 +16,14 @@ LATENCY_MS = 400  # what waits longer before the link is dropped
 
 
 def _ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True)
+    done = subprocess.run(["ip", *words], check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"ip {' '.join(words)}: {done.stderr.strip()} (this needs root and iproute2)")
+
+
+def _drop() -> None:
+    for words in (("link", "del", OUTER), ("netns", "del", NAME)):
+        subprocess.run(["ip", *words], check=False, capture_output=True)
 
 
 def _enter(file: int) -> None:
@@ -28,6 +35,7 @@ def _enter(file: int) -> None:
 @contextlib.contextmanager
 def linked() -> Iterator[Callable[[float], None]]:
     """A namespace behind a pair of virtual interfaces; a call bounds what the server at `SERVER` sends into it, in bit/s."""
+    _drop()  # what a run that was killed has left
     _ip("netns", "add", NAME)
     try:
         _ip("link", "add", OUTER, "type", "veth", "peer", "name", INNER, "netns", NAME)
@@ -42,7 +50,7 @@ def linked() -> Iterator[Callable[[float], None]]:
 
         yield at_most
     finally:
-        subprocess.run(["ip", "netns", "del", NAME], check=False, capture_output=True)
+        _drop()
 
 
 @contextlib.contextmanager

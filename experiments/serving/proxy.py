@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 CHUNK_BYTES = 1024
+LINGER_S = 5.0  # for what a closed connection still holds
 BUFFER_BYTES = 8 * 1024  # that wait in the proxy: a link has no deep queue of its own
 
 
@@ -52,9 +53,12 @@ class Proxy:
         for task in pumps:
             task.cancel()
         await asyncio.gather(*pumps, return_exceptions=True)
-        self._writers -= both
         for end in both:
             end.close()  # what it holds is still sent
+            with contextlib.suppress(OSError, TimeoutError):
+                await asyncio.wait_for(end.wait_closed(), LINGER_S)
+            end.transport.abort()
+        self._writers -= both
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, down: int | None) -> None:
         """Chunks in order, each at the time at which the link has carried it."""
@@ -81,7 +85,9 @@ class Proxy:
                         self._free_at_s = max(now_s, self._free_at_s) + 8 * len(data) / self.down_bps
                         carried_s = self._free_at_s
                 await waiting.put((carried_s + self.delay_s, data))
-            await waiting.join()
+            joined = asyncio.create_task(waiting.join())
+            await asyncio.wait([joined, sender], return_when=asyncio.FIRST_COMPLETED)
+            joined.cancel()
         except (OSError, asyncio.IncompleteReadError):
             pass
         finally:

@@ -104,10 +104,10 @@ def by_proxy(trial: Trial) -> list[dict[str, Any]]:
     """Through a proxy of this process."""
 
     async def measure(url: str) -> list[dict[str, Any]]:
-        receiver, rows = await warmed(url), list[dict[str, Any]]()
+        rows = list[dict[str, Any]]()
         for rate_bps in trial.rates_bps:
             async with proxied(urlsplit(url).port or 0, down_bps=rate_bps) as (_, through):
-                rows += await trial.at(through, receiver, rate_bps)
+                rows += await trial.at(through, await warmed(through), rate_bps)
         return rows
 
     with served() as (url, _):

@@ -41,11 +41,17 @@ def test_a_lone_request_takes_its_stages() -> None:
 
 def test_on_shared_cores_the_next_step_waits_for_the_work_beside() -> None:
     server = replace(SERVER, text_s=0.01, merge_s=0.02, code_s=0.03)
-    taken_s, _, _ = simulate(np.zeros(2), [1, 1], 1, 1, server, np.random.default_rng(0), shared=True)
-    assert taken_s[0] == pytest.approx(0.01 + 0.1 + 0.05)
-    assert taken_s[1] == pytest.approx(2 * (0.01 + 0.1) + 2 * 0.05)
-    apart_s, _, _ = simulate(np.zeros(2), [1, 1], 1, 1, server, np.random.default_rng(0))
-    assert apart_s[1] == pytest.approx(0.01 + 2 * 0.1 + 0.05)
+
+    def taken(arrivals_s: list[float], rows: int, shared: bool = True) -> tuple[list[float], float]:
+        steps = [1] * len(arrivals_s)
+        found, busy, _ = simulate(np.array(arrivals_s, float), steps, 1, rows, server, np.random.default_rng(0), shared)
+        return found.tolist(), busy
+
+    assert taken([0, 0], 1)[0] == pytest.approx([0.16, 0.32])
+    assert taken([0, 0], 1, shared=False)[0] == pytest.approx([0.16, 0.26])
+    assert taken([0, 0.111], 1)[0] == pytest.approx([0.16, 0.32 - 0.111])  # it comes while the first is coded
+    assert taken([0, 0, 0], 2)[0] == pytest.approx([0.16, 0.43, 0.48])  # two together, coded one after the other
+    assert taken([0, 1.0], 1)[1] == pytest.approx(0.32)
 
 
 def test_a_batch_takes_as_long_as_it_says() -> None:

@@ -17,7 +17,7 @@ from megen.errors import InputError
 from megen.pipeline import Transmitter
 from megen.serving import server
 from megen.serving.decider import Asked, Decider
-from megen.serving.goodput import GoodputEstimate
+from megen.serving.goodput import KEPT_CONNECTIONS, PRIOR_BPS, GoodputEstimate, Goodputs
 from megen.types import Budget, ChannelState, Decision, Observation
 
 from ..conftest import make_tiny
@@ -66,22 +66,42 @@ def test_a_backlog_and_a_slow_phone_cost_time(decider: Decider) -> None:
 
 
 def test_limits_are_held_against_what_the_server_takes_now(decider: Decider) -> None:
-    """Four finished requests are enough, long before the plan itself follows."""
+    """Four finished requests are enough, long before the plan itself follows; a batch is not taken for a faster machine."""
     assert decider.policy is not None
-    es = decider.policy.planned.controller.server
-    asked = Asked(PROMPT, budget=Budget(1.0))
-    usual = decider.decide(asked, FAST, 0.0, 1, None)
-    for factor, fewer in ((4.0, True), (1.0, False)):
-        now = Decider(SPEC, decider.policy)
-        for steps in (1, 4, 4, 8):
-            now.took(steps, factor * es.es_s(steps))
-        found = now.decide(asked, FAST, 0.0, 1, None)
-        assert (found.decision.steps < usual.decision.steps) == fewer
-    unsteady = Decider(SPEC, decider.policy)
-    for factor in (0.5, 1.0, 1.0, 1.0, 1.5):
-        unsteady.took(4, factor * es.es_s(4))
-    assert unsteady.decide(asked, FAST, 0.0, 1, None).decision.steps <= usual.decision.steps
-    assert unsteady._controller(None).server.spread == pytest.approx(0.3)
+    es = replace(decider.policy.planned.controller.server, batch_fixed=0.4)
+    controller = replace(decider.policy.planned.controller, server=es)
+    policy = Adaptive(controller, decider.policy.planned.scenario)
+
+    def steps_after(*factors: float, rows: float = 1.0, deadline_s: float = 1.0) -> int:
+        now = Decider(SPEC, policy)
+        for factor in factors:
+            now.took(4, rows, factor * 4 * es.step_s * (0.4 + 0.6 * rows))
+        return now.decide(Asked(PROMPT, budget=Budget(deadline_s)), FAST, 0.0, 1, None).decision.steps
+
+    usual = steps_after()
+    assert steps_after(4, 4, 4) == usual  # too few to tell
+    assert steps_after(4, 4, 4, 4) < usual
+    assert steps_after(1, 1, 1, 1) == steps_after(1, 1, 1, 1, rows=8.0) == usual
+    assert steps_after(1, 1, 1, 1, 5) == usual  # one stall
+    assert steps_after(0.1, 0.2, 1, 1.8, 1.9) < usual  # unsteady
+    now = Decider(SPEC, policy)
+    for nonsense in (0.0, float("inf"), float("nan")):
+        now.took(4, 1.0, nonsense)
+    assert not now._recent
+
+
+def test_a_new_plan_takes_the_place_of_what_was_made_from_the_last(decider: Decider) -> None:
+    assert decider.policy is not None
+    policy = Adaptive(decider.policy.planned.controller, decider.policy.planned.scenario)
+    now = Decider(SPEC, policy)
+    asked = Asked(PROMPT, steps=4, merge_ratio=0.0, quantiser_bits=5.0)
+    before_s = now.decide(asked, FAST, 0.0, 1, 1.0).expected_s
+    slower = policy.planned.controller.server.scaled(3.0, 0.0, "a test")
+    policy.planned = replace(policy.planned, controller=replace(policy.planned.controller, server=slower))
+    after_s = now.decide(asked, FAST, 0.0, 1, 1.0).expected_s
+    assert before_s is not None
+    assert after_s is not None
+    assert after_s > before_s + slower.es_s(4) / 2
 
 
 def test_what_is_asked_for_is_done(decider: Decider) -> None:
@@ -134,6 +154,19 @@ def test_goodput_follows_what_arrives() -> None:
     assert estimate.bps > 2e6
     with pytest.raises(InputError):
         GoodputEstimate(0.0)
+
+
+def test_a_connection_begins_with_the_last_rate_of_its_address() -> None:
+    kept = Goodputs()
+    slow = kept.begin(("", "10.0.0.5"))
+    assert slow.bps == pytest.approx(PRIOR_BPS)
+    slow.observe(40_000, 8 * 40_000 / 3e5)
+    kept.end(("", "10.0.0.5"), slow)
+    assert kept.begin(("", "10.0.0.5")).bps == pytest.approx(slow.bps) == pytest.approx(3e5, rel=0.05)
+    assert kept.begin(("", "10.0.0.6")).bps == pytest.approx(PRIOR_BPS)
+    for number in range(KEPT_CONNECTIONS):
+        kept.end(("", f"host-{number}"), GoodputEstimate())
+    assert kept.begin(("", "10.0.0.5")).bps == pytest.approx(PRIOR_BPS)  # the oldest are forgotten
 
 
 def test_a_policy_that_cannot_be_read_is_said_and_the_server_starts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

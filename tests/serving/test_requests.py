@@ -22,6 +22,7 @@ from megen.serving import connection
 from megen.serving.access import Access, Limits
 from megen.serving.app import App
 from megen.serving.decider import Decided
+from megen.serving.goodput import Goodputs
 from megen.serving.job import EngineLostError
 from megen.serving.request import Piece, Served
 from megen.types import ChannelState, Decision
@@ -261,7 +262,7 @@ def test_of_waiting_previews_the_newest_wins(told: Make) -> None:
     async def nothing(*args: object) -> None: ...
 
     socket_ = WebSocket({"type": "websocket"}, nothing, nothing)  # type: ignore[arg-type]
-    out = connection.Connection(socket_, app.service, app.access, app.metrics, app._offered)
+    out = connection.Connection(socket_, app.service, app.access, app.metrics, app._offered, Goodputs())
     served = Served(request(), "", Completion("x"), Decided(Decision(1), ""), ChannelState(None), 0.0, 0.0)
     for k in range(5):
         out._tell(served, Piece(PREVIEW, k, bytes(1000)))

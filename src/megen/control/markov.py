@@ -34,6 +34,7 @@ def stationary_distribution(matrix: Array) -> Array:
 def mean_excess(draws: Array, thresholds: Array) -> Array:
     """E[(X - t)+] of equiprobable draws [m, n] at rising thresholds [k]: [m, k]."""
     rows, n, k = len(draws), draws.shape[1], len(thresholds)
+    draws = np.maximum(draws, thresholds[0])  # what lies far below would come back by rounding
     below = np.searchsorted(thresholds, draws)  # thresholds under each draw: those that it exceeds
     place = (np.arange(rows)[:, None] * (k + 1) + below).ravel()
 

@@ -24,6 +24,7 @@ from megen.pipeline import Receives
 from megen.protocol.messages import Backbone
 from megen.serving.access import Access
 from megen.serving.connection import POLICY, Connection, Files
+from megen.serving.goodput import Goodputs
 from megen.serving.images import ImageRequest, Images, failure
 from megen.serving.logs import request_ended
 from megen.serving.metrics import CONTENT_TYPE, Metrics
@@ -81,6 +82,7 @@ class App:
         self.metrics.follow(service)
         service.outcomes.on_end = self.ended
         self.files = {**page_files(page), **decoding.files}
+        self._goodputs = Goodputs()
         self._offered = Files(decoding.backbone, decoding.receiver_path, decoding.codec_path)
         self.images = Images(service, access, decoding.receiver, decoding.backbone.image_px)
         self.asgi = Starlette(
@@ -111,7 +113,7 @@ class App:
         if not self.access.enter(address):
             return await socket.close(POLICY, "too many connections of this address")
         try:
-            await Connection(socket, self.service, self.access, self.metrics, self._offered).serve()
+            await Connection(socket, self.service, self.access, self.metrics, self._offered, self._goodputs, address=address).serve()
         finally:
             self.access.leave(address)
         return None

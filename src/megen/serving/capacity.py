@@ -77,7 +77,7 @@ def simulate(
     """Seconds from each arrival to its code [n], the share of the time that engines compute, and the mean rows of a batch.
 
     Work beside the steps (text, merging, coding) runs on other cores: it delays its request and not the engine. `shared`: on the
-    engine's own, whose next step waits for it.
+    engine's own, one after the other, and its next step waits for it.
     """
     before_s, after_s = server.text_s, server.merge_s + server.code_s
     fixed_s, row_s = server.step_s * server.batch_fixed, server.step_s * (1 - server.batch_fixed)
@@ -88,24 +88,21 @@ def simulate(
     batches: list[list[int]] = [[] for _ in range(engines)]
     boundaries: list[tuple[float, int]] = []  # when an engine's step ends
     ready = arrivals_s + (0.0 if shared else before_s)
-    owed_s = [0.0] * engines  # work beside the steps that the next one waits for
+    free_s = [0.0] * engines  # when an engine's cores have done the work beside its steps
     coming, head, busy_s, row_steps, step_count = 0, 0, 0.0, 0, 0
 
     def begin(engine: int, now_s: float) -> None:
         nonlocal head, busy_s, row_steps, step_count
-        batch = batches[engine]
+        batch, joined = batches[engine], 0
         while len(batch) < rows and head < len(queue):
             batch.append(queue[head])
-            head += 1
-            owed_s[engine] += before_s
+            head, joined = head + 1, joined + 1
         if not batch:
-            owed_s[engine] = 0.0
             idle.append(engine)
             return
-        taken_s = (fixed_s + row_s * len(batch)) * spread[batch[0]] + (owed_s[engine] if shared else 0.0)
-        owed_s[engine] = 0.0
+        taken_s = (fixed_s + row_s * len(batch)) * spread[batch[0]] + (joined * before_s if shared else 0.0)
         busy_s, row_steps, step_count = busy_s + taken_s, row_steps + len(batch), step_count + 1
-        heapq.heappush(boundaries, (now_s + taken_s, engine))
+        heapq.heappush(boundaries, (max(now_s, free_s[engine]) + taken_s, engine))
 
     while coming < len(ready) or boundaries:
         if coming < len(ready) and (not boundaries or ready[coming] <= boundaries[0][0]):
@@ -115,14 +112,16 @@ def simulate(
                 begin(idle.pop(), float(ready[coming - 1]))
             continue
         now_s, engine = heapq.heappop(boundaries)
-        stays = []
+        stays, coded_s = [], now_s
         for number in batches[engine]:
             left[number] -= 1
             if left[number]:
                 stays.append(number)
             else:
-                out[number] = now_s + after_s - arrivals_s[number]
-                owed_s[engine] += after_s
+                coded_s = coded_s + after_s if shared else now_s + after_s
+                out[number] = coded_s - arrivals_s[number]
+        if shared:
+            free_s[engine], busy_s = coded_s, busy_s + coded_s - now_s
         batches[engine] = stays
         begin(engine, now_s)
     return out, busy_s / (engines * max(float(arrivals_s[-1]), 1e-9)), row_steps / max(step_count, 1)

@@ -16,7 +16,7 @@ from megen.protocol import FEATURES, PREVIEW, ProtocolError, ServerConnection
 from megen.protocol.messages import Ack, Backbone, Cancel, Error, ErrorCode, Generate, Hello, Message, Resume, Shown
 from megen.protocol.server import Goodput
 from megen.serving.access import Access
-from megen.serving.goodput import GoodputEstimate
+from megen.serving.goodput import GoodputEstimate, Goodputs
 from megen.serving.metrics import Metrics
 from megen.serving.request import Piece, Served
 from megen.serving.scheduler import BusyError
@@ -42,10 +42,20 @@ class Connection:
     """State of one WebSocket; `serve` runs it to its end."""
 
     def __init__(
-        self, socket: WebSocket, service: Service, access: Access, metrics: Metrics, files: Files, send_timeout_s: float = 20.0
+        self,
+        socket: WebSocket,
+        service: Service,
+        access: Access,
+        metrics: Metrics,
+        files: Files,
+        goodputs: Goodputs,
+        *,
+        address: str = "",
+        send_timeout_s: float = 20.0,
     ) -> None:
         self.socket, self.service, self.access, self.metrics, self.files = socket, service, access, metrics, files
-        self.protocol, self.goodput, self.send_timeout_s = ServerConnection(), GoodputEstimate(), send_timeout_s
+        self.protocol, self.send_timeout_s = ServerConnection(), send_timeout_s
+        self.goodputs, self.goodput, self.address = goodputs, GoodputEstimate(), address
         self.owner = ""
         self._followed: dict[str, Served] = {}
         self._out: deque[tuple[str, Message | Piece | str]] = deque()  # with the request's id
@@ -69,6 +79,8 @@ class Connection:
             await self._close(POLICY, "protocol", "no hello came")
         finally:
             self.metrics.connections.dec()
+            if self.owner:
+                self.goodputs.end((self.owner, self.address), self.goodput)
             for served in self._followed.values():
                 with contextlib.suppress(ValueError):
                     served.followers.remove(self._tell)
@@ -91,6 +103,7 @@ class Connection:
         if owner is None:
             raise ProtocolError("this server asks for a token, and this is not one of its own", POLICY)
         self.owner = owner
+        self.goodput = self.goodputs.begin((owner, self.address))
         self._put("", self.protocol.welcome(self.files.backbone, self.files.receiver, self.files.codec, f"megen {__version__}"))
 
     async def _handle(self, data: str | bytes) -> None:

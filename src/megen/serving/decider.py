@@ -20,6 +20,7 @@ from megen.types import Budget, ChannelState, Decision, Observation
 CONTROLLERS = 64  # that are kept for machines of other speeds
 GRAIN = 0.1  # how finely speeds are told apart, in natural logarithms
 SPREAD_GRAIN = 0.05  # and the spread of the server's seconds
+NORMAL_DEVIATION = 1.4826  # standard over median deviation of a normal distribution
 RECENT, LEAST_RECENT = 32, 4  # finished requests that tell the server's speed
 
 
@@ -50,8 +51,9 @@ class Decider:
     def __init__(self, spec: BackboneSpec, policy: Adaptive | None = None, why_fixed: str = "no policy") -> None:
         self.spec, self.policy, self.why_fixed = spec, policy, why_fixed
         self.default = spec.default
-        self._known: dict[tuple[int, int, int], tuple[Controller, Controller]] = {}  # by grains: the plan's, the same with those machines
-        self._recent: deque[tuple[int, float]] = deque(maxlen=RECENT)  # steps and the server's seconds of finished requests
+        self._of: Controller | None = None  # the plan's own, from which the known ones are made
+        self._known: dict[tuple[int, int, int], Controller] = {}  # by the grains of phone, server and spread
+        self._recent: deque[tuple[int, float, float]] = deque(maxlen=RECENT)  # steps, rows and the seconds of finished requests
 
     def decide(self, asked: Asked, channel: ChannelState, backlog_s: float, phase: int, decode_s: float | None) -> Decided:
         """One request that finds so much work ahead; `decode_s` is what the user equipment measured of itself.
@@ -78,37 +80,44 @@ class Decider:
         return Decided(decision, _said(why, fits, asked.budget, expected_s), fits, expected_s)
 
     def _controller(self, decode_s: float | None) -> Controller:
-        """The plan's controller with the server's seconds of late, and for a user equipment of its own speed.
+        """The plan's controller with the server's speed by its last requests, and for a user equipment of its own speed.
 
         A plan that follows takes a hundred requests to notice; a request's own limits are held against what machines take now.
         """
         assert self.policy is not None
         controller = self.policy.planned.controller
+        if controller is not self._of:
+            self._of = controller
+            self._known.clear()
         phone = 0 if decode_s is None else round(math.log(decode_s / max(controller.phone.ue_s(), 1e-9)) / GRAIN)
         grains = (phone, *self._server_grains(controller))
         if grains == (0, 0, 0):
             return controller
-        found = self._known.get(grains)
-        if found is None or found[0] is not controller:
+        if grains not in self._known:
             if len(self._known) >= CONTROLLERS:
                 self._known.clear()
-            ue = controller.phone.scaled(math.exp(phone * GRAIN), controller.phone.spread, "measured by itself")
+            ue = controller.phone.scaled(math.exp(grains[0] * GRAIN), controller.phone.spread, "measured by itself")
             spread = max(controller.server.spread, grains[2] * SPREAD_GRAIN)
             es = controller.server.scaled(math.exp(grains[1] * GRAIN), spread, "measured on its last requests")
-            self._known[grains] = found = (controller, replace(controller, phone=ue, server=es))
-        return found[1]
+            self._known[grains] = replace(controller, phone=ue, server=es)
+        return self._known[grains]
 
     def _server_grains(self, controller: Controller) -> tuple[int, int]:
-        """How many grains slower than its profile the server is of late, and the spread of its seconds in grains."""
+        """How many grains slower than its profile the server is by its last requests, and in grains the spread of its seconds around
+        their median (by the median deviation: one stall does not count)."""
         if len(self._recent) < LEAST_RECENT:
             return 0, 0
-        ratios = np.array([taken_s / max(controller.server.es_s(steps), 1e-9) for steps, taken_s in self._recent])
-        return round(math.log(max(float(np.median(ratios)), 1e-3)) / GRAIN), round(float(ratios.std() / ratios.mean()) / SPREAD_GRAIN)
+        server = controller.server
+        lone = np.array([steps * server.step_s * (server.batch_fixed + (1 - server.batch_fixed) * rows) for steps, rows, _ in self._recent])
+        ratios = np.array([taken_s for *_, taken_s in self._recent]) / np.maximum(lone, 1e-9)
+        median = float(np.median(ratios))
+        spread = NORMAL_DEVIATION * float(np.median(np.abs(ratios - median))) / median
+        return round(math.log(median) / GRAIN), round(spread / SPREAD_GRAIN)
 
-    def took(self, steps: int, taken_s: float) -> None:
-        """The server's seconds on a request that it has finished."""
-        if taken_s > 0:
-            self._recent.append((steps, taken_s))
+    def took(self, steps: int, rows: float, denoise_s: float) -> None:
+        """The seconds of a finished request's steps, in batches of so many rows in the mean."""
+        if 0 < denoise_s < math.inf:
+            self._recent.append((steps, rows, denoise_s))
 
     @property
     def es_w(self) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import OrderedDict
+from dataclasses import dataclass, field
 
 from megen.types import POSITIVE, check_number
 
@@ -11,6 +12,7 @@ PRIOR_BYTES = 2000  # that the prior counts as
 KEPT = 0.5  # of the past, for every window of new bytes
 WINDOW_BYTES = 8000
 MOST_BPS = 1e10
+KEPT_CONNECTIONS = 4096  # whose last rate is kept
 
 
 @dataclass
@@ -35,3 +37,21 @@ class GoodputEstimate:
     def bps(self) -> float:
         """Bits a second."""
         return min(8 * self._bytes / max(self._seconds, 1e-9), MOST_BPS)
+
+
+@dataclass
+class Goodputs:
+    """The last estimate of each owner at an address: their next connection begins with it, as many clients connect for each request."""
+
+    _last_bps: OrderedDict[tuple[str, str], float] = field(default_factory=OrderedDict)
+
+    def begin(self, who: tuple[str, str]) -> GoodputEstimate:
+        """The estimate of a new connection."""
+        return GoodputEstimate(self._last_bps.get(who, PRIOR_BPS))
+
+    def end(self, who: tuple[str, str], estimate: GoodputEstimate) -> None:
+        """A connection is over."""
+        self._last_bps[who] = estimate.bps
+        self._last_bps.move_to_end(who)
+        while len(self._last_bps) > KEPT_CONNECTIONS:
+            self._last_bps.popitem(last=False)

@@ -241,7 +241,7 @@ class Service:
     async def _deliver(self, served: Served, event: Finished, began_s: float) -> None:
         steps = served.decided.decision.steps
         self.step_s = event.work_s / steps if not self.step_s else 0.9 * self.step_s + 0.1 * event.work_s / steps
-        self.decider.took(steps, event.work_s)
+        self.decider.took(steps, event.rows, event.seconds.get("denoise", 0.0))
         payload = event.transmission.payload
         if self.link is not None:
             rng = np.random.default_rng([served.asked.seed, LINK_STREAM])

@@ -119,7 +119,7 @@ class Scenario:
         if not self.smooth:
             return np.linspace(0, self.backlog_top_s, self.backlog_cells)
         latest = max(b.deadline_s for b in self.classes)
-        width = min(max(latest / self.cells_to_deadline, 0.025), max(0.1, latest / MOST_CELLS))
+        width = max(min(max(latest / self.cells_to_deadline, 0.025), 0.1), latest / MOST_CELLS)
         cells = [*np.arange(0, latest + 0.3, width)]
         while cells[-1] < self.backlog_top_s:
             width *= WIDER
