@@ -83,11 +83,22 @@ def test_limits_are_held_against_what_the_server_takes_now(decider: Decider) -> 
     assert steps_after(4, 4, 4, 4) < usual
     assert steps_after(1, 1, 1, 1) == steps_after(1, 1, 1, 1, rows=8.0) == usual
     assert steps_after(1, 1, 1, 1, 5) == usual  # one stall
-    assert steps_after(0.1, 0.2, 1, 1.8, 1.9) < usual  # unsteady
+    assert steps_after(0.1, 0.2, 1, 1.8, 1.9, deadline_s=0.6) < steps_after(deadline_s=0.6)  # unsteady
     now = Decider(SPEC, policy)
     for nonsense in (0.0, float("inf"), float("nan")):
         now.took(4, 1.0, nonsense)
     assert not now._recent
+
+
+def test_what_no_stage_accounts_for_is_added(decider: Decider) -> None:
+    assert decider.policy is not None
+    now = Decider(SPEC, Adaptive(decider.policy.planned.controller, decider.policy.planned.scenario))
+    asked = Asked(PROMPT, steps=4, merge_ratio=0.0, quantiser_bits=5.0)
+    before_s = now.decide(asked, FAST, 0.0, 1, None).expected_s
+    assert before_s is not None
+    for rest_s in (0.2, 0.2, 9.0, 0.2):  # one connection that was slow to open
+        now.observe(Request(0.0, 20.0, 4, 0.0, es_s=0.3, air_s=0.01, ue_s=0.3, backlog_s=0.1, latency_s=0.71 + rest_s))
+    assert now.decide(asked, FAST, 0.0, 1, None).expected_s == pytest.approx(before_s + 0.2)
 
 
 def test_a_new_plan_takes_the_place_of_what_was_made_from_the_last(decider: Decider) -> None:

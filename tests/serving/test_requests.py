@@ -22,7 +22,7 @@ from megen.serving import connection
 from megen.serving.access import Access, Limits
 from megen.serving.app import App
 from megen.serving.decider import Decided
-from megen.serving.goodput import Goodputs
+from megen.serving.goodput import PRIOR_BPS, Goodputs
 from megen.serving.job import EngineLostError
 from megen.serving.request import Piece, Served
 from megen.types import ChannelState, Decision
@@ -61,6 +61,22 @@ def test_a_request_from_beginning_to_end(told: Make, tmp_path: Path) -> None:
     assert (requests[0].ue_s, requests[0].latency_s, requests[0].deadline_s) == (0.1, 0.3, 5.0)
     assert requests[0].air_s == pytest.approx(4e-3)
     assert b'megen_requests_total{state="sent"} 1.0' in app.metrics.text()
+    assert list(app.service.decider._recent) == [(4, 1.0, 0.01)]  # the server's speed is learned from it
+    assert list(app.service.decider._rest_s) == [pytest.approx(0.3 - 0.1 - 4e-3 - 0.01, abs=1e-3)]
+
+
+def test_a_new_connection_begins_with_the_last_ones_rate(told: Make) -> None:
+    app = told(ToldEngine(finished(size=40_000)))
+    with live(app) as url:
+        for _ in range(2):
+            peer = Peer(url)
+            peer.send(request())
+            peer.until("done")
+            peer.close()
+            until(lambda: bool(app._goodputs._last_bps))
+    kept = list(app._goodputs._last_bps.values())
+    assert len(kept) == 1  # one address
+    assert kept[0] != PRIOR_BPS
 
 
 def test_a_request_that_nobody_saw_is_logged_without_an_outcome(told: Make, tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ class Decider:
         self._of: Controller | None = None  # the plan's own, from which the known ones are made
         self._known: dict[tuple[int, int, int], Controller] = {}  # by the grains of phone, server and spread
         self._recent: deque[tuple[int, float, float]] = deque(maxlen=RECENT)  # steps, rows and the seconds of finished requests
+        self._rest_s: deque[float] = deque(maxlen=RECENT)  # of latencies, beside backlog, work, transmission and decoding
 
     def decide(self, asked: Asked, channel: ChannelState, backlog_s: float, phase: int, decode_s: float | None) -> Decided:
         """One request that finds so much work ahead; `decode_s` is what the user equipment measured of itself.
@@ -66,7 +67,7 @@ class Decider:
         if self.policy is None:
             return Decided(fixed, "as asked" if named else f"fixed: {self.why_fixed}")
         controller = self._controller(decode_s)
-        seen = Observation(channel, backlog_s, arrival_phase=phase, prompt=asked.prompt, budget=asked.budget)
+        seen = Observation(channel, backlog_s + self._unseen_s(), arrival_phase=phase, prompt=asked.prompt, budget=asked.budget)
         decision, why = fixed, "as asked"
         if asked.steps is None:
             try:
@@ -114,6 +115,10 @@ class Decider:
         spread = NORMAL_DEVIATION * float(np.median(np.abs(ratios - median))) / median
         return round(math.log(median) / GRAIN), round(spread / SPREAD_GRAIN)
 
+    def _unseen_s(self) -> float:
+        """What no stage accounts for, by the last pictures' latencies: connecting, messages, waiting for a thread."""
+        return max(0.0, float(np.median(self._rest_s))) if len(self._rest_s) >= LEAST_RECENT else 0.0
+
     def took(self, steps: int, rows: float, denoise_s: float) -> None:
         """The seconds of a finished request's steps, in batches of so many rows in the mean."""
         if 0 < denoise_s < math.inf:
@@ -126,6 +131,8 @@ class Decider:
 
     def observe(self, request: Request) -> None:
         """Learn of a finished request."""
+        accounted_s = request.backlog_s + request.es_s + request.air_s + request.ue_s
+        self._rest_s.append(request.latency_s - accounted_s)
         if self.policy is not None:
             self.policy.observe(request)
 
