@@ -67,7 +67,7 @@ def main() -> None:
 
     def worth(verdict: Verdict) -> float:
         """Reward less what may be above a limit: a sample's mean alone would be tuned to its noise."""
-        over = sum(max(0.0, m.mean + 2 * m.standard_error) for m in verdict.over_limit.values())
+        over = sum(max(0.0, m.mean + 2 * m.error) for m in verdict.over_limit.values())
         return verdict.means["reward"].mean / best - 5 * over
 
     rows: dict[str, Any] = {"exact plan": judged(drawn_from(plan.policy, process)).figures()}

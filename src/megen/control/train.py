@@ -32,7 +32,7 @@ ALGORITHMS = ("cvpo", "cvpo-value", "ppo-lag", "sac-lag", "fixed-penalty")  # cv
 RATES: dict[str, dict[str, Any]] = {"sac-lag": {"multiplier_lr": 0.2}, "fixed-penalty": {"multiplier_lr": 0.0, "multiplier_gain": 0.0}}
 # in a long run a first policy that overloads the server fills its queue for good, and costs a thousand times their limits teach nothing
 LONG_RUN: dict[str, Any] = {"caution": 1.0, "warm_up_steps": 200, "batch": 1024}
-LONG_RUN_RATES: dict[str, Any] = {"multiplier_lr": 0.1, "multiplier_gain": 1.0}  # the better of two for PPO, and not tuned for SAC
+LONG_RUN_RATES: dict[str, Any] = {"multiplier_lr": 0.1, "multiplier_gain": 1.0}  # the better of two for PPO, the best of four for SAC
 ITERATIONS = cvpo.Recipe().iterations
 SAMPLES_AN_ITERATION = cvpo.Recipe().links * cvpo.Recipe().horizon
 FILE, MARK = policies.FILE, "training.json"
