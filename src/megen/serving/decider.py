@@ -67,7 +67,7 @@ class Decider:
         if self.policy is None:
             return Decided(fixed, "as asked" if named else f"fixed: {self.why_fixed}")
         controller = self._controller(decode_s)
-        seen = Observation(channel, backlog_s + self._unseen_s(), arrival_phase=phase, prompt=asked.prompt, budget=asked.budget)
+        seen = Observation(channel, backlog_s + self._unaccounted_s(), arrival_phase=phase, prompt=asked.prompt, budget=asked.budget)
         decision, why = fixed, "as asked"
         if asked.steps is None:
             try:
@@ -115,7 +115,7 @@ class Decider:
         spread = NORMAL_DEVIATION * float(np.median(np.abs(ratios - median))) / median
         return round(math.log(median) / GRAIN), round(spread / SPREAD_GRAIN)
 
-    def _unseen_s(self) -> float:
+    def _unaccounted_s(self) -> float:
         """What no stage accounts for, by the last pictures' latencies: connecting, messages, waiting for a thread."""
         return max(0.0, float(np.median(self._rest_s))) if len(self._rest_s) >= LEAST_RECENT else 0.0
 
