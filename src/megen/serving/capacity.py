@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -153,25 +154,15 @@ def forecast(
     return Forecast(engines, float((total_s > load.deadline_s).mean()), float(p50_s), float(p95_s), min(busy, 1.0), mean_rows)
 
 
-def engines_for(
-    load: Load,
-    late: float,
-    server: DeviceProfile,
-    phone: DeviceProfile,
-    *,
-    rows: int = 8,
-    requests: int = 100_000,
-    seed: int = 0,
-    shared: bool = False,
-) -> Forecast:
-    """The fewest engines with at most that share of late pictures, by doubling and halving. `shared` as `simulate`.
+def engines_for(load: Load, late: float, server: DeviceProfile, phone: DeviceProfile, **options: Any) -> Forecast:
+    """The fewest engines with at most that share of late pictures, by doubling and halving; the options are those of `forecast`.
 
     Errors: InputError where no number of engines is enough: a request alone takes longer than its deadline.
     """
     check_number("late", late, 0, 1)
 
     def tried(engines: int) -> Forecast:
-        return forecast(load, engines, server, phone, rows=rows, requests=requests, seed=seed, shared=shared)
+        return forecast(load, engines, server, phone, **options)
 
     work_s = server.step_s * float(np.average(load.steps, weights=load.shares)) * (1 - server.batch_fixed)
     high = max(1, int(load.requests_an_hour / 3600 * work_s))

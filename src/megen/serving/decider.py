@@ -18,7 +18,7 @@ from megen.errors import InputError
 from megen.types import Budget, ChannelState, Decision, Observation
 
 CONTROLLERS = 64  # that are kept for machines of other speeds
-GRAIN = 0.1  # how finely speeds are told apart, in natural logarithms
+GRAIN = 0.1  # the width of a class of speeds, in natural logarithms
 SPREAD_GRAIN = 0.05  # and the spread of the server's seconds
 NORMAL_DEVIATION = 1.4826  # standard over median deviation of a normal distribution
 RECENT, LEAST_RECENT = 32, 4  # finished requests that tell the server's speed
