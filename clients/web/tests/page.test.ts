@@ -1,6 +1,7 @@
-import { describe, expect, test } from 'vitest'
+import { afterEach, describe, expect, test, vi } from 'vitest'
 import { energyOf, spansOf } from '../src/page/breakdown'
 import { fileName } from '../src/page/saving'
+import { Status } from '../src/page/status'
 import { KINDS, phrasesIn, surprise, toggled } from '../src/page/vocabulary'
 import { joules, seconds, sentence, size, stageShare, stageText, times, waitText } from '../src/page/wording'
 import { Memory, tokenIn } from '../src/store/memory'
@@ -123,5 +124,33 @@ describe('what is remembered', () => {
 
   test('a token comes in the fragment', () => {
     expect([tokenIn('#token=a%2Bb'), tokenIn('#token='), tokenIn('#other=1'), tokenIn('')]).toEqual(['a+b', null, null, null])
+  })
+})
+
+describe('the line under the picture', () => {
+  afterEach(() => vi.unstubAllGlobals())
+
+  test('loading shows where nothing else is said, and goes when it is over', () => {
+    const elements = new Map<string, object>()
+    const element = () => ({ textContent: '', hidden: true, dataset: {}, setAttribute: () => undefined, style: { setProperty: () => undefined, removeProperty: () => undefined } })
+    vi.stubGlobal('document', { getElementById: (id: string) => elements.get(id) ?? elements.set(id, element()).get(id) })
+    const status = new Status()
+    const line = () => (elements.get('status') as { textContent: string }).textContent
+    status.loading(1, 2)
+    expect(line()).toBe('Getting this device ready: 50 %.')
+    status.loading(3, 2)
+    expect(line()).toBe('Getting this device ready: 100 %.')
+    status.loaded()
+    expect(line()).toBe('')
+    status.stage({ at: 'sent' })
+    status.rest('Cancelled.')
+    status.loading(2, 2)
+    status.loaded()
+    expect(line()).toBe('Cancelled.')
+    status.stage({ at: 'decoding' })
+    status.loading(1, 2)
+    expect(line()).toBe('Getting this device ready: 50 %.')
+    status.loaded()
+    expect(line()).toBe('Getting this device ready: 50 %.') // the stage goes on, and its next line follows
   })
 })

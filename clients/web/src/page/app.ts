@@ -173,7 +173,7 @@ export class App {
     if (answer.kind === 'loading') {
       if (run === null || run.parts.size > 0) this.#status.loading(answer.bytes, ABOUT_BYTES)
     } else if (answer.kind === 'ready') {
-      if (run === null && entry === null) this.#status.rest()
+      this.#status.loaded()
       if (answer.decodeS === null) return
       this.#memory.decoded(answer.decodeS)
       this.#shell.run(this.#session.renew())

@@ -17,10 +17,11 @@ export class Status {
   readonly #trail = byId('trail')
   readonly #link = byId('link')
   readonly #problem = byId('problem')
+  #loads = false
 
   /** Where the request stands. */
   stage(stage: Stage): void {
-    this.#line.textContent = stageText(stage)
+    this.#say(stageText(stage))
     const share = Math.round(100 * stageShare(stage))
     this.#trail.hidden = false
     this.#trail.setAttribute('aria-valuenow', String(share))
@@ -31,20 +32,31 @@ export class Status {
   rest(line = ''): void {
     this.#trail.hidden = true
     this.#trail.style.removeProperty('--at')
-    this.#line.textContent = line
+    this.#say(line)
   }
 
-  /** Loading of what decodes. */
+  /** Loading of what decodes; it hides no line on how a request ended. */
   loading(bytes: number, of: number): void {
+    if (this.#trail.hidden && !this.#loads && this.#line.textContent !== '') return
     const share = Math.min(100, Math.round((100 * bytes) / of))
-    this.#line.textContent = `Getting this device ready: ${share} %.`
+    this.#say(`Getting this device ready: ${share} %.`, true)
+  }
+
+  /** What decodes is ready. */
+  loaded(): void {
+    if (this.#loads && this.#trail.hidden) this.rest()
+  }
+
+  #say(line: string, loads = false): void {
+    this.#line.textContent = line
+    this.#loads = loads
   }
 
   /** The connection as it is now. */
   link(state: LinkState, ms = 0, asking = false): void {
     this.#link.dataset['state'] = state
     this.#link.textContent = LINK_WORDS[state]
-    if (state === 'waiting' && asking) this.#line.textContent = `The connection is lost. Trying again in ${waitText(ms)}.`
+    if (state === 'waiting' && asking) this.#say(`The connection is lost. Trying again in ${waitText(ms)}.`)
     byId('offline').hidden = state !== 'waiting'
   }
 
