@@ -11,7 +11,7 @@ import copy
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +24,11 @@ from megen.errors import RunError
 from megen.models.embedded import EmbeddedBackbone
 from megen.models.placement import bf16_pays, place
 from megen.provenance import provenance
-from megen.scenes.captions import Scene
-from megen.scenes.completion import training_caption
-from megen.scenes.latent_judge import LatentJudge, log_likelihood, targets
+from megen.scenes.latent_judge import LatentJudge, log_likelihood
 from megen.training import loop
+from megen.training.adversarial_batches import Batch, Memory, batches
 from megen.training.adversarial_health import Watch
-from megen.training.batches import normalised
-from megen.training.discriminator import Discriminator, beaten, discriminator_loss, named
+from megen.training.discriminator import Discriminator, beaten, discriminator_loss
 from megen.training.guided import encoded, velocity_of
 from megen.training.latents import LatentSet
 
@@ -68,28 +66,18 @@ class Student(nn.Module):
         self.text, self.denoiser = copy.deepcopy(backbone.text), copy.deepcopy(backbone.denoiser)
 
 
-@dataclass
-class _Batch:
-    """True latents, what was asked of them, and the noise of the step."""
-
-    true: Tensor
-    prompts: list[str]
-    wanted: Tensor
-    noise: Tensor
-    generator: torch.Generator
-    made: Tensor = field(default_factory=lambda: torch.empty(0))
-
-
 START_TIMES = {1: 0.35, 2: 0.22, 4: 0.25, 8: 0.10, 12: 0.08}  # how often each step count's times are drawn
 
 
 def start_times(n: int, shift: float, generator: torch.Generator) -> Tensor:
     """Times that a sampler of an offered number of steps begins its steps at: 0 in about half of the rows, at most .85."""
-    counts, chances = list(START_TIMES), torch.tensor(list(START_TIMES.values()))
-    drawn = torch.multinomial(chances, n, replacement=True, generator=generator)
-    place_in = torch.rand(n, generator=generator)
-    grids = [flow_map.times(count, shift) for count in counts]
-    return torch.tensor([grids[i][int(u * counts[i])] for i, u in zip(drawn.tolist(), place_in.tolist(), strict=True)])
+    device, counts = generator.device, torch.tensor(list(START_TIMES))
+    grids = torch.zeros(len(counts), int(counts.max()) + 1)
+    for row, count in zip(grids, counts.tolist(), strict=True):
+        row[: count + 1] = torch.tensor(flow_map.times(count, shift))
+    drawn = torch.multinomial(torch.tensor(list(START_TIMES.values()), device=device), n, replacement=True, generator=generator)
+    place_in = torch.rand(n, generator=generator, device=device)
+    return grids.to(device)[drawn, (place_in * counts.to(device)[drawn]).long()]
 
 
 def train(
@@ -119,12 +107,13 @@ def train(
     if file.is_file():
         done = int(loop.load_checkpoint(file, nets, optimisers, asdict(recipe))["step"])
     watch = Watch(start, chooser, validation, folder, device)
-    for step, shown in loop.progress(done, recipe.steps, "adversarial fine-tuning"):
+    drawn = batches(start, data, recipe.batch, range(done, recipe.steps), device, alone=recipe.alone, seed=recipe.seed)
+    for (step, shown), batch in zip(loop.progress(done, recipe.steps, "adversarial fine-tuning"), drawn, strict=True):
         began = time.monotonic()
         loop.set_lr([duel.optimiser], loop.lr_factor(max(step, 0), recipe.steps, 20, recipe.decay_share))
         loop.set_lr([duel.critic_optimiser], loop.lr_factor(step + recipe.alone, recipe.steps + recipe.alone, 20, recipe.decay_share))
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            figures = duel.play(data(max(step, 0)), step)
+            figures = duel.play(batch, learns=step >= 0)
         if step >= 0:
             ema.update(student, step)
         _check(figures)
@@ -154,32 +143,32 @@ class _Duel:
         recipe = self.recipe
         self.optimiser = _adamw((self.student.denoiser, recipe.lr), (self.student.text, recipe.text_lr))
         self.critic_optimiser = _adamw((self.critic, recipe.discriminator_lr))
-        self.recent: deque[_Batch] = deque(maxlen=recipe.kept)
-        self.win_rates = deque([1.0], maxlen=10)
+        self.memory, self.win_rates = Memory(recipe.kept), deque([1.0], maxlen=10)
 
-    def play(self, latents: LatentSet, step: int) -> dict[str, float]:
-        """Rounds of the discriminator, more where it is behind, then a step of the flow map (before step 0 none)."""
-        recipe, figures = self.recipe, {}
-        batch = _batch(recipe, self.start, latents, step + recipe.alone, self.device)
-        with torch.set_grad_enabled(step >= 0):
-            condition = encoded(self.student.text, self.student.text.tokenise(batch.prompts).to(self.device))
-        leaf, made = _made(self.student, self.start, condition, batch, grad=step >= 0)
-        self.recent.append(batch)
+    def play(self, batch: Batch, *, learns: bool) -> dict[str, float]:
+        """Rounds of the discriminator, more where it is behind, then a step of the flow map, where it `learns`."""
+        recipe = self.recipe
+        figures: dict[str, Tensor] = {}
+        with torch.set_grad_enabled(learns):
+            condition = encoded(self.student.text, batch.tokens)
+        leaf, made = _made(self.student, self.start, condition, batch, grad=learns)
+        self.memory.add(batch)
+        rounds = recipe.discriminator_rounds * (1 + (float(np.mean(self.win_rates)) < recipe.least_win_rate))
         if recipe.gan_weight:
-            behind = float(np.mean(self.win_rates)) < recipe.least_win_rate
-            rounds = recipe.discriminator_rounds * (1 + behind)
-            win_rate = _train_critic(rounds, recipe, self.critic, self.critic_optimiser, self.recent)
-            self.win_rates.append(win_rate)
-            figures = {"rounds": float(rounds), "win_rate": win_rate}
-        if step < 0:
-            return figures
-        gradient, more = _gradients(recipe, self.critic, self.reward, batch, leaf)
-        distance = _distance(recipe, self.student, self.start, condition, batch)
-        self.optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward([made, recipe.start_weight * distance], [gradient, None])
-        norm = torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
-        self.optimiser.step()
-        return figures | more | {"to_start": float(distance.detach()), "norm": float(norm)}
+            figures["win_rate"] = _train_critic(rounds, recipe, self.critic, self.critic_optimiser, batch, self.memory)
+        if learns:
+            gradient, more = _gradients(recipe, self.critic, self.reward, batch, leaf)
+            distance = _distance(recipe, self.student, self.start, condition, batch)
+            self.optimiser.zero_grad(set_to_none=True)
+            torch.autograd.backward([made, recipe.start_weight * distance], [gradient, None])
+            norm = torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
+            self.optimiser.step()
+            figures |= more | {"to_start": distance.detach(), "norm": norm}
+        read = dict(zip(figures, torch.stack([v.float() for v in figures.values()]).tolist(), strict=True)) if figures else {}
+        if "win_rate" in read:
+            self.win_rates.append(read["win_rate"])
+            read["rounds"] = float(rounds)
+        return read
 
 
 def _due(step: int, every: int, steps: int) -> bool:
@@ -196,26 +185,15 @@ def _adamw(*parts: tuple[nn.Module, float]) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=parts[0][1], betas=(0.5, 0.95), weight_decay=0.0)
 
 
-def _batch(recipe: AdversarialRecipe, start: EmbeddedBackbone, latents: LatentSet, number: int, device: torch.device) -> _Batch:
-    """Scenes with their captions; nights are drawn twice as often as they occur."""
-    generator, rng = loop.step_generator(recipe.seed, number), np.random.default_rng([recipe.seed, 17, number])
-    chance = np.array([2.0 if isinstance(s, Scene) and s.time == "night" else 1.0 for s in latents.sources])
-    index = rng.choice(len(latents), recipe.batch, p=chance / chance.sum())
-    prompts = [s if isinstance(s, str) else training_caption(s, rng) for s in (latents.sources[i] for i in index)]
-    true = normalised(latents.latents[torch.from_numpy(index)], start.latent_mean, start.latent_scale, device)
-    noise = torch.randn(true.shape, generator=generator).to(device).contiguous(memory_format=torch.channels_last)
-    return _Batch(true, prompts, named(prompts).to(device), noise, generator)
-
-
-def _made(student: Student, start: EmbeddedBackbone, condition: Condition, batch: _Batch, *, grad: bool) -> tuple[Tensor, Tensor]:
+def _made(student: Student, start: EmbeddedBackbone, condition: Condition, batch: Batch, *, grad: bool) -> tuple[Tensor, Tensor]:
     """The latents of the last jump: as a leaf whose gradient can be taken, and with their graph.
 
     A state at s > 0 is, half and half, the flow map's own jump to data with new noise on it, or its own step from 0 to s.
     """
-    n, device = len(batch.noise), batch.noise.device
-    s = start_times(n, start.config.time_shift, batch.generator).to(device)
-    later, jumps = s > 0, torch.rand(n, generator=batch.generator).to(device) < 0.5
-    fresh = torch.randn(batch.noise.shape, generator=batch.generator).to(device)
+    n, generator = len(batch.noise), batch.generator
+    s = start_times(n, start.config.time_shift, generator)
+    later, jumps = s > 0, torch.rand(n, generator=generator, device=generator.device) < 0.5
+    fresh = torch.randn(batch.noise.shape, generator=generator, device=generator.device)
     z = batch.noise.clone()
     if later.any():
         with torch.no_grad():
@@ -231,64 +209,54 @@ def _made(student: Student, start: EmbeddedBackbone, condition: Condition, batch
 
 
 def _train_critic(
-    rounds: int, recipe: AdversarialRecipe, critic: Discriminator, optimiser: torch.optim.Optimizer, recent: deque[_Batch]
-) -> float:
+    rounds: int, recipe: AdversarialRecipe, critic: Discriminator, optimiser: torch.optim.Optimizer, newest: Batch, memory: Memory
+) -> Tensor:
     """A round on the newest batch, the others on rows of the last ones; returns the newest's win rate before its update."""
-    win_rate = 0.0
+    first = torch.zeros(())
     for turn in range(rounds):
-        newest, generator = recent[-1], recent[-1].generator
-        if turn == 0:
-            true, made, wanted = newest.true, newest.made, newest.wanted
-        else:
-            picks = torch.randint(len(recent), (recipe.batch,), generator=generator).tolist()
-            at = torch.randint(recipe.batch, (recipe.batch,), generator=generator).tolist()
-            true = torch.stack([recent[k].true[i] for k, i in zip(picks, at, strict=True)])
-            made = torch.stack([recent[k].made[i] for k, i in zip(picks, at, strict=True)])
-            wanted = torch.stack([recent[k].wanted[i] for k, i in zip(picks, at, strict=True)])
-        value, wins = discriminator_loss(critic, true, made, wanted, recipe.penalty, generator)
-        win_rate = wins if turn == 0 else win_rate
+        true, made, named = (newest.true, newest.made, newest.named) if turn == 0 else memory.draw(recipe.batch, newest.generator)
+        value, wins = discriminator_loss(critic, true, made, named, recipe.penalty, newest.generator)
+        first = wins if turn == 0 else first
         loop.descend(value, critic, [optimiser])
-    return win_rate
+    return first
 
 
 def _gradients(
-    recipe: AdversarialRecipe, critic: Discriminator, reward: LatentJudge, batch: _Batch, leaf: Tensor
-) -> tuple[Tensor, dict[str, float]]:
+    recipe: AdversarialRecipe, critic: Discriminator, reward: LatentJudge, batch: Batch, leaf: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
     """The gradient of both losses in the made latents, and how they compare."""
     total, figures = torch.zeros_like(leaf), {}
     norms = []
     if recipe.gan_weight:
         critic.requires_grad_(False)
         with torch.no_grad():
-            of_true = critic(batch.true, batch.wanted)
-        value = beaten(of_true, critic(leaf, batch.wanted))
+            of_true = critic(batch.true, batch.named)
+        value = beaten(of_true, critic(leaf, batch.named))
         (gradient,) = torch.autograd.grad(recipe.gan_weight * value, leaf)
         critic.requires_grad_(True)
-        total, figures["gan"] = total + gradient, float(value.detach())
-        norms.append(float(gradient.norm()))
+        total, figures["gan"] = total + gradient, value.detach()
+        norms.append(gradient.norm())
     if recipe.reward_weight:
-        wanted = {k: v.to(leaf.device) for k, v in targets(batch.prompts).items()}
-        logits = reward(leaf)
-        asked = sum((v >= 0).float() for v in wanted.values())
+        logits, wanted = reward(leaf), batch.targets
+        named = torch.stack([(v >= 0).float() for v in wanted.values()]).sum(0)
         moon = {"body": torch.where(wanted["body"] > 0, wanted["body"], -1)}
         likelihood = log_likelihood(logits, wanted) + (recipe.moon_weight - 1) * log_likelihood(logits, moon)
-        value = -(likelihood / asked).mean()
+        value = -(likelihood / named).mean()
         (gradient,) = torch.autograd.grad(recipe.reward_weight * value, leaf)
-        total, figures["reward_loss"] = total + gradient, float(value.detach())
-        norms.append(float(gradient.norm()))
+        total, figures["reward_loss"] = total + gradient, value.detach()
+        norms.append(gradient.norm())
     if len(norms) == 2:
-        figures["gradient_ratio"] = norms[0] / max(norms[1], 1e-9)
+        figures["gradient_ratio"] = norms[0] / norms[1].clamp(min=1e-9)
     return total, figures
 
 
-def _distance(recipe: AdversarialRecipe, student: Student, start: EmbeddedBackbone, condition: Condition, batch: _Batch) -> Tensor:
+def _distance(recipe: AdversarialRecipe, student: Student, start: EmbeddedBackbone, condition: Condition, batch: Batch) -> Tensor:
     """|v - v_start|^2 at random times on a fifth of the rows."""
     few = slice(0, max(1, recipe.batch // 5))
     s = losses.sample_times(few.stop, start.config.time_shift, batch.generator)
     t = losses.sample_spans(s, few.stop // 3, batch.generator)
-    s, t = s.to(batch.true.device), t.to(batch.true.device)
     z = flow_map.interpolate(batch.true[few], batch.noise[few], s)
     with torch.no_grad():
-        before = encoded(start.text, start.text.tokenise(batch.prompts[few]).to(s.device))
+        before = encoded(start.text, batch.tokens[few])
         goal = velocity_of(start.denoiser, before)(z, s, t)
     return (velocity_of(student.denoiser, condition.rows(few))(z, s, t) - goal).square().mean()

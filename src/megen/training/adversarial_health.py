@@ -48,9 +48,11 @@ def octaves(pictures: Tensor) -> list[float]:
 class Watch:
     """Writes `health.jsonl` and contact sheets of one training."""
 
-    def __init__(self, start: EmbeddedBackbone, chooser: LatentJudge, validation: LatentSet, folder: Path, device: torch.device) -> None:
+    def __init__(
+        self, start: EmbeddedBackbone, chooser: LatentJudge, validation: LatentSet, folder: Path, device: torch.device, held: int = HELD
+    ) -> None:
         self._start, self._chooser, self._folder, self._device = start, chooser, folder, device
-        scenes = [s for s in validation.sources if isinstance(s, Scene)][: 2 * HELD]
+        scenes = [s for s in validation.sources if isinstance(s, Scene)][: 2 * held]
         rng = np.random.default_rng(41)
         half = len(scenes) // 2
         self._full = [caption(s, rng, named_share=0.95) for s in scenes[:half]]
@@ -62,7 +64,7 @@ class Watch:
         self._write({k: round(v, 5) for k, v in figures.items()})
 
     @torch.inference_mode()
-    def look(self, text: nn.Module, denoiser: nn.Module, step: int) -> None:
+    def look(self, text: nn.Module, denoiser: nn.Module, step: int) -> dict[str, object]:
         """Held-out prompts at one and four steps: what the choosing judge says, sharpness, diversity, and a contact sheet."""
         line: dict[str, object] = {"look": step}
         sheet = []
@@ -79,6 +81,7 @@ class Watch:
             pixels = (torch.cat(sheet, 1).permute(1, 2, 0) * 255).round().byte().cpu().numpy()
             Image.fromarray(pixels).save(temporary, format="PNG")
         self._write(line)
+        return line
 
     def _sample(self, text: nn.Module, denoiser: nn.Module, prompts: list[str], seeds: range, count: int) -> Tensor:
         made = []

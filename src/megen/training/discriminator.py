@@ -57,11 +57,11 @@ def beaten(lower: Logits, higher: Logits) -> Float[Tensor, ""]:
 
 def discriminator_loss(
     net: Discriminator, true: Tensor, made: Tensor, wanted: Tensor, penalty: float, generator: torch.Generator
-) -> tuple[Float[Tensor, ""], float]:
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """True beats made, the right caption beats another one, and a little noise changes little; also the share of true ones that win."""
     few = max(1, len(true) // 2)
     near = torch.cat([true[:few], made[:few]])
-    near = near + 0.05 * torch.randn(near.shape, generator=generator).to(near)
+    near = near + 0.05 * torch.randn(near.shape, generator=generator, device=generator.device).to(near)
     other = wanted.roll(1, 0)
     n = len(true)
     both = net(torch.cat([true, made, true, near]), torch.cat([wanted, wanted, other, wanted[:few], wanted[:few]]))
@@ -70,4 +70,4 @@ def discriminator_loss(
     moved = torch.stack([(a - b).square().mean() for a, b in zip(still, of_near, strict=True)]).mean()
     value = beaten(of_made, of_true) + 0.5 * beaten(mismatched, of_true) + penalty * moved
     wins = torch.stack([(a > b).float().mean() for a, b in zip(of_true, of_made, strict=True)]).mean()
-    return value, float(wins)
+    return value, wins.detach()
