@@ -134,10 +134,13 @@ def test_short_prompts_are_right_by_what_they_name() -> None:
         {"object": "castle", "time": "noon", "weather": "fog", "water": "sea"},
         {"object": "castle", "time": "noon", "weather": "clear", "water": "sea"},
     ]
-    found = pictures.short_figures(texts, seen)
+    found = pictures.short_figures(texts, seen, [True, True, False])
     assert found["right_short"] == pytest.approx(3 / 4)
     assert found["all_right_short"] == pytest.approx(1 / 2)
     assert found["unasked_weather"] == pytest.approx(1 / 2)
+    assert found["one_object_short"] == 1  # one prompt asks for an object
+    assert pictures.short_figures(texts, seen, [False, True, True])["one_object_short"] == 0
+    assert pictures.short_figures(texts, seen)["one_object_short"] is None
     assert pictures.rights(texts[2:], seen[2:]) == {"right": None, "right_error": None, "all_right": None}
 
 

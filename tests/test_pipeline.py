@@ -238,6 +238,16 @@ def test_what_a_prompt_leaves_open_is_drawn_and_reported(es: Transmitter, ue: Re
         pipe.completed("a cabin", -1)
 
 
+def test_drafts_are_of_a_world_that_the_judge_knows(es: Transmitter, ue: Receiver) -> None:
+    pipe = Pipeline(es, ue, PerfectLink())
+    report = pipe(PROMPT, seed=4, drafts=1).report
+    assert (report.drafts, report.noise_seed) == (1, 4)
+    with pytest.raises(InputError, match="drafts are chosen by a judge of the world of 'scenes', and the backbone is"):
+        pipe(PROMPT, drafts=2)
+    with pytest.raises(InputError, match="drafts must"):
+        pipe(PROMPT, drafts=0)
+
+
 def test_a_policy_observes_the_link_as_it_begins(es: Transmitter, ue: Receiver) -> None:
     seen: list[ChannelState] = []
 

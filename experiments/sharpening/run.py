@@ -25,7 +25,8 @@ from megen.files import write_json
 from megen.models import embedded
 from megen.models.embedded import EmbeddedBackbone
 from megen.models.placement import bf16_pays, device_of, place
-from megen.training import adversarial, judges, latents, loop
+from megen.scenes import drafts
+from megen.training import adversarial, latents, loop
 from megen.training.adversarial import AdversarialRecipe, Student, start_times
 from megen.training.adversarial_batches import batches
 from megen.training.adversarial_health import Watch
@@ -83,7 +84,7 @@ def main() -> None:
     args = parser.parse_args()
     device, named = device_of(args.device), args.arms.split(",")
     start = place(embedded.load("scenes"), device)
-    reward, chooser = (place(judges.read(args.judges / f"judge-{name}.safetensors"), device) for name in ("reward", "choosing"))
+    reward, chooser = (place(drafts.read(args.judges / f"judge-{name}.safetensors"), device) for name in ("reward", "choosing"))
     data, validation = latents.load(args.latents / "train", args.scenes), latents.load(args.latents / "validation", 256)
     recipe = AdversarialRecipe(steps=args.steps, batch=args.batch, save_every=args.steps, watch_every=args.steps)
     found = {}
@@ -101,7 +102,7 @@ def main() -> None:
                 student = adversarial.train(own, copy.deepcopy(start), (reward, chooser), lambda step: data, validation, folder, device)
             seconds = time.monotonic() - began
             line = Watch(start, chooser, validation, folder, device, HELD).look(student.text, student.denoiser, args.steps)
-            write_json(file, {"seconds": round(seconds, 1), **line})
+            write_json(file, {"seconds": round(seconds, 1), **line, "made_by": common.made_by()})
         found[arm] = json.loads(file.read_text())
     if set(found) == set(ARMS):
         about = {"steps": args.steps, "batch": args.batch, "scenes": args.scenes, "prompts of each kind": HELD}

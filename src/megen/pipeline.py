@@ -28,6 +28,7 @@ from megen.models.fingerprint import fingerprint
 from megen.models.placement import device_of
 from megen.report import Report
 from megen.scenes import completion
+from megen.scenes import drafts as drafting
 from megen.scenes.captions import parse
 from megen.scenes.completion import Completion
 from megen.scenes.understanding import in_plain_words
@@ -227,11 +228,24 @@ class Pipeline:
         given: dict[str, Any] = {"steps": steps, "merge_ratio": merge_ratio, "quantiser_bits": quantiser_bits}
         return spec.check(replace(chosen, **{name: value for name, value in given.items() if value is not None}))
 
+    def noise_seed(self, prompt: str, seed: int, drafts: int = 1, clock: Clock | None = None) -> int:
+        """The seed of the noise that goes on: the best of `drafts` one-step drafts of a completed prompt, or the request's own.
+
+        Errors: InputError on drafts of a world that the bundled judge does not know.
+        """
+        check_number("drafts", drafts, 1, drafting.MOST, whole=True)
+        if drafts == 1:
+            return int(seed)
+        if (name := self.transmitter.backbone.spec.name) != WORLD:
+            raise InputError(f"drafts are chosen by a judge of the world of {WORLD!r}, and the backbone is {name!r}: ask for one")
+        return drafting.best(lambda texts, seeds: self.transmitter.denoise(texts, seeds, 1, clock), prompt, int(seed), drafts)
+
     def __call__(
         self,
         prompt: str,
         *,
         seed: int = 0,
+        drafts: int = 1,
         steps: int | None = None,
         merge_ratio: float | None = None,
         budget: Budget | None = None,
@@ -240,7 +254,8 @@ class Pipeline:
         bits_budget: int | None = None,
         on_step: OnStep = lambda done: None,
     ) -> Result:
-        """One request; with `bits_budget` the quantiser is the finest whose payload fits it, whatever was decided.
+        """One request; with `bits_budget` the quantiser is the finest whose payload fits it, whatever was decided. The best of `drafts`
+        one-step drafts goes on.
 
         Errors: InputError; RunError where the link lost too much or the weights are broken.
         """
@@ -251,7 +266,8 @@ class Pipeline:
         )
         given = self.policy is None or None not in (steps, merge_ratio)
         es, clock = self.transmitter, self.transmitter.clock()
-        latent = es.denoise([full.text], [seed], decision.steps, clock, on_step)
+        noise_seed = self.noise_seed(full.text, seed, drafts, clock)
+        latent = es.denoise([full.text], [noise_seed], decision.steps, clock, on_step)
         bits = decision.quantiser_bits
         sent = es.encode(latent, decision.merge_ratio, quantiser_bits=bits, bits_budget=bits_budget, analog=self.analog, clock=clock)
         delivery = self.link.send(sent, np.random.default_rng([int(seed), LINK_STREAM]))
@@ -265,6 +281,8 @@ class Pipeline:
             understood=dict(full.understanding.taken),
             missing=full.understanding.foreign + full.understanding.unknown,
             seed=int(seed),
+            drafts=drafts,
+            noise_seed=noise_seed,
             backbone=es.backbone.spec.name,
             decision=decision,
             decided_by="given" if given else getattr(self.policy, "__name__", type(self.policy).__name__),

@@ -111,6 +111,8 @@ class Report:
     understood: Mapping[str, str]  # phrases of the prompt, and what they were taken as
     missing: tuple[str, ...]  # words of it that nothing was drawn for
     seed: int
+    drafts: int  # one-step drafts that a judge chose among
+    noise_seed: int  # of the noise that was denoised: the seed, or the chosen draft's
     backbone: str
     decision: Decision
     decided_by: str

@@ -8,6 +8,7 @@ import torch
 
 from megen.models import weights
 from megen.models.embedded import EmbeddedBackbone
+from megen.scenes import drafts
 from megen.scenes.latent_judge import LatentJudge, LatentJudgeConfig
 from megen.training import judges
 from megen.training.latents import LatentSet
@@ -27,7 +28,7 @@ def test_a_judge_of_another_recipe_is_not_taken_for_this_one(tiny: EmbeddedBackb
         judges.train(replace(RECIPE, seed=1), tiny, nothing, (nothing, nothing), file)
     weights.write_safely({"x": torch.zeros(1)}, file, {})
     with pytest.raises(weights.WeightsError, match="not a judge of this version"):
-        judges.read(file)
+        drafts.read(file)
 
 
 def test_more_latents_are_those_of_the_encoder_at_hand(tiny: EmbeddedBackbone, tmp_path: Path) -> None:

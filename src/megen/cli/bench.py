@@ -16,7 +16,16 @@ if TYPE_CHECKING:
 
 DEFAULTS: dict[str, dict[str, Any]] = {  # of the options that only one of the two uses
     "link": {"sweep": 8, "avif_speed": 0},
-    "backbone": {"device": "auto", "teacher": None, "consistency": None, "skipped": 0, "batch": 4, "sheet": None, "as_typed": False},
+    "backbone": {
+        "device": "auto",
+        "teacher": None,
+        "consistency": None,
+        "skipped": 0,
+        "batch": 4,
+        "sheet": None,
+        "as_typed": False,
+        "drafts": 1,
+    },
 }
 
 
@@ -41,6 +50,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     b.add_argument("--batch", type=int, metavar="N", help="backbone: images denoised together (default: 4)")
     b.add_argument("--sheet", type=Path, metavar="F.jpg", help="backbone: write a contact sheet of steps x prompts")
     b.add_argument("--as-typed", action="store_true", default=None, help="backbone: short prompts are not completed")
+    b.add_argument("--drafts", type=int, metavar="N", help="backbone: short prompts are the best of N one-step drafts (default: 1)")
     b.add_argument("--sweep", type=int, metavar="N", help="link: how many prompts cross at every SNR (default: 8)")
     b.add_argument("--avif-speed", type=int, metavar="S", help="link: effort of AVIF files: 0 strongest, 10 fastest (default: 0)")
 
@@ -63,6 +73,7 @@ def run(args: argparse.Namespace) -> None:
         ("avif_speed", 0, 10),
         ("skipped", 0, 3),
         ("batch", 1, 4096),
+        ("drafts", 1, 16),
     ):
         output.bounded(f"--{option.replace('_', '-')}", getattr(args, option), low, high)
     if args.sheet is not None:
@@ -115,7 +126,8 @@ def _backbone(args: argparse.Namespace, say: Callable[[str], object]) -> dict[st
     assert backbone is not None
     steps = counts(args.steps or ",".join(map(str, backbone.config.steps)), 100)
     prompts = evaluation.Prompts.of(args.prompts, args.seed, as_typed=args.as_typed)
-    figures, sheet = evaluation.compare(backbone, steps, prompts, teacher, consistency, skipped=args.skipped, batch=args.batch, say=say)
+    beside = {"skipped": args.skipped, "batch": args.batch, "drafts": args.drafts, "say": say}
+    figures, sheet = evaluation.compare(backbone, steps, prompts, teacher, consistency, **beside)
     if args.sheet is not None:
         with replacing(args.sheet) as temporary:
             sheet.save(temporary, format=output.picture_format(args.sheet), quality=90)
@@ -131,6 +143,7 @@ def _backbone_table(figures: dict[str, Any]) -> str:
         "all_right_full",
         "right_short",
         "all_right_short",
+        "one_object_short",
         "unasked_weather",
         "coverage",
     )

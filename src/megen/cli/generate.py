@@ -34,6 +34,9 @@ def add(commands: argparse._SubParsersAction) -> None:
     g.add_argument("--payload", type=Path, metavar="F", help="write what crossed the link here, for megen receive")
     g.add_argument("--seed", type=int, default=0, help="start of all randomness (default: %(default)s)")
     g.add_argument("--as-typed", action="store_true", help="leave open what the prompt leaves open, instead of drawing it from the seed")
+    g.add_argument(
+        "--drafts", type=int, default=1, metavar="N", help="one-step drafts, of which a judge picks the one to go on with (1 to 16)"
+    )
     g.add_argument("--steps", default="4", metavar="N", help="denoising steps that the backbone offers, or auto (default: %(default)s)")
     g.add_argument("--merge-ratio", default="0", metavar="R", help="share of tokens merged away, 0 to 0.75, or auto (default: %(default)s)")
     _add_link(g)
@@ -92,6 +95,7 @@ def run(args: argparse.Namespace) -> None:
         result = pipe(
             args.prompt,
             seed=args.seed,
+            drafts=args.drafts,
             steps=decision.steps,
             merge_ratio=decision.merge_ratio,
             quantiser_bits=decision.quantiser_bits,
@@ -104,7 +108,7 @@ def run(args: argparse.Namespace) -> None:
         )
     report = replace(result.report, decided_by=decided_by)
     if args.reference:
-        report = replace(report, quality=_quality(pipe, result, args.prompt, args.seed))
+        report = replace(report, quality=_quality(pipe, result))
     if args.grid:
         _contact_sheet(pipe, args)
     output.save_image(result.image, args.out)
@@ -132,6 +136,7 @@ def _check_alone(args: argparse.Namespace) -> None:
         raise InputError(f"{', '.join(f'--{name}' for name in targets)} must be different files")
     check_words(args.prompt)
     output.bounded("--seed", args.seed, 0, 2**63 - 1)
+    output.bounded("--drafts", args.drafts, 1, 16)
     if args.quantiser_bits is not None:
         check_quantiser_bits(args.quantiser_bits)
 
@@ -260,13 +265,14 @@ def _show_words(backbone: object, prompt: str, show: bool, warn: bool) -> None:
         output.say(f"warning: unknown words: {', '.join(unknown)} (--words lists the known ones)")
 
 
-def _quality(pipe: Pipeline, result: Result, prompt: str, seed: int) -> Quality:
+def _quality(pipe: Pipeline, result: Result) -> Quality:
     from megen import console, metrics
+    from megen.pipeline import reference
     from megen.report import Quality
 
-    most = max(pipe.transmitter.backbone.spec.steps)
+    most, seed = max(pipe.transmitter.backbone.spec.steps), result.report.noise_seed
     with console.bar("reference", most) as on_step:
-        target = pipe.reference(prompt, seed=seed, on_step=on_step)
+        target = reference(pipe.transmitter, pipe.receiver, result.report.completed_prompt, seed, on_step=on_step)
     name = f"seed {seed}, {most} steps, no merging, no link"
     return Quality(metrics.psnr_db(result.image, target), metrics.ssim(result.image, target), name)
 

@@ -27,6 +27,7 @@ from megen.diffusion.denoise import noise_of
 from megen.evaluation.device_profile import gflops as counted_gflops
 from megen.evaluation.pictures import density_and_coverage, rights, same_caption, short_figures
 from megen.models.embedded import EmbeddedBackbone
+from megen.scenes import drafts as drafting
 from megen.scenes import judge
 from megen.scenes.captions import Scene
 from megen.scenes.completion import complete, short_caption
@@ -172,8 +173,11 @@ def gflops(sampler: Sampler, steps: int) -> float:
 class Bench:
     """Renders the prompts' scenes once, then measures one sampler after the other against them."""
 
-    def __init__(self, model: Classifier, prompts: Prompts, device: torch.device, batch: int, say: Callable[[str], object]) -> None:
-        self.model, self.prompts, self.batch, self.say = model.to(device), prompts, batch, say
+    def __init__(
+        self, model: Classifier, prompts: Prompts, device: torch.device, batch: int, say: Callable[[str], object], drafts: int = 1
+    ) -> None:
+        self.model, self.prompts, self.batch, self.say, self.drafts = model.to(device), prompts, batch, say, drafts
+        self.chosen: tuple[int, ...] | None = None  # the noise of each short prompt
         say("renders")
         self.device = device
         self.real = self._rendered(prompts.scenes)
@@ -193,11 +197,20 @@ class Bench:
 
     @torch.inference_mode()
     def short(self, sampler: Sampler, steps: int) -> dict[str, Any]:
-        """What short prompts get at one number of steps."""
+        """What short prompts get at one number of steps, each the best of `drafts`."""
         prompts, backbone = self.prompts, sampler.backbone
-        latents = generate(sampler, prompts.drawn, prompts.seeds, steps, self.batch).to(backbone.device)
-        shown = [judge.predict(self.model, backbone.decode(latents[i : i + 8]).float()) for i in range(0, len(latents), 8)]
-        return short_figures(prompts.short, [row for part in shown for row in part])
+        if self.chosen is None:
+
+            def draw(texts: list[str], seeds: list[int]) -> Tensor:
+                return sampler(texts, seeds, 1)
+
+            self.chosen = tuple(drafting.best(draw, *asked, self.drafts) for asked in zip(prompts.drawn, prompts.seeds, strict=True))
+        latents = generate(sampler, prompts.drawn, self.chosen, steps, self.batch).to(backbone.device)
+        parts = [judge.predict(self.model, backbone.decode(latents[i : i + 8]).float()) for i in range(0, len(latents), 8)]
+        shown = [row for part in parts for row in part]
+        known = tuple(latents.shape[1:]) == drafting.LATENT_SHAPE
+        alone = drafting.alone(drafting.chooser(), latents) if known else None  # of another autoencoder's latents the judge knows nothing
+        return short_figures(prompts.short, shown, alone)
 
     @torch.inference_mode()
     def measure(self, name: str, sampler: Sampler, steps: int) -> tuple[dict[str, Any], Pictures]:
@@ -254,13 +267,14 @@ def compare(
     *,
     skipped: int = 0,
     batch: int = 4,
+    drafts: int = 1,
     say: Callable[[str], object] = lambda text: None,
 ) -> tuple[dict[str, Any], Image.Image]:
     """All figures, and a contact sheet: a row of six prompts for each number of steps."""
     device = backbone.device
-    bench = Bench(judge.load(), prompts, device, batch, say)
+    bench = Bench(judge.load(), prompts, device, batch, say, drafts)
     of_renders = {"scene_fd_floor": bench.floor, "coverage": bench.floor_coverage, "sharpness": bench.sharpness_of_renders(backbone)}
-    figures_: dict[str, Any] = {"prompts": len(prompts.texts), "renders": of_renders, "steps": {}}
+    figures_: dict[str, Any] = {"prompts": len(prompts.texts), "drafts": drafts, "renders": of_renders, "steps": {}}
     rows: dict[str, Pictures] = {}
     if teacher is not None:
         teacher_figures, pictures = bench.measure("teacher", Sampler(teacher), TEACHER_STEPS)

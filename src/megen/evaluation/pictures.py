@@ -42,11 +42,20 @@ def rights(texts: Sequence[str], seen: Sequence[dict[str, str]]) -> dict[str, fl
     return {"right": float(share), "right_error": float(error), "all_right": float((hits == named).mean())}
 
 
-def short_figures(texts: Sequence[str], seen: Sequence[dict[str, str]]) -> dict[str, Any]:
-    """What short prompts got, and the share of those that name no weather whose picture shows some; None where all name it."""
+def short_figures(texts: Sequence[str], seen: Sequence[dict[str, str]], alone: Sequence[bool] | None = None) -> dict[str, Any]:
+    """What short prompts got; the share of those that name no weather whose picture shows some; and of those that ask for an object the
+    share whose picture shows it, once (`alone`: nothing stands in it twice). None where no prompt does.
+    """
     found = {f"{name}_short": value for name, value in rights(texts, seen).items()}
-    unnamed = [shown["weather"] != "clear" for text, shown in zip(texts, seen, strict=True) if "weather" not in parse(text)]
-    return {**found, "unasked_weather": float(np.mean(unnamed)) if unnamed else None}
+    named = [parse(text) for text in texts]
+    unnamed = [shown["weather"] != "clear" for asked, shown in zip(named, seen, strict=True) if "weather" not in asked]
+    objects = [
+        shown["object"] == asked["object"] and one
+        for asked, shown, one in zip(named, seen, alone or [], strict=alone is not None)
+        if asked.get("object", "no object") != "no object"
+    ]
+    share = {"unasked_weather": unnamed, "one_object_short": objects}
+    return {**found, **{name: float(np.mean(flags)) if flags else None for name, flags in share.items()}}
 
 
 def same_caption(text: str, number: int, repeat: int = 0) -> Scene:

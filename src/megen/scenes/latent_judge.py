@@ -19,6 +19,7 @@ from megen.scenes.captions import ATTRIBUTES, parse
 COUNT = ("none or one", "two")
 HEADS: dict[str, tuple[str, ...]] = {**ATTRIBUTES, "count": COUNT}
 SLOPE = 0.2
+FORMAT = "megen-latent-judge-1"
 IGNORED = -1  # target of an attribute that a prompt leaves open
 
 

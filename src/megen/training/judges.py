@@ -15,7 +15,8 @@ from megen.models import weights
 from megen.models.embedded import EmbeddedBackbone
 from megen.provenance import provenance
 from megen.scenes.captions import Scene, sample_scene
-from megen.scenes.latent_judge import COUNT, HEADS, LatentJudge, LatentJudgeConfig
+from megen.scenes.drafts import read
+from megen.scenes.latent_judge import COUNT, FORMAT, HEADS, LatentJudge, LatentJudgeConfig
 from megen.scenes.render import render
 from megen.scenes.splits import scene
 from megen.training import loop
@@ -113,20 +114,8 @@ def train(recipe: JudgeRecipe, backbone: EmbeddedBackbone, data: LatentSet, more
 
 def write(judge: LatentJudge, file: Path, recipe: JudgeRecipe) -> None:
     """Write a judge in half precision."""
-    about = {"format": "megen-latent-judge-1", "config": asdict(judge.config), "recipe": asdict(recipe), **provenance()}
+    about = {"format": FORMAT, "config": asdict(judge.config), "recipe": asdict(recipe), **provenance()}
     weights.write_safely({k: v.half() for k, v in judge.state_dict().items()}, file, about)
-
-
-def read(file: Path) -> LatentJudge:
-    """A judge as `write` left it. Errors: weights.WeightsError."""
-    tensors, about = weights.read(file)
-    try:
-        config = about["config"]
-        judge = LatentJudge(LatentJudgeConfig(config["channels"], tuple(config["widths"]), config["features"]))
-    except (KeyError, TypeError) as error:
-        raise weights.WeightsError(f"{file} is not a judge of this version ({error}): train it again") from error
-    weights.load_into(judge, tensors, str(file))
-    return judge.eval().requires_grad_(False)
 
 
 @torch.no_grad()
