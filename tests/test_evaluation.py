@@ -144,6 +144,18 @@ def test_short_prompts_are_right_by_what_they_name() -> None:
     assert pictures.rights(texts[2:], seen[2:]) == {"right": None, "right_error": None, "all_right": None}
 
 
+def test_two_backbones_are_compared_prompt_by_prompt() -> None:
+    texts, seen = ("a castle", "rain"), [{"object": "castle", "weather": "clear"}, {"object": "castle", "weather": "fog"}]
+    assert pictures.all_right(texts, seen) == [True, False]
+    assert pictures.paired([True, False], [True, False]) == {"only_ours": 0, "only_theirs": 0, "p": 1.0}
+    found = pictures.paired([True] * 6 + [False], [False] * 6 + [True])
+    assert (found["only_ours"], found["only_theirs"]) == (6, 1)
+    assert found["p"] == pytest.approx(2 * 8 / 2**7)  # P(0 or 1 of 7 coins) on either side
+    real, near, far = torch.randn(3, 32, 256, generator=torch.Generator().manual_seed(1)).unbind()
+    gain = bench_backbone.frechet_difference(real, near, far + 2)
+    assert gain["nearer_by"] > 5 * gain["standard_error"] > 0
+
+
 def test_short_prompts_are_completed_unless_they_are_taken_as_typed() -> None:
     full, typed = bench_backbone.Prompts.of(4, 0), bench_backbone.Prompts.of(4, 0, as_typed=True)
     assert full.short == typed.short == typed.drawn

@@ -46,6 +46,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     b.add_argument("--json", metavar="F.json", help="write the whole object there; - is stdout (default: a table on stdout)")
     b.add_argument("--teacher", metavar="PATH", help="backbone: measure this teacher too, and distances to its images")
     b.add_argument("--consistency", metavar="PATH", help="backbone: measure this consistency model beside it")
+    b.add_argument("--beside", metavar="PATH", help="backbone: measure this one too, and test which is better on equal prompts and noise")
     b.add_argument("--skipped", type=int, metavar="N", help="backbone: measure it also with N blocks left out")
     b.add_argument("--batch", type=int, metavar="N", help="backbone: images denoised together (default: 4)")
     b.add_argument("--sheet", type=Path, metavar="F.jpg", help="backbone: write a contact sheet of steps x prompts")
@@ -121,13 +122,13 @@ def _backbone(args: argparse.Namespace, say: Callable[[str], object]) -> dict[st
     from megen.models.placement import device_of
 
     device = str(device_of(args.device))
-    paths = (args.backbone, args.teacher, args.consistency)
-    backbone, teacher, consistency = (embedded.load(path, device, quick=True) if path else None for path in paths)
+    paths = (args.backbone, args.teacher, args.consistency, args.beside)
+    backbone, teacher, consistency, other = (embedded.load(path, device, quick=True) if path else None for path in paths)
     assert backbone is not None
     steps = counts(args.steps or ",".join(map(str, backbone.config.steps)), 100)
     prompts = evaluation.Prompts.of(args.prompts, args.seed, as_typed=args.as_typed)
-    beside = {"skipped": args.skipped, "batch": args.batch, "drafts": args.drafts, "say": say}
-    figures, sheet = evaluation.compare(backbone, steps, prompts, teacher, consistency, **beside)
+    options = {"skipped": args.skipped, "batch": args.batch, "drafts": args.drafts, "say": say}
+    figures, sheet = evaluation.compare(backbone, steps, prompts, teacher, consistency, other, **options)
     if args.sheet is not None:
         with replacing(args.sheet) as temporary:
             sheet.save(temporary, format=output.picture_format(args.sheet), quality=90)
@@ -147,4 +148,10 @@ def _backbone_table(figures: dict[str, Any]) -> str:
         "unasked_weather",
         "coverage",
     )
-    return output.table(rows, ("steps", *columns, "seconds"))
+    table = output.table(rows, ("steps", *columns, "seconds"))
+    for n, tests in figures.get("paired", {}).items():
+        table += f"\nbeside the other at {n} steps, prompts all right:"
+        for kind in ("full", "short"):
+            table += " {0} {only_ours} only here, {only_theirs} only there, p {p:.3g};".format(kind, **tests[f"all_right_{kind}"])
+        table += " scene FD nearer by {nearer_by:.0f} ± {standard_error:.0f}".format(**tests["scene_fd"])
+    return table

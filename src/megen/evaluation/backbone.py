@@ -25,7 +25,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from megen.diffusion import flow_map
 from megen.diffusion.denoise import noise_of
 from megen.evaluation.device_profile import gflops as counted_gflops
-from megen.evaluation.pictures import density_and_coverage, rights, same_caption, short_figures
+from megen.evaluation.pictures import all_right, density_and_coverage, paired, rights, same_caption, short_figures
 from megen.models.embedded import EmbeddedBackbone
 from megen.scenes import drafts as drafting
 from megen.scenes import judge
@@ -105,6 +105,14 @@ def frechet_error(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], resamples: i
     return float(np.std([frechet_distance(a[i], b[i]) for i in draws]))
 
 
+def frechet_difference(real: Float[Tensor, "n d"], ours: Float[Tensor, "n d"], theirs: Float[Tensor, "n d"]) -> dict[str, float]:
+    """How much nearer one set of pictures is to the renders than another of the same prompts, and its standard error over the prompts."""
+    generator = torch.Generator().manual_seed(0)
+    draws = [torch.randint(len(real), (len(real),), generator=generator) for _ in range(BOOTSTRAPS)]
+    gains = [frechet_distance(real[i], theirs[i]) - frechet_distance(real[i], ours[i]) for i in draws]
+    return {"nearer_by": frechet_distance(real, theirs) - frechet_distance(real, ours), "standard_error": float(np.std(gains))}
+
+
 @torch.inference_mode()
 def judged(model: Classifier, images: Iterable[Tensor]) -> Pictures:
     """Batches of pictures [b, 3, n, n] in [0, 1] to what is kept of them."""
@@ -177,7 +185,6 @@ class Bench:
         self, model: Classifier, prompts: Prompts, device: torch.device, batch: int, say: Callable[[str], object], drafts: int = 1
     ) -> None:
         self.model, self.prompts, self.batch, self.say, self.drafts = model.to(device), prompts, batch, say, drafts
-        self.chosen: tuple[int, ...] | None = None  # the noise of each short prompt
         say("renders")
         self.device = device
         self.real = self._rendered(prompts.scenes)
@@ -196,21 +203,35 @@ class Bench:
         return dict(zip(OCTAVES, np.mean([octaves(x.cpu()) for x in pictures], 0).tolist(), strict=True))
 
     @torch.inference_mode()
-    def short(self, sampler: Sampler, steps: int) -> dict[str, Any]:
-        """What short prompts get at one number of steps, each the best of `drafts`."""
+    def short(self, sampler: Sampler, steps: int) -> tuple[dict[str, Any], list[dict[str, str]]]:
+        """What short prompts get at one number of steps, each the best of `drafts`, and what the judge sees."""
         prompts, backbone = self.prompts, sampler.backbone
-        if self.chosen is None:
 
-            def draw(texts: list[str], seeds: list[int]) -> Tensor:
-                return sampler(texts, seeds, 1)
+        def draw(texts: list[str], seeds: list[int]) -> Tensor:
+            return sampler(texts, seeds, 1)
 
-            self.chosen = tuple(drafting.best(draw, *asked, self.drafts) for asked in zip(prompts.drawn, prompts.seeds, strict=True))
-        latents = generate(sampler, prompts.drawn, self.chosen, steps, self.batch).to(backbone.device)
+        chosen = [drafting.best(draw, *asked, self.drafts) for asked in zip(prompts.drawn, prompts.seeds, strict=True)]
+        latents = generate(sampler, prompts.drawn, chosen, steps, self.batch).to(backbone.device)
         parts = [judge.predict(self.model, backbone.decode(latents[i : i + 8]).float()) for i in range(0, len(latents), 8)]
         shown = [row for part in parts for row in part]
         known = tuple(latents.shape[1:]) == drafting.LATENT_SHAPE
         alone = drafting.alone(drafting.chooser(), latents) if known else None  # of another autoencoder's latents the judge knows nothing
-        return short_figures(prompts.short, shown, alone)
+        return short_figures(prompts.short, shown, alone), shown
+
+    def both(self, name: str, sampler: Sampler, steps: int) -> tuple[dict[str, Any], Pictures, list[dict[str, str]]]:
+        """Figures of full and of short prompts; the full ones' pictures, and what is seen in the short ones'."""
+        full, pictures = self.measure(name, sampler, steps)
+        short, shown = self.short(sampler, steps)
+        return full | short, pictures, shown
+
+    def paired(self, ours: tuple[Pictures, list[dict[str, str]]], theirs: tuple[Pictures, list[dict[str, str]]]) -> dict[str, Any]:
+        """Two backbones on the same prompts and noise."""
+        texts = self.prompts
+        return {
+            "all_right_full": paired(*(all_right(texts.texts, of[0].seen) for of in (ours, theirs))),
+            "all_right_short": paired(*(all_right(texts.short, of[1]) for of in (ours, theirs))),
+            "scene_fd": frechet_difference(self.real.features, ours[0].features, theirs[0].features),
+        }
 
     @torch.inference_mode()
     def measure(self, name: str, sampler: Sampler, steps: int) -> tuple[dict[str, Any], Pictures]:
@@ -264,6 +285,7 @@ def compare(
     prompts: Prompts,
     teacher: EmbeddedBackbone | None = None,
     consistency: EmbeddedBackbone | None = None,
+    other: EmbeddedBackbone | None = None,
     *,
     skipped: int = 0,
     batch: int = 4,
@@ -281,9 +303,13 @@ def compare(
         bench.reference, rows[f"teacher {TEACHER_STEPS}"] = pictures.latents, pictures
         figures_["teacher"] = {str(TEACHER_STEPS): teacher_figures}
     for n in steps:
-        figures_["steps"][str(n)], pictures = bench.measure("flow map", Sampler(backbone), n)
-        figures_["steps"][str(n)] |= bench.short(Sampler(backbone), n)
+        ours = bench.both("flow map", Sampler(backbone), n)
+        figures_["steps"][str(n)], pictures = ours[:2]
         rows = {str(n): pictures, **rows} if n in SHEET_STEPS else rows
+        if other is not None:
+            theirs = bench.both("the other", Sampler(other), n)
+            figures_.setdefault("other", {})[str(n)] = theirs[0]
+            figures_.setdefault("paired", {})[str(n)] = bench.paired(ours[1:], theirs[1:])
     if skipped:
         reduced = Sampler(backbone, skipped=skipped)
         figures_["reduced depth"] = {str(n): bench.measure(f"{skipped} blocks left out", reduced, n)[0] for n in steps}

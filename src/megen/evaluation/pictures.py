@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from scipy.stats import binomtest
 from torch import Tensor
 
 from megen.scenes import judge
@@ -40,6 +41,19 @@ def rights(texts: Sequence[str], seen: Sequence[dict[str, str]]) -> dict[str, fl
     share = hits.sum() / named.sum()
     error = np.sqrt(((hits - share * named) ** 2).sum()) / named.sum()
     return {"right": float(share), "right_error": float(error), "all_right": float((hits == named).mean())}
+
+
+def all_right(texts: Sequence[str], seen: Sequence[dict[str, str]]) -> list[bool]:
+    """Whether the judge finds all that a prompt names, by prompt."""
+    return [all(a == b for a, b in judge.compared(text, shown).values()) for text, shown in zip(texts, seen, strict=True)]
+
+
+def paired(ours: Sequence[bool], theirs: Sequence[bool]) -> dict[str, float]:
+    """How many prompts only one of two got right, and the chance of a difference as large where both are as good (McNemar's exact test)."""
+    only_ours = sum(a and not b for a, b in zip(ours, theirs, strict=True))
+    only_theirs = sum(b and not a for a, b in zip(ours, theirs, strict=True))
+    differ = only_ours + only_theirs
+    return {"only_ours": only_ours, "only_theirs": only_theirs, "p": float(binomtest(only_ours, differ).pvalue) if differ else 1.0}
 
 
 def short_figures(texts: Sequence[str], seen: Sequence[dict[str, str]], alone: Sequence[bool] | None = None) -> dict[str, Any]:
