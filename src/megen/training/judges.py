@@ -59,7 +59,7 @@ def _encoded(backbone: EmbeddedBackbone, scenes: list[Scene], size_px: int, file
     made = []
     with torch.inference_mode():
         for k, _ in loop.progress(0, -(-len(scenes) // 4), f"latents of {file.stem}, four each"):
-            made.append(backbone.autoencoder.encoder(render(scenes[4 * k : 4 * k + 4], size_px, doubled=doubled)).half())
+            made.append(backbone.autoencoder.encoder(render(scenes[4 * k : 4 * k + 4], size_px, backbone.device, doubled=doubled)).half().cpu())
     weights.write_safely({"latents": torch.cat(made)}, file, {"made_from": made_from, **provenance()})
     return torch.cat(made)
 
@@ -91,7 +91,7 @@ def train(recipe: JudgeRecipe, backbone: EmbeddedBackbone, data: LatentSet, more
         return read(file)
     parts = (data, *more)
     scenes = [s for part in parts for s in part.sources if isinstance(s, Scene)]
-    latents = torch.cat([part.latents for part in parts])
+    latents = torch.cat([part.latents.cpu() for part in parts])
     sizes = [len(part) for part in parts]
     targets = classes(scenes, [False] * sizes[0] + [True] * sizes[1] + [False] * sizes[2])
     starts, share = np.cumsum([0, *sizes[:-1]]).tolist(), (recipe.batch - 2 * (recipe.batch // 4), recipe.batch // 4, recipe.batch // 4)
