@@ -59,7 +59,8 @@ def _encoded(backbone: EmbeddedBackbone, scenes: list[Scene], size_px: int, file
     made = []
     with torch.inference_mode():
         for k, _ in loop.progress(0, -(-len(scenes) // 4), f"latents of {file.stem}, four each"):
-            made.append(backbone.autoencoder.encoder(render(scenes[4 * k : 4 * k + 4], size_px, backbone.device, doubled=doubled)).half().cpu())
+            pictures = render(scenes[4 * k : 4 * k + 4], size_px, backbone.device, doubled=doubled)
+            made.append(backbone.autoencoder.encoder(pictures).half().cpu())
     weights.write_safely({"latents": torch.cat(made)}, file, {"made_from": made_from, **provenance()})
     return torch.cat(made)
 
