@@ -12,6 +12,7 @@ from megen.scenes.latent_judge import LatentJudge, LatentJudgeConfig, targets
 from megen.scenes.splits import scene
 from megen.training import adversarial, discriminator
 from megen.training.adversarial import AdversarialRecipe
+from megen.training.adversarial_batches import Batch, Memory, batches
 from megen.training.latents import LatentSet
 from megen.types import InputError
 from tests.conftest import make_tiny
@@ -86,3 +87,31 @@ def test_what_a_prompt_leaves_open_is_not_judged_but_weather_is_clear() -> None:
     assert wanted["weather"].tolist() == [0, 1]
     assert wanted["time"].tolist() == [-1, -1]
     assert wanted["count"].tolist() == [0, 0]
+
+
+def test_a_batch_is_decided_by_its_step_alone() -> None:
+    start, data = flow_map(), latents()
+    drawn = list(batches(start, lambda step: data, 4, range(-1, 3), CPU, alone=1, seed=5))
+    resumed = list(batches(start, lambda step: data, 4, range(1, 3), CPU, alone=1, seed=5))
+    for a, b in zip(drawn[2:], resumed, strict=True):
+        torch.testing.assert_close((a.true, a.tokens, a.named, a.noise, a.targets), (b.true, b.tokens, b.named, b.noise, b.targets))
+    assert not torch.equal(drawn[0].noise, drawn[1].noise)
+
+
+def test_each_step_draws_from_its_own_set() -> None:
+    start, data = flow_map(), latents()
+    few = LatentSet(data.latents[:1], data.sources[:1])
+    first, second = batches(start, lambda step: few if step == 0 else data, 4, range(2), CPU, alone=0, seed=0)
+    assert len(first.true.flatten(1).unique(dim=0)) == 1
+    assert len(second.true.flatten(1).unique(dim=0)) > 1
+
+
+def test_the_memory_holds_the_last_batches() -> None:
+    memory, generator = Memory(2), torch.Generator().manual_seed(0)
+    for k in range(3):
+        value = torch.full((4, 8, 2, 2), float(k))
+        memory.add(Batch(value, torch.zeros(4, 1, dtype=torch.long), value[:, 0, 0], {}, value, generator, value + 10))
+        true, made, named = memory.draw(64, generator)
+        assert set(true.unique().tolist()) == set(range(max(0, k - 1), k + 1))
+        torch.testing.assert_close(made, true + 10)
+        torch.testing.assert_close(named, true[:, 0, 0])

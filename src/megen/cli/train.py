@@ -53,7 +53,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     t.add_argument("--decoder-only", action="store_true", help="train the decoder on, keep encoder and latents")
     t.add_argument("--steps", type=int, default=4000, help="steps of the denoiser; 0 with --from: keep it (default: %(default)s)")
     t.add_argument("--batch", type=int, default=32)
-    t.add_argument("--lr", type=float, help=f"(default: {LR:g}; with --adversarial 1e-05)")
+    t.add_argument("--lr", type=float, help=f"(default: {LR:g}; with --adversarial 1.2e-4)")
     t.add_argument("--time-shift", type=float, default=2.0, help="above 1: more of the training at high noise (default: %(default)s)")
     t.add_argument(
         "--receiver-steps",
