@@ -242,7 +242,7 @@ def test_drafts_are_of_a_world_that_the_judge_knows(es: Transmitter, ue: Receive
     pipe = Pipeline(es, ue, PerfectLink())
     report = pipe(PROMPT, seed=4, drafts=1).report
     assert (report.drafts, report.noise_seed) == (1, 4)
-    with pytest.raises(InputError, match="drafts are chosen by a judge of the world of 'scenes', and the backbone is"):
+    with pytest.raises(InputError, match="drafts are chosen by a judge of the bundled world's latents"):
         pipe(PROMPT, drafts=2)
     with pytest.raises(InputError, match="drafts must"):
         pipe(PROMPT, drafts=0)

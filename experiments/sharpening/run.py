@@ -1,8 +1,9 @@
 """What each part of the adversarial fine-tuning is worth: the whole of it, without discriminator, without reward, and a flow map
 corrected on its own states by the start's velocity instead, each with the same number of steps and rows.
 
-`python -m experiments.sharpening.run --latents out/X/latents --judges out/X --device cuda`, where out/X is the folder of a
-`megen train scenes --adversarial --out out/X`. Arms that are finished in `--out` are kept.
+`python -m experiments.sharpening.run --start fifth --latents out/X/latents --judges out/X --device cuda`, where out/X is the folder of a
+`megen train scenes --from fifth --adversarial --out out/X`, and fifth holds weights that were not sharpened:
+`mkdir fifth && git archive 57a1507 src/megen/assets/scenes | tar -x --strip-components=4 -C fifth`. Finished arms in `--out` are kept.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 
 from experiments import common
+from megen import run_folder
 from megen.backbone import Condition
 from megen.diffusion import flow_map, losses
 from megen.files import write_json
@@ -73,6 +75,7 @@ def on_policy(recipe: AdversarialRecipe, start: EmbeddedBackbone, data: Callable
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--start", required=True)
     parser.add_argument("--latents", type=Path, required=True)
     parser.add_argument("--judges", type=Path, required=True)
     parser.add_argument("--scenes", type=int, default=2048, help="rendered scenes of the latents that are used")
@@ -83,16 +86,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/sharpening"))
     args = parser.parse_args()
     device, named = device_of(args.device), args.arms.split(",")
-    start = place(embedded.load("scenes"), device)
+    start = place(embedded.load(args.start), device)
     reward, chooser = (place(drafts.read(args.judges / f"judge-{name}.safetensors"), device) for name in ("reward", "choosing"))
     data, validation = latents.load(args.latents / "train", args.scenes), latents.load(args.latents / "validation", 256)
     recipe = AdversarialRecipe(steps=args.steps, batch=args.batch, save_every=args.steps, watch_every=args.steps)
+    about = {"start": start.digest, "steps": args.steps, "batch": args.batch, "scenes": args.scenes, "prompts of each kind": HELD}
     found = {}
     for arm in named:
         folder = args.out / arm.replace(" ", "-")
         folder.mkdir(parents=True, exist_ok=True)
         file, began = folder / "arm.json", time.monotonic()
-        if not file.is_file():
+        if file.is_file():
+            run_folder.check_same(about, json.loads(file.read_text())["recipe"], str(file))
+        else:
             if arm == "start":
                 student = Student(start).eval()
             elif arm == ON_POLICY:
@@ -102,10 +108,9 @@ def main() -> None:
                 student = adversarial.train(own, copy.deepcopy(start), (reward, chooser), lambda step: data, validation, folder, device)
             seconds = time.monotonic() - began
             line = Watch(start, chooser, validation, folder, device, HELD).look(student.text, student.denoiser, args.steps)
-            write_json(file, {"seconds": round(seconds, 1), **line, "made_by": common.made_by()})
+            write_json(file, {"recipe": about, "seconds": round(seconds, 1), **line, "made_by": common.made_by()})
         found[arm] = json.loads(file.read_text())
     if set(found) == set(ARMS):
-        about = {"steps": args.steps, "batch": args.batch, "scenes": args.scenes, "prompts of each kind": HELD}
         common.write("sharpening", {**about, "arms": found})
 
 

@@ -231,14 +231,17 @@ class Pipeline:
     def noise_seed(self, prompt: str, seed: int, drafts: int = 1, clock: Clock | None = None) -> int:
         """The seed of the noise that goes on: the best of `drafts` one-step drafts of a completed prompt, or the request's own.
 
-        Errors: InputError on drafts of a world that the bundled judge does not know.
+        Errors: InputError on drafts of latents that the bundled judge does not know.
         """
-        check_number("drafts", drafts, 1, drafting.MOST, whole=True)
-        if drafts == 1:
-            return int(seed)
-        if (name := self.transmitter.backbone.spec.name) != WORLD:
-            raise InputError(f"drafts are chosen by a judge of the world of {WORLD!r}, and the backbone is {name!r}: ask for one")
-        return drafting.best(lambda texts, seeds: self.transmitter.denoise(texts, seeds, 1, clock), prompt, int(seed), drafts)
+        clock = clock or self.transmitter.clock()
+        drafting.check(self.transmitter.backbone, drafts)
+        chosen = int(seed)
+        if drafts > 1:
+            seeds = drafting.seeds_of(chosen, int(drafts))
+            latents = self.transmitter.denoise([prompt] * len(seeds), seeds, 1, clock)
+            with clock.stage("denoise"):
+                chosen = seeds[drafting.best(prompt, latents)]
+        return chosen
 
     def __call__(
         self,
@@ -260,6 +263,9 @@ class Pipeline:
         Errors: InputError; RunError where the link lost too much or the weights are broken.
         """
         check_quantiser(QUANTISER_BITS if quantiser_bits is None else quantiser_bits, bits_budget, self.analog)  # before any work
+        drafting.check(self.transmitter.backbone, drafts)
+        if drafts > 1 and self.policy is not None and None in (steps, merge_ratio):
+            raise InputError("a policy does not plan for drafts: give steps and merge ratio, or ask for one draft")
         full = self.completed(prompt, seed)
         decision = self.decide(
             full.text, steps=steps, merge_ratio=merge_ratio, quantiser_bits=quantiser_bits, budget=budget, backlog_s=backlog_s
@@ -281,7 +287,7 @@ class Pipeline:
             understood=dict(full.understanding.taken),
             missing=full.understanding.foreign + full.understanding.unknown,
             seed=int(seed),
-            drafts=drafts,
+            drafts=int(drafts),
             noise_seed=noise_seed,
             backbone=es.backbone.spec.name,
             decision=decision,

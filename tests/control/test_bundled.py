@@ -15,6 +15,7 @@ from megen.control.scenarios import reference
 from megen.control.scenarios.main import main_cmdp
 from megen.cost import device_profile as profile
 from megen.cost import quality_grid as quality
+from megen.errors import InputError
 from megen.types import Decision
 
 FIGURES = Path(__file__).parents[2] / "experiments" / "control" / "result.json"
@@ -89,4 +90,16 @@ def test_the_grid_was_measured_on_the_bundled_weights() -> None:
     from megen.models import embedded
 
     weights = embedded.load("scenes").digest
-    assert [quality.load(path).about["weights"] for path in (quality.BUNDLED, quality.MAIN_V0)] == [weights] * 2
+    assert quality.load(quality.BUNDLED).about["weights"] == weights
+
+
+def test_a_policy_of_the_tables_that_stay_decides_for_todays_weights_and_says_so() -> None:
+    from megen.control.controller import Controller
+
+    learned = Controller.load("cvpo", server="cpu", phone="phone")
+    today = quality.load().about["weights"]
+    learned.check(today)
+    assert any("earlier weights" in line for line in learned.assumptions)
+    assert not any("earlier weights" in line for line in Controller.load(server="cpu", phone="phone").assumptions)
+    with pytest.raises(InputError, match="measured on other weights"):
+        learned.check("0123456789abcdef")

@@ -4,13 +4,14 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from megen.models.embedded import EmbeddedBackbone
 from megen.scenes.latent_judge import LatentJudge, LatentJudgeConfig, targets
 from megen.scenes.splits import scene
-from megen.training import adversarial, discriminator
+from megen.training import adversarial, adversarial_batches, discriminator
 from megen.training.adversarial import AdversarialRecipe
 from megen.training.adversarial_batches import Batch, Memory, batches
 from megen.training.latents import LatentSet
@@ -104,6 +105,20 @@ def test_each_step_draws_from_its_own_set() -> None:
     first, second = batches(start, lambda step: few if step == 0 else data, 4, range(2), CPU, alone=0, seed=0)
     assert len(first.true.flatten(1).unique(dim=0)) == 1
     assert len(second.true.flatten(1).unique(dim=0)) > 1
+
+
+@pytest.mark.slow
+def test_processes_write_what_a_thread_writes() -> None:
+    start, data = flow_map(), latents()
+    written = []
+    for processes in (False, True):
+        with adversarial_batches._writers(start.text, processes=processes) as (pool, _):
+            written.append(pool.submit(adversarial_batches._write, list(data.sources), np.random.default_rng(3)).result())
+    (tokens, named, wanted), (tokens2, named2, wanted2) = written
+    np.testing.assert_array_equal(tokens, tokens2)
+    np.testing.assert_array_equal(named, named2)
+    for key, value in wanted.items():
+        np.testing.assert_array_equal(value, wanted2[key])
 
 
 def test_the_memory_holds_the_last_batches() -> None:

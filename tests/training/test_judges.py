@@ -20,7 +20,7 @@ RECIPE = judges.JudgeRecipe(LatentJudgeConfig(channels=8, widths=(4, 4, 4), feat
 
 def test_a_judge_of_another_recipe_is_not_taken_for_this_one(tiny: EmbeddedBackbone, tmp_path: Path) -> None:
     file, judge = tmp_path / "judge.safetensors", LatentJudge(RECIPE.config)
-    judges.write(judge, file, RECIPE)
+    judges.write(judge, file, RECIPE, tiny)
     nothing = LatentSet(torch.zeros(0, 8, 8, 8), ())
     again = judges.train(RECIPE, tiny, nothing, (nothing, nothing), file)
     torch.testing.assert_close(again.last.weight, judge.last.weight.half().float())

@@ -20,6 +20,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {  # of the options that only one of the t
         "device": "auto",
         "teacher": None,
         "consistency": None,
+        "beside": None,
         "skipped": 0,
         "batch": 4,
         "sheet": None,
@@ -46,7 +47,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     b.add_argument("--json", metavar="F.json", help="write the whole object there; - is stdout (default: a table on stdout)")
     b.add_argument("--teacher", metavar="PATH", help="backbone: measure this teacher too, and distances to its images")
     b.add_argument("--consistency", metavar="PATH", help="backbone: measure this consistency model beside it")
-    b.add_argument("--beside", metavar="PATH", help="backbone: measure this one too, and test which is better on equal prompts and noise")
+    b.add_argument("--beside", metavar="PATH", help="backbone: measure this one too, and test which is better, prompt by prompt")
     b.add_argument("--skipped", type=int, metavar="N", help="backbone: measure it also with N blocks left out")
     b.add_argument("--batch", type=int, metavar="N", help="backbone: images denoised together (default: 4)")
     b.add_argument("--sheet", type=Path, metavar="F.jpg", help="backbone: write a contact sheet of steps x prompts")

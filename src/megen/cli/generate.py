@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> None:
     if args.reference:
         report = replace(report, quality=_quality(pipe, result))
     if args.grid:
-        _contact_sheet(pipe, args)
+        _contact_sheet(pipe, args, result)
     output.save_image(result.image, args.out)
     if args.payload:
         _write_payload(result, args.payload)
@@ -170,6 +170,8 @@ def _check_pairs(args: argparse.Namespace, auto: bool) -> None:
         output.refuse(args, ["snr_db"], "and --distance-m both set the SNR: give one of them")
     if args.trace is not None:
         output.refuse(args, ["snr_db", "fading", "speed_m_s"], "and --trace both set the channel: give one of them")
+    if auto and args.drafts > 1:
+        raise InputError("--drafts is nothing that a policy plans for: give --steps and --merge-ratio, or leave it out")
     if not auto:
         output.refuse(args, ["policy", "server", "phone"], "is for --steps auto or --merge-ratio auto: nothing else asks a policy")
     if args.link == "analog":
@@ -277,12 +279,15 @@ def _quality(pipe: Pipeline, result: Result) -> Quality:
     return Quality(metrics.psnr_db(result.image, target), metrics.ssim(result.image, target), name)
 
 
-def _contact_sheet(pipe: Pipeline, args: argparse.Namespace) -> None:
+def _contact_sheet(pipe: Pipeline, args: argparse.Namespace, result: Result) -> None:
+    from dataclasses import replace
+
     import numpy as np
     from PIL import Image, ImageDraw
 
     from megen import console
 
+    drawn, report = replace(pipe, complete=None), result.report
     side, left, top = 256, 70, 24
     spec = pipe.transmitter.backbone.spec
     sheet = Image.new("RGB", (left + side * len(spec.merge_ratios), top + side * len(spec.steps)), "white")
@@ -292,7 +297,8 @@ def _contact_sheet(pipe: Pipeline, args: argparse.Namespace) -> None:
             draw.text((8, top + side * i + side // 2), f"{n} steps", "black")
             for j, ratio in enumerate(spec.merge_ratios):
                 draw.text((left + side * j + 80, 6), f"merge ratio {ratio:g}", "black")
-                image = pipe(args.prompt, seed=args.seed, steps=n, merge_ratio=ratio, quantiser_bits=args.quantiser_bits).image
+                choice = {"steps": n, "merge_ratio": ratio, "quantiser_bits": args.quantiser_bits}
+                image = drawn(report.completed_prompt, seed=report.noise_seed, **choice).image
                 small = Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS)
                 sheet.paste(small, (left + side * j, top + side * i))
             on_step(i + 1)

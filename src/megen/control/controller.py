@@ -81,6 +81,8 @@ class Controller:
         own = replace(measured, power_w=bundled.power_w) if measured else bundled  # a phone's power, with this machine's seconds
         ue = device_profile.load(phone) if phone else own
         quality_grid.check_same_backbone(grid, es, ue)
+        if grid.about.get("weights") != (today := quality_grid.load().about.get("weights")) and quality is None:
+            assumptions.append(f"the policy learned on tables of earlier weights ({grid.about.get('weights')}, today {today})")
         policy = found or _planned(scenario, grid, es, ue)
         if found is None and (relaxed := policy.about.get("relaxed")):
             assumptions.append(f"at the assumed load no policy keeps the limits of {', '.join(relaxed)} here: planned for the nearest")
@@ -96,8 +98,13 @@ class Controller:
         return self.server.power_w, self.phone.power_w
 
     def check(self, weights: str) -> None:
-        """Refuse a backbone whose weights (by their digest) are not those that the quality grid was measured on. Errors: InputError."""
-        if weights != self.grid.about.get("weights"):
+        """Refuse a backbone whose weights (by their digest) are not those that the quality grid was measured on. Policies of the tables
+        of `megen/Main-v0`, which stay as they are, may decide for today's bundled weights too. Errors: InputError.
+        """
+        measured = {self.grid.about.get("weights")}
+        if measured == {quality_grid.load(quality_grid.MAIN_V0).about.get("weights")}:
+            measured.add(quality_grid.load().about.get("weights"))
+        if weights not in measured:
             raise InputError("the policy's quality grid was measured on other weights than this backbone's: give --steps and --merge-ratio")
 
     def restricted(self, steps: int | None = None, merge_ratio: float | None = None, quantiser_bits: float | None = None) -> Controller:

@@ -24,6 +24,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from megen.diffusion import flow_map
 from megen.diffusion.denoise import noise_of
+from megen.errors import InputError
 from megen.evaluation.device_profile import gflops as counted_gflops
 from megen.evaluation.pictures import all_right, density_and_coverage, paired, rights, same_caption, short_figures
 from megen.models.embedded import EmbeddedBackbone
@@ -206,16 +207,14 @@ class Bench:
     def short(self, sampler: Sampler, steps: int) -> tuple[dict[str, Any], list[dict[str, str]]]:
         """What short prompts get at one number of steps, each the best of `drafts`, and what the judge sees."""
         prompts, backbone = self.prompts, sampler.backbone
-
-        def draw(texts: list[str], seeds: list[int]) -> Tensor:
-            return sampler(texts, seeds, 1)
-
-        chosen = [drafting.best(draw, *asked, self.drafts) for asked in zip(prompts.drawn, prompts.seeds, strict=True)]
+        chosen = list(prompts.seeds)
+        for k, text in enumerate(prompts.drawn if self.drafts > 1 else ()):
+            seeds = drafting.seeds_of(prompts.seeds[k], self.drafts)
+            chosen[k] = seeds[drafting.best(text, sampler([text] * len(seeds), seeds, 1))]
         latents = generate(sampler, prompts.drawn, chosen, steps, self.batch).to(backbone.device)
         parts = [judge.predict(self.model, backbone.decode(latents[i : i + 8]).float()) for i in range(0, len(latents), 8)]
         shown = [row for part in parts for row in part]
-        known = tuple(latents.shape[1:]) == drafting.LATENT_SHAPE
-        alone = drafting.alone(drafting.chooser(), latents) if known else None  # of another autoencoder's latents the judge knows nothing
+        alone = drafting.alone(drafting.chooser(), latents) if drafting.known(backbone) else None
         return short_figures(prompts.short, shown, alone), shown
 
     def both(self, name: str, sampler: Sampler, steps: int) -> tuple[dict[str, Any], Pictures, list[dict[str, str]]]:
@@ -294,6 +293,10 @@ def compare(
 ) -> tuple[dict[str, Any], Image.Image]:
     """All figures, and a contact sheet: a row of six prompts for each number of steps."""
     device = backbone.device
+    for each in filter(None, (backbone, other)):
+        drafting.check(each, drafts)
+    if other is not None and other.latent_shape != backbone.latent_shape:
+        raise InputError(f"the latents of the two backbones differ in shape: {backbone.latent_shape} and {other.latent_shape}")
     bench = Bench(judge.load(), prompts, device, batch, say, drafts)
     of_renders = {"scene_fd_floor": bench.floor, "coverage": bench.floor_coverage, "sharpness": bench.sharpness_of_renders(backbone)}
     figures_: dict[str, Any] = {"prompts": len(prompts.texts), "drafts": drafts, "renders": of_renders, "steps": {}}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import multiprocessing
-import signal
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -24,7 +23,7 @@ from megen.scenes.latent_judge import targets
 from megen.training import loop
 from megen.training.batches import normalised
 from megen.training.discriminator import named
-from megen.training.latents import LatentSet
+from megen.training.latents import LatentSet, start_worker
 
 NIGHT_WEIGHT = 2.0  # nights are drawn twice as often as they occur
 WRITERS = 4  # processes that write captions where a GPU trains: one alone would be slower than the GPU
@@ -48,11 +47,13 @@ Written = tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]  # tokens, named,
 _TEXT: list[TextEncoder] = []  # a caption writer's own, set as it starts
 
 
-def _start_writer(text: TextEncoder) -> None:
-    if multiprocessing.parent_process() is not None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interruption is the parent's to answer
-        torch.set_num_threads(1)
+def _start_thread(text: TextEncoder) -> None:
     _TEXT[:] = [text]
+
+
+def _start_process(text: TextEncoder) -> None:
+    start_worker()
+    _start_thread(text)
 
 
 def _write(sources: list[Scene | str], rng: np.random.Generator) -> Written:
@@ -62,16 +63,16 @@ def _write(sources: list[Scene | str], rng: np.random.Generator) -> Written:
 
 
 @contextmanager
-def _writers(text: TextEncoder, device: torch.device) -> Iterator[tuple[Executor, int]]:
-    """Who writes captions, and how many batches ahead: a thread on a CPU, processes beside a GPU."""
+def _writers(text: TextEncoder, *, processes: bool) -> Iterator[tuple[Executor, int]]:
+    """Who writes captions, and how many batches ahead: one thread, or processes."""
     encoder = copy.deepcopy(text).cpu()
-    if device.type == "cpu":
-        pool: Executor = ThreadPoolExecutor(1, initializer=_start_writer, initargs=(encoder,))
+    if not processes:
+        pool: Executor = ThreadPoolExecutor(1, initializer=_start_thread, initargs=(encoder,))
     else:
         spawn = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(WRITERS, mp_context=spawn, initializer=_start_writer, initargs=(encoder,))
+        pool = ProcessPoolExecutor(WRITERS, mp_context=spawn, initializer=_start_process, initargs=(encoder,))
     try:
-        yield pool, 1 if device.type == "cpu" else WRITERS * AHEAD
+        yield pool, WRITERS * AHEAD if processes else 1
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
@@ -95,7 +96,7 @@ def batches(
         index = rng.choice(len(latents), size, p=chance)
         return latents, index, pool.submit(_write, [latents.sources[i] for i in index], rng)
 
-    with _writers(start.text, device) as (pool, ahead):
+    with _writers(start.text, processes=device.type != "cpu") as (pool, ahead):
         coming = deque(asked(step) for step in steps[:ahead])
         for step in steps:
             of, index, writing = coming.popleft()

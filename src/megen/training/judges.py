@@ -15,7 +15,7 @@ from megen.models import weights
 from megen.models.embedded import EmbeddedBackbone
 from megen.provenance import provenance
 from megen.scenes.captions import Scene, sample_scene
-from megen.scenes.drafts import read
+from megen.scenes.drafts import encoder_of, read
 from megen.scenes.latent_judge import COUNT, FORMAT, HEADS, LatentJudge, LatentJudgeConfig
 from megen.scenes.render import render
 from megen.scenes.splits import scene
@@ -109,13 +109,14 @@ def train(recipe: JudgeRecipe, backbone: EmbeddedBackbone, data: LatentSet, more
         loop.descend(value, judge, [optimiser])
         shown_loss.add(value)
         shown["loss"] = shown_loss.read()
-    write(judge, file, recipe)
+    write(judge, file, recipe, backbone)
     return judge.eval().requires_grad_(False)
 
 
-def write(judge: LatentJudge, file: Path, recipe: JudgeRecipe) -> None:
-    """Write a judge in half precision."""
-    about = {"format": FORMAT, "config": asdict(judge.config), "recipe": asdict(recipe), **provenance()}
+def write(judge: LatentJudge, file: Path, recipe: JudgeRecipe, backbone: EmbeddedBackbone) -> None:
+    """Write a judge of a backbone's latents in half precision."""
+    encoder = encoder_of(backbone)
+    about = {"format": FORMAT, "config": asdict(judge.config), "recipe": asdict(recipe), "encoder": encoder, **provenance()}
     weights.write_safely({k: v.half() for k, v in judge.state_dict().items()}, file, about)
 
 

@@ -58,10 +58,15 @@ def _encode_scenes(autoencoder: Autoencoder, scenes: Sequence[Scene], size_px: i
     return torch.cat([autoencoder.encoder(render(pair, size_px, device)).half().cpu() for pair in pairs])
 
 
-def _start_worker(autoencoder: Autoencoder, device: torch.device) -> None:
+def start_worker() -> None:
+    """What each process of a pool begins with: one thread, no interruption of its own, and an end with its parent's."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interruption is the parent's to answer
     threading.Thread(target=_outlive_no_parent, daemon=True).start()
     torch.set_num_threads(1)
+
+
+def _start_renderer(autoencoder: Autoencoder, device: torch.device) -> None:
+    start_worker()
     _ENCODER[:] = [(autoencoder.to(device), device)]
 
 
@@ -93,7 +98,7 @@ def cache_scenes(autoencoder: Autoencoder, seed: int, count: int, size_px: int, 
     on_cpu = device.type == "cpu"
     start = multiprocessing.get_context("fork" if on_cpu else "spawn")  # forks share the encoder's memory, but cannot use a GPU
     n = min(workers, len(tasks)) if on_cpu else min(workers, GPU_WORKERS, len(missing))
-    with ProcessPoolExecutor(n, mp_context=start, initializer=_start_worker, initargs=(encoder, device)) as pool:
+    with ProcessPoolExecutor(n, mp_context=start, initializer=_start_renderer, initargs=(encoder, device)) as pool:
         try:
             _write_shards(pool.map(_worker, tasks), missing, seed, folder, made_from)
         except BaseException:
@@ -153,7 +158,7 @@ def growing_scenes(
             data = LatentSet(room[:size], data.sources + tuple(s for part in fresh for s in part.sources))
         return data
 
-    with ProcessPoolExecutor(n, mp_context=spawn, initializer=_start_worker, initargs=(encoder, torch.device("cpu"))) as pool:
+    with ProcessPoolExecutor(n, mp_context=spawn, initializer=_start_renderer, initargs=(encoder, torch.device("cpu"))) as pool:
         try:
             yield at
         finally:
