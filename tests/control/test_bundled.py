@@ -67,7 +67,7 @@ def test_what_is_seen_saturates_and_a_coarser_quantiser_is_seen_sooner_than_fewe
     finest, coarser = (grid.decisions.index(Decision(1, 0.0, bits)) for bits in (5.0, 3.5))
     assert 0 <= best.min() <= best.max() <= 1
     gains = np.diff(best[:, finest])
-    assert gains[0] > 0.05  # from one step to two
+    assert gains[0] > max(0.01, gains[1])  # from one step to two
     assert gains[-1] < 0.02  # from eight to twelve
     assert best[2, finest] > best[4, coarser]
 

@@ -79,8 +79,8 @@ def test_limits_are_held_against_what_the_server_takes_now(decider: Decider) -> 
         return now.decide(Asked(PROMPT, budget=Budget(deadline_s)), FAST, 0.0, 1, None).decision.steps
 
     usual = steps_after()
-    assert steps_after(4, 4, 4) == usual  # too few to tell
-    assert steps_after(4, 4, 4, 4) < usual
+    assert steps_after(12, 12, 12) == usual  # too few to tell
+    assert steps_after(12, 12, 12, 12) < usual
     assert steps_after(1, 1, 1, 1) == steps_after(1, 1, 1, 1, rows=8.0) == usual
     assert steps_after(1, 1, 1, 1, 5) == usual  # one stall
     assert steps_after(0.1, 0.2, 1, 1.8, 1.9, deadline_s=0.6) < steps_after(deadline_s=0.6)  # unsteady
