@@ -153,7 +153,7 @@ def test_two_backbones_are_compared_prompt_by_prompt() -> None:
     assert found["p"] == pytest.approx(2 * 8 / 2**7)  # P(0 or 1 of 7 coins) on either side
     real, near, far = torch.randn(3, 32, 256, generator=torch.Generator().manual_seed(1)).unbind()
     gain = bench_backbone.frechet_difference(real, near, far + 2)
-    assert gain["nearer_by"] > 5 * gain["standard_error"] > 0
+    assert gain["lower_by"] > 5 * gain["standard_error"] > 0
 
 
 def test_short_prompts_are_completed_unless_they_are_taken_as_typed() -> None:

@@ -51,10 +51,7 @@ def on_policy(recipe: AdversarialRecipe, start: EmbeddedBackbone, data: Callable
     """Match the start's instantaneous velocity along the flow map's own jumps from its own states (Boffi et al. 2025)."""
     student, average = (place(Student(start), device) for _ in range(2))
     ema, bf16 = loop.Average(student, average, recipe.ema), bf16_pays(device)
-    groups = [(student.denoiser, recipe.lr), (student.text, recipe.text_lr)]
-    optimiser = torch.optim.AdamW(
-        [{"params": list(net.parameters()), "base_lr": lr} for net, lr in groups], lr=recipe.lr, betas=(0.5, 0.95), weight_decay=0.0
-    )
+    optimiser = adversarial.adamw((student.denoiser, recipe.lr), (student.text, recipe.text_lr))
     drawn = batches(start, data, recipe.batch, range(recipe.steps), device, alone=recipe.alone, seed=recipe.seed)
     for (step, shown), batch in zip(loop.progress(0, recipe.steps, ON_POLICY), drawn, strict=True):
         loop.set_lr([optimiser], loop.lr_factor(step, recipe.steps, 20, recipe.decay_share))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
-import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -88,7 +87,7 @@ def main() -> None:
         seen = judge.seen(model, result.image)
         wrong = {key: pair for key, pair in judge.compared(drawn, seen).items() if pair[0] != pair[1]}
         note = "; ".join(f"{key}: {asked}, seen {found}" for key, (asked, found) in wrong.items())
-        cells.append((result.image, pixels(F.interpolate(true, size=(SIDE_PX, SIDE_PX), mode="area")), PROMPTS[k], note))
+        cells.append((result.image, pixels(true), PROMPTS[k], note))
         rows.append({"typed": PROMPTS[k], "drawn": drawn, "wrong": note})
     page(cells).save(common.DOCS / "contact-sheet.jpg", quality=88)
     right = sum(not row["wrong"] for row in rows)

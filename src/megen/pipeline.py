@@ -228,20 +228,14 @@ class Pipeline:
         given: dict[str, Any] = {"steps": steps, "merge_ratio": merge_ratio, "quantiser_bits": quantiser_bits}
         return spec.check(replace(chosen, **{name: value for name, value in given.items() if value is not None}))
 
-    def noise_seed(self, prompt: str, seed: int, drafts: int = 1, clock: Clock | None = None) -> int:
-        """The seed of the noise that goes on: the best of `drafts` one-step drafts of a completed prompt, or the request's own.
-
-        Errors: InputError on drafts of latents that the bundled judge does not know.
-        """
-        clock = clock or self.transmitter.clock()
-        drafting.check(self.transmitter.backbone, drafts)
-        chosen = int(seed)
-        if drafts > 1:
-            seeds = drafting.seeds_of(chosen, int(drafts))
-            latents = self.transmitter.denoise([prompt] * len(seeds), seeds, 1, clock)
-            with clock.stage("denoise"):
-                chosen = seeds[drafting.best(prompt, latents)]
-        return chosen
+    def _noise_seed(self, prompt: str, seed: int, drafts: int, clock: Clock) -> int:
+        """The seed of the noise that goes on: the best of `drafts` one-step drafts of a completed prompt, or the request's own."""
+        if drafts == 1:
+            return seed
+        seeds = drafting.seeds_of(seed, drafts)
+        latents = self.transmitter.denoise([prompt] * drafts, seeds, 1, clock)
+        with clock.stage("denoise"):
+            return seeds[drafting.best(prompt, latents)]
 
     def __call__(
         self,
@@ -272,7 +266,7 @@ class Pipeline:
         )
         given = self.policy is None or None not in (steps, merge_ratio)
         es, clock = self.transmitter, self.transmitter.clock()
-        noise_seed = self.noise_seed(full.text, seed, drafts, clock)
+        noise_seed = self._noise_seed(full.text, int(seed), int(drafts), clock)
         latent = es.denoise([full.text], [noise_seed], decision.steps, clock, on_step)
         bits = decision.quantiser_bits
         sent = es.encode(latent, decision.merge_ratio, quantiser_bits=bits, bits_budget=bits_budget, analog=self.analog, clock=clock)

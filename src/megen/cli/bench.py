@@ -154,5 +154,5 @@ def _backbone_table(figures: dict[str, Any]) -> str:
         table += f"\nbeside the other at {n} steps, prompts all right:"
         for kind in ("full", "short"):
             table += " {0} {only_ours} only here, {only_theirs} only there, p {p:.3g};".format(kind, **tests[f"all_right_{kind}"])
-        table += " scene FD nearer by {nearer_by:.0f} ± {standard_error:.0f}".format(**tests["scene_fd"])
+        table += " scene FD lower by {lower_by:.0f} ± {standard_error:.0f}".format(**tests["scene_fd"])
     return table

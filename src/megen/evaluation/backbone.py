@@ -107,11 +107,11 @@ def frechet_error(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], resamples: i
 
 
 def frechet_difference(real: Float[Tensor, "n d"], ours: Float[Tensor, "n d"], theirs: Float[Tensor, "n d"]) -> dict[str, float]:
-    """How much nearer one set of pictures is to the renders than another of the same prompts, and its standard error over the prompts."""
+    """How much lower one set's distance to the renders is than another's of the same prompts, and its standard error over the prompts."""
     generator = torch.Generator().manual_seed(0)
     draws = [torch.randint(len(real), (len(real),), generator=generator) for _ in range(BOOTSTRAPS)]
     gains = [frechet_distance(real[i], theirs[i]) - frechet_distance(real[i], ours[i]) for i in draws]
-    return {"nearer_by": frechet_distance(real, theirs) - frechet_distance(real, ours), "standard_error": float(np.std(gains))}
+    return {"lower_by": frechet_distance(real, theirs) - frechet_distance(real, ours), "standard_error": float(np.std(gains))}
 
 
 @torch.inference_mode()

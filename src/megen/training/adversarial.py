@@ -141,8 +141,8 @@ class _Duel:
 
     def __post_init__(self) -> None:
         recipe = self.recipe
-        self.optimiser = _adamw((self.student.denoiser, recipe.lr), (self.student.text, recipe.text_lr))
-        self.critic_optimiser = _adamw((self.critic, recipe.discriminator_lr))
+        self.optimiser = adamw((self.student.denoiser, recipe.lr), (self.student.text, recipe.text_lr))
+        self.critic_optimiser = adamw((self.critic, recipe.discriminator_lr))
         self.memory, self.win_rates = Memory(recipe.kept), deque([1.0], maxlen=10)
 
     def play(self, batch: Batch, *, learns: bool) -> dict[str, float]:
@@ -180,7 +180,8 @@ def _check(figures: dict[str, float]) -> None:
         raise RunError(f"a figure of the training is NaN or infinite ({figures}): train into another folder with a lower --lr")
 
 
-def _adamw(*parts: tuple[nn.Module, float]) -> torch.optim.Optimizer:
+def adamw(*parts: tuple[nn.Module, float]) -> torch.optim.Optimizer:
+    """AdamW as adversarial trainings have it, a rate for each part."""
     groups = [{"params": list(part.parameters()), "base_lr": lr} for part, lr in parts]
     return torch.optim.AdamW(groups, lr=parts[0][1], betas=(0.5, 0.95), weight_decay=0.0)
 

@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from megen.models.embedded import EmbeddedBackbone
-from megen.models.text import PAD, TextEncoder
+from megen.models.text import TextEncoder
 from megen.scenes.captions import Scene
 from megen.scenes.completion import training_caption
 from megen.scenes.latent_judge import targets
@@ -56,10 +55,10 @@ def _start_process(text: TextEncoder) -> None:
     _start_thread(text)
 
 
-def _write(sources: list[Scene | str], rng: np.random.Generator) -> Written:
-    """Captions of scenes, as all that is read of them."""
+def _write(sources: list[Scene | str], rng: np.random.Generator, length: int = 1) -> Written:
+    """Captions of scenes, as all that is read of them; tokens are padded at least to `length`."""
     prompts = [source if isinstance(source, str) else training_caption(source, rng) for source in sources]
-    return _TEXT[0].tokenise(prompts).numpy(), named(prompts).numpy(), {k: v.numpy() for k, v in targets(prompts).items()}
+    return _TEXT[0].tokenise(prompts, length).numpy(), named(prompts).numpy(), {k: v.numpy() for k, v in targets(prompts).items()}
 
 
 @contextmanager
@@ -84,7 +83,7 @@ def batches(
 
     Steps before 0, `alone` of them, are the discriminator's own. On a GPU all captions are padded to one length.
     """
-
+    length = 1 if device.type == "cpu" else start.config.text.max_words
     latents, chance = LatentSet(torch.empty(0, 1, 1, 1), ()), np.empty(0)
 
     def asked(step: int) -> tuple[LatentSet, np.ndarray, Future[Written]]:
@@ -94,7 +93,7 @@ def batches(
             chance = weight / weight.sum()
         rng = np.random.default_rng([seed, 17, step + alone])
         index = rng.choice(len(latents), size, p=chance)
-        return latents, index, pool.submit(_write, [latents.sources[i] for i in index], rng)
+        return latents, index, pool.submit(_write, [latents.sources[i] for i in index], rng, length)
 
     with _writers(start.text, processes=device.type != "cpu") as (pool, ahead):
         coming = deque(asked(step) for step in steps[:ahead])
@@ -107,12 +106,9 @@ def batches(
             rows = of.latents[torch.from_numpy(index).to(of.latents.device)]
             true = normalised(rows, start.latent_mean, start.latent_scale, device)
             noise = torch.randn(true.shape, generator=generator, device=device)
-            padded = torch.from_numpy(tokens)
-            if device.type != "cpu":
-                padded = F.pad(padded, (0, start.config.text.max_words - padded.shape[1]), value=PAD)
             yield Batch(
                 true,
-                padded.to(device),
+                torch.from_numpy(tokens).to(device),
                 torch.from_numpy(names).to(device),
                 {k: torch.from_numpy(v).to(device) for k, v in wanted.items()},
                 noise.contiguous(memory_format=torch.channels_last),
