@@ -16,6 +16,7 @@ from megen.codec import FeatureCodec, Prior, payload, prior
 from megen.codec.header import LAYOUT, MAGIC, VERSION, seal
 from megen.codec.pyramid import KINDS
 from megen.types import Payload, Received
+from megen.ue import Receiver
 from tests.codec import reference_decoder as reference
 from tests.codec.helpers import BACKBONE, sealed
 from tests.codec.reference_table import logistic_levels
@@ -178,3 +179,9 @@ def test_both_decoders_agree_on_100_000_byte_strings(kind: str) -> None:
     found = np.sum([agreement(500, seed, kind) for seed in range(1, 101)], 0)
     print(kind, "decoded, refused:", found.tolist())
     assert found.sum() == 50_000
+
+
+def test_the_bundled_receiver_decodes_the_golden_payload_of_its_own_backbone() -> None:
+    receiver = Receiver.load(SCENES)
+    assert receiver.codec.fingerprint == VECTORS["bundled"], "the bundled backbone is another now: run tests/golden/make.py"
+    assert receiver.decode(codec.unpack((GOLDEN / "scenes.payload").read_bytes())).shape == (1024, 1024, 3)

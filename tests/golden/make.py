@@ -2,6 +2,7 @@
 
 small/codec.safetensors   a small codec file with nets of random weights and a table of levels of its own
 vectors.json              packed payloads in hex, and the tokens that they decode to, or that they are refused
+scenes.payload            a payload of the bundled backbone, by its own fingerprint: the bundled receiver decodes it
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +20,7 @@ from megen import codec, merging
 from megen.codec import FeatureCodec, Prior, framing, payload, prior
 from megen.codec.header import LAYOUT, MAGIC, decode_header, encode_header, seal
 from megen.types import Payload, Received
+from megen.ue.receiver import Receiver
 
 HERE = Path(__file__).parent
 SCENES = HERE.parents[1] / "src" / "megen" / "assets" / "scenes"
@@ -162,9 +165,10 @@ def main() -> None:
     prior.save(small_prior(), HERE / "small", {})
     digests = {"small": small_prior().digest, "scenes": prior.load(SCENES, 32).digest}
     table = prior.logistic_levels()[:, prior.REACH :].tolist()
-    lines = {
+    lines: dict[str, Any] = {
         "format": framing.VERSION,
         "backbone": BACKBONE,
+        "bundled": Receiver.load(SCENES).codec.fingerprint,
         "digests": digests,
         "levels": table,
         "decoded": list(decoded()),
@@ -172,6 +176,9 @@ def main() -> None:
     }
     body = ",\n".join(f'"{key}": ' + rows(value) for key, value in lines.items())
     (HERE / "vectors.json").write_text("{\n" + body + "\n}\n")
+    merged = merging.merged(tokens_of(32, 32, 32, 0) / 4, (32, 32), 0.5)
+    sent = FeatureCodec(prior.load(SCENES, 32), lines["bundled"]).encode(merged, quantiser_bits=4)
+    (HERE / "scenes.payload").write_bytes(codec.pack(Received(sent.payload)))
 
 
 def rows(value: object) -> str:

@@ -19,6 +19,7 @@ export type CodecName = 'small' | 'scenes' | 'none'
 
 interface Vectors {
   readonly backbone: number
+  readonly bundled: number
   readonly digests: Readonly<Record<'small' | 'scenes', number>>
   readonly levels: number[][]
   readonly decoded: DecodedVector[]

@@ -4,7 +4,7 @@ import { Incoming } from '../src/receiver/incoming'
 import { packPayload } from '../src/store/pack'
 import { bytesOf, CODECS, fromHex, VECTORS } from './helpers'
 
-const BACKBONE = 3866794751
+const BACKBONE = VECTORS.bundled
 const FILES = { fingerprint: BACKBONE, shape: [32, 32, 32], receiver: '/r', codec: '/c' }
 const PACKED = bytesOf('tests/golden/scenes.payload')
 const { header, map, features } = unpack(PACKED)

@@ -31,7 +31,7 @@ describe('what a receiver is for', () => {
   })
 
   test('the bundled backbone decodes a payload of its own', () => {
-    const features = decode(bytesOf('tests/golden/scenes.payload'), CODECS.scenes, 3866794751, [32, 32])
+    const features = decode(bytesOf('tests/golden/scenes.payload'), CODECS.scenes, VECTORS.bundled, [32, 32])
     expect([features.mergeMap.length, features.rows.length % 32, features.degradation.length]).toEqual([1024, 0, 4096])
     expect(features.rows.every((value) => Math.abs(value) <= 128)).toBe(true)
   })
