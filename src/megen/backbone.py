@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
@@ -21,7 +21,7 @@ from megen import merging
 from megen.types import MAX_MERGE_RATIO, Decision, InputError, check_number, check_type
 
 DEFAULT_STEPS = 4
-CLOSE = 1e-6  # of a time grid's ends
+CLOSE = 1e-6  # of a time grid's end
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,17 @@ class Condition:
         return Condition(text, pooled, mask, guidance, null)
 
 
+def unscaled(start: float) -> float:
+    """Rows that start as noise of unit variance."""
+    return 1.0
+
+
 @dataclass(frozen=True)
 class BackboneSpec:
-    """What a backbone offers: `times[steps]` is its time grid from 0 (noise) to 1 (data) for an offered number of steps.
+    """What a backbone offers: `times[steps]` is its time grid for an offered number of steps, from 0 (noise) or a little later to 1 (data).
 
-    Errors: InputError on what no backbone can offer.
+    A row starts at `start_scale(times[steps][0])` times noise of unit variance. `stochastic`: each step draws fresh noise.
+    `memory`: how many channels a row carries from step to step besides its latent. Errors: InputError on what no backbone can offer.
     """
 
     name: str
@@ -81,6 +87,9 @@ class BackboneSpec:
     times: dict[int, tuple[float, ...]]
     merge_ratios: tuple[float, ...]
     max_words: int
+    start_scale: Callable[[float], float] = unscaled
+    stochastic: bool = False
+    memory: int = 0
 
     def __post_init__(self) -> None:
         check_type("name", self.name, str)
@@ -97,11 +106,12 @@ class BackboneSpec:
         for steps, grid in self.times.items():
             check_number("steps", steps, 1, whole=True)
             rises = len(grid) == steps + 1 and all(s < t for s, t in itertools.pairwise(grid))
-            if not (rises and math.isclose(grid[0], 0, abs_tol=CLOSE) and math.isclose(grid[-1], 1, abs_tol=CLOSE)):
-                raise InputError(f"times[{steps}] must be {steps + 1} times that rise from 0 to 1, got {grid}")
+            if not (rises and grid[0] >= 0 and math.isclose(grid[-1], 1, abs_tol=CLOSE)):
+                raise InputError(f"times[{steps}] must be {steps + 1} times that rise from 0 or later to 1, got {grid}")
         for ratio in self.merge_ratios:
             check_number("each of merge_ratios", ratio, 0, MAX_MERGE_RATIO)
         check_number("max_words", self.max_words, 1, whole=True)
+        check_number("memory", self.memory, 0, whole=True)
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -141,7 +151,10 @@ class Backbone(Protocol):
         ...
 
     def step(self, z: Tensor, s: Tensor, t: Tensor, condition: Condition, noise: Tensor | None = None) -> Tensor:
-        """From time s to t, a time and a condition for each row; `noise` where the sampler draws some."""
+        """From time s to t, a time and a condition for each row; `noise` where the spec says `stochastic`.
+
+        Where it says `memory`, z has that many more channels, zero before the first step, and so has the result.
+        """
         ...
 
     def decode(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:

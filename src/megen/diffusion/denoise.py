@@ -17,12 +17,15 @@ from megen.backbone import Backbone, Condition
 
 @dataclass(frozen=True)
 class Rows:
-    """States [b, c, h, w], the time grid of each row, how many of its steps are done, and what it is conditioned on."""
+    """States [b, c, h, w], the time grid of each row, how many of its steps are done, what it is conditioned on, its seed,
+    and what its sampler remembers."""
 
     z: Float[Tensor, "b c h w"]
     times: tuple[tuple[float, ...], ...]
     done: tuple[int, ...]
     condition: Condition
+    seeds: tuple[int, ...]
+    memory: Float[Tensor, "b m h w"]
 
     def __len__(self) -> int:
         return len(self.times)
@@ -33,36 +36,55 @@ class Rows:
         return tuple(k == len(grid) - 1 for k, grid in zip(self.done, self.times, strict=True))
 
 
-def noise_of(shape: tuple[int, int, int], seed: int) -> Float[Tensor, "1 c h w"]:
-    """The starting noise of a seed, the same whatever batch it runs in."""
-    return torch.randn((1, *shape), generator=torch.Generator().manual_seed(seed))
+def noise_of(shape: tuple[int, int, int], seed: int, draw: int = 0) -> Float[Tensor, "1 c h w"]:
+    """The noise of a seed, the same whatever batch it runs in: draw 0 is where its row starts, draw k is step k's."""
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(draw):
+        torch.randn((1, *shape), generator=generator)
+    return torch.randn((1, *shape), generator=generator)
 
 
 def start(backbone: Backbone, condition: Condition, seeds: Sequence[int], times: Sequence[tuple[float, ...]]) -> Rows:
     """New rows at noise, one for each row of the condition, each with its own time grid."""
-    shape = backbone.spec.latent_shape
-    z = torch.cat([noise_of(shape, seed) for seed in seeds]).to(backbone.device)
-    return Rows(z.contiguous(memory_format=torch.channels_last), tuple(times), (0,) * len(seeds), condition)
+    spec = backbone.spec
+    rows = [spec.start_scale(grid[0]) * noise_of(spec.latent_shape, seed) for seed, grid in zip(seeds, times, strict=True)]
+    z = torch.cat(rows).to(backbone.device).contiguous(memory_format=torch.channels_last)
+    memory = torch.zeros((len(z), spec.memory, *z.shape[2:]), device=z.device)
+    return Rows(z, tuple(times), (0,) * len(seeds), condition, tuple(seeds), memory)
 
 
 def join(first: Rows, second: Rows) -> Rows:
     """Both sets of rows as one."""
     z = torch.cat([first.z, second.z]).contiguous(memory_format=torch.channels_last)
-    return Rows(z, first.times + second.times, first.done + second.done, Condition.cat([first.condition, second.condition]))
+    return Rows(
+        z,
+        first.times + second.times,
+        first.done + second.done,
+        Condition.cat([first.condition, second.condition]),
+        first.seeds + second.seeds,
+        torch.cat([first.memory, second.memory]),
+    )
 
 
 def keep(rows: Rows, chosen: Sequence[int]) -> Rows:
     """Some of the rows, in this order; the others leave."""
-    z = rows.z[torch.tensor(list(chosen), dtype=torch.long, device=rows.z.device)].contiguous(memory_format=torch.channels_last)
-    times, done = tuple(rows.times[i] for i in chosen), tuple(rows.done[i] for i in chosen)
-    return Rows(z, times, done, rows.condition.rows(list(chosen)))
+    index = torch.tensor(list(chosen), dtype=torch.long, device=rows.z.device)
+    times, done, seeds = (tuple(column[i] for i in chosen) for column in (rows.times, rows.done, rows.seeds))
+    z = rows.z[index].contiguous(memory_format=torch.channels_last)
+    return Rows(z, times, done, rows.condition.rows(list(chosen)), seeds, rows.memory[index])
 
 
 @torch.inference_mode()
 def advance(backbone: Backbone, rows: Rows) -> Rows:
     """One step of every row; none may be finished."""
-    s, t = (torch.tensor([grid[k + j] for k, grid in zip(rows.done, rows.times, strict=True)], device=rows.z.device) for j in (0, 1))
-    return replace(rows, z=backbone.step(rows.z, s, t, rows.condition), done=tuple(k + 1 for k in rows.done))
+    spec, device = backbone.spec, rows.z.device
+    s, t = (torch.tensor([grid[k + j] for k, grid in zip(rows.done, rows.times, strict=True)], device=device) for j in (0, 1))
+    drawn = [noise_of(spec.latent_shape, seed, k + 1) for k, seed in zip(rows.done, rows.seeds, strict=True)] if spec.stochastic else []
+    noise = torch.cat(drawn).to(device) if drawn else None
+    state = torch.cat([rows.z, rows.memory], 1) if spec.memory else rows.z
+    after = backbone.step(state, s, t, rows.condition, noise)
+    z, memory = after.split([rows.z.shape[1], spec.memory], 1) if spec.memory else (after, rows.memory)
+    return replace(rows, z=z, memory=memory, done=tuple(k + 1 for k in rows.done))
 
 
 def sample(backbone: Backbone, condition: Condition, seeds: Sequence[int], times: Sequence[float]) -> Float[Tensor, "b c h w"]:

@@ -25,6 +25,23 @@ def step(velocity: Velocity, z: Float[Tensor, "b c h w"], s: Float[Tensor, "b"],
     return z + (t - s)[:, None, None, None] * velocity(z, s, t)
 
 
+def jump(
+    data: Float[Tensor, "b c h w"],
+    residual: Float[Tensor, "b c h w"],
+    t: Float[Tensor, "b"],
+    kappa: Float[Tensor, "b"] | None = None,
+    fresh: Float[Tensor, "b c h w"] | None = None,
+) -> Float[Tensor, "b c h w"]:
+    """X = t * data + (1 - t) (sqrt(1 - kappa^2) * residual + kappa * fresh): every sampler's step, from its estimates of data and noise.
+
+    kappa is the share of the noise that is drawn afresh, a number per row; None: none is.
+    """
+    if kappa is None or fresh is None:
+        return interpolate(data, residual, t)
+    share = kappa[:, None, None, None]
+    return interpolate(data, (1 - share.square()).clamp(min=0).sqrt() * residual + share * fresh, t)
+
+
 def times(steps: int, shift: float) -> list[float]:
     """The steps + 1 times from 0 to 1; noise levels 1 - t = shift*u / (1 + (shift-1)*u), u uniform."""
     if steps < 1:

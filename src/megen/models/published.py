@@ -1,0 +1,310 @@
+"""Published checkpoints as a `Backbone`: SDXL, SANA, FLUX.2 klein and Z-Image through diffusers, each by its own family and sampler.
+
+A backbone is named by a hub name, by a folder, or by a JSON file that says how it is run (`Checkpoint`).
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from megen.backbone import BackboneSpec, Condition
+from megen.errors import InputError, RunError
+from megen.models import checkpoints, samplers
+from megen.models.families import EMBEDDED, UNGUIDED, Family, Prompt, family_of
+from megen.models.placement import bf16_pays
+from megen.models.samplers import Sampler
+from megen.types import check_number, check_type
+
+MERGE_RATIOS = (0.0, 0.25, 0.5, 0.75)
+PROMPTS = 256  # whose embeddings are kept
+SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {  # by name: a scheduler of diffusers, and what of its configuration is set
+    "euler": ("EulerDiscreteScheduler", {"timestep_spacing": "leading"}),
+    "euler-trailing": ("EulerDiscreteScheduler", {"timestep_spacing": "trailing"}),
+    "ancestral": ("EulerAncestralDiscreteScheduler", {"timestep_spacing": "trailing"}),
+    "ddim": ("DDIMScheduler", {"timestep_spacing": "leading", "clip_sample": False}),
+    "ddim-trailing": ("DDIMScheduler", {"timestep_spacing": "trailing", "clip_sample": False}),
+    "lcm": ("LCMScheduler", {"clip_sample": False}),
+    "tcd": ("TCDScheduler", {"clip_sample": False}),
+    "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 2, "final_sigmas_type": "zero"}),
+    "perflow": ("DDIMScheduler", {"clip_sample": False}),
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Which published checkpoint, and how it is run; what is None the checkpoint or its family says.
+
+    `source`: a hub name or a folder. `sampler`: one of `SAMPLERS`. `lora`: a hub name, a file or a folder of weights for the net.
+    `receiver`: a folder with the user equipment's half. `unload_text`: text encoders leave after each prompt that is new.
+    Errors: InputError.
+    """
+
+    source: str
+    sampler: str | None = None
+    steps: tuple[int, ...] | None = None
+    guidance: float | None = None
+    image_px: int | None = None
+    lora: str | None = None
+    lora_scale: float = 1.0
+    receiver: str | None = None
+    unload_text: bool = False
+
+    def __post_init__(self) -> None:
+        check_type("source", self.source, str)
+        if not self.source:
+            raise InputError("source must name a checkpoint: a hub name such as owner/model, or a folder")
+        if self.sampler is not None and self.sampler not in SAMPLERS:
+            raise InputError(f"sampler must be one of {', '.join(SAMPLERS)}, got {self.sampler!r}")
+        if self.steps is not None:
+            if not isinstance(self.steps, tuple | list) or not self.steps:
+                raise InputError(f"steps must be a list of whole numbers, got {self.steps!r}")
+            for steps in self.steps:
+                check_number("each of steps", steps, 1, 1000, whole=True)
+            object.__setattr__(self, "steps", tuple(sorted({int(n) for n in self.steps})))
+        if self.guidance is not None:
+            check_number("guidance", self.guidance, 0)
+        if self.image_px is not None:
+            check_number("image_px", self.image_px, 1, whole=True)
+        for name in ("lora", "receiver"):
+            if getattr(self, name) is not None:
+                check_type(name, getattr(self, name), str)
+        check_number("lora_scale", self.lora_scale)
+        check_type("unload_text", self.unload_text, bool)
+
+    @classmethod
+    def read(cls, name_or_path: str) -> Checkpoint:
+        """A hub name or a folder as it is, or what a JSON file says; folders in a file are relative to it. Errors: InputError."""
+        path = Path(name_or_path)
+        if path.suffix != ".json":
+            return cls(name_or_path)
+        try:
+            said = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} cannot be read as a backbone file ({error})") from error
+        known = [field.name for field in fields(cls)]
+        if not isinstance(said, dict) or "source" not in said or not said.keys() <= set(known):
+            raise InputError(f"{path} must be an object with a source, and no more than {', '.join(known)}")
+        for name in ("source", "lora", "receiver"):
+            if isinstance(said.get(name), str) and (path.parent / said[name]).exists():
+                said[name] = str(path.parent / said[name])
+        return cls(**said)
+
+
+class PublishedBackbone:
+    """A `Backbone` of one loaded pipeline. Rows are folded latents: a token's places are channels of one place."""
+
+    def __init__(self, name: str, family: Family, sampler: Sampler, text: TextParts, *, guidance: float | None = None, digest: str = "") -> None:
+        channels, height, width = family.latent
+        shape = (channels * family.fold**2, height // family.fold, width // family.fold)
+        self.family, self.sampler, self.text, self.digest = family, sampler, text, digest
+        own = family.guidance if sampler.guidance is None or family.guided == EMBEDDED else sampler.guidance
+        self.guidance = 1.0 if family.guided == UNGUIDED else own if guidance is None else guidance
+        self._spec = BackboneSpec(
+            name,
+            shape,
+            family.image_px,
+            sampler.times,
+            MERGE_RATIOS,
+            family.max_words,
+            start_scale=sampler.start_scale,
+            stochastic=sampler.kappa is not None,
+            memory=sampler.channels(shape[0]),
+        )
+
+    @property
+    def spec(self) -> BackboneSpec:
+        """What is offered."""
+        return self._spec
+
+    @property
+    def device(self) -> torch.device:
+        """Where the net runs."""
+        return self.text.device
+
+    @property
+    def precision(self) -> torch.dtype:
+        """Of the net's weights."""
+        return self.text.dtype
+
+    def condition(self, prompts: Sequence[str], guidance: float | None = None) -> Condition:
+        """Encode prompts, each alone; "" is the empty prompt, which is not the null one of every family.
+
+        Errors: InputError on too many tokens.
+        """
+        strength = self.guidance if guidance is None else guidance
+        rows = [self.text.encoded(prompt, self.family) for prompt in prompts]
+        free = self.family.guided not in (EMBEDDED, UNGUIDED) and strength != 1.0
+        null = self._condition([self.text.null(self.family)], 1.0, None) if free else None
+        return self._condition(rows, strength, null)
+
+    def _condition(self, rows: list[Prompt], strength: float, null: Condition | None) -> Condition:
+        words = max(row.text.shape[1] for row in rows)
+        text = torch.cat([F.pad(row.text, (0, 0, 0, words - row.text.shape[1])) for row in rows])
+        mask = torch.cat([F.pad(row.mask, (0, words - row.mask.shape[1])) for row in rows])
+        return Condition(text, torch.cat([row.pooled for row in rows]), mask, torch.full((len(rows),), strength, device=text.device), null)
+
+    def step(
+        self, z: Float[Tensor, "b c h w"], s: Float[Tensor, "b"], t: Float[Tensor, "b"], condition: Condition, noise: Tensor | None = None
+    ) -> Float[Tensor, "b c h w"]:
+        """The sampler's step, guided for each row. Errors: RunError where the net gives NaN or infinity."""
+        out = self.sampler.step(lambda states, times: self._output(states, times, condition), z, s, t, noise)
+        if not torch.isfinite(out).all():
+            raise RunError("the net gave NaN or infinity: its weights are broken, or overflow in this precision")
+        return out
+
+    def _output(self, states: Tensor, times: Tensor, condition: Condition) -> Tensor:
+        """The net's output, guided where a row has a guidance other than 1: o_null + g (o_text - o_null)."""
+        own = self.unfold(states).to(self.precision)
+        if condition.null is None:
+            return self.fold(self.family.predict(own, times, condition).float())
+        twice = Condition.cat([condition, condition.null.expand(len(own))])
+        guided, null = self.family.predict(torch.cat([own, own]), torch.cat([times, times]), twice).float().chunk(2)
+        strength = condition.guidance[:, None, None, None]
+        return self.fold(torch.where(strength == 1, guided, null + strength * (guided - null)))
+
+    def fold(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h2 w2"]:
+        """The net's layout to one place a token."""
+        return F.pixel_unshuffle(latents, self.family.fold)
+
+    def unfold(self, latents: Float[Tensor, "b c2 h2 w2"]) -> Float[Tensor, "b c h w"]:
+        """One place a token to the net's layout."""
+        return F.pixel_shuffle(latents, self.family.fold)
+
+    @torch.inference_mode()
+    def decode(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
+        """Latents to images in [0, 1]."""
+        return self.family.decode(self.unfold(z.float()))
+
+    @torch.inference_mode()
+    def encode_images(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
+        """Images in [0, 1] to latents."""
+        return self.fold(self.family.encode_images(images).float())
+
+
+class TextParts:
+    """The text encoders of a pipeline, loaded when a prompt needs them, and their last `PROMPTS` embeddings."""
+
+    def __init__(self, pipe: Any, load: dict[str, Callable[[], torch.nn.Module]], keep: bool, device: torch.device, dtype: torch.dtype) -> None:
+        self.pipe, self.load, self.keep, self.device, self.dtype = pipe, load, keep, device, dtype
+        self._embeddings: dict[str | None, Prompt] = {}
+
+    def encoded(self, prompt: str, family: Family) -> Prompt:
+        """One prompt's embedding. Errors: InputError on more tokens than the family reads."""
+        count = max(len(t(prompt).input_ids) for t in _tokenizers(self.pipe))
+        if count > family.max_words:
+            raise InputError(f"the prompt has {count} tokens, and this backbone reads {family.max_words}: shorten it")
+        return self._kept(prompt, lambda: family.encode(prompt))
+
+    def null(self, family: Family) -> Prompt:
+        """The embedding of no prompt."""
+        return self._kept(None, family.null)
+
+    def _kept(self, key: str | None, encode: Callable[[], Prompt]) -> Prompt:
+        if key not in self._embeddings:
+            for name, load in self.load.items():
+                if getattr(self.pipe, name) is None:
+                    setattr(self.pipe, name, load())
+            with torch.inference_mode():
+                own = encode()
+            if not self.keep:
+                for name in self.load:
+                    setattr(self.pipe, name, None)
+            if len(self._embeddings) >= PROMPTS:
+                self._embeddings.pop(next(k for k in self._embeddings if k is not None))
+            self._embeddings[key] = Prompt(own.text.to(self.dtype), own.pooled.to(self.dtype), own.mask)
+        return self._embeddings[key]
+
+
+def _tokenizers(pipe: Any) -> list[Any]:
+    return [own for name in ("tokenizer", "tokenizer_2") if (own := getattr(pipe, name, None)) is not None]
+
+
+def load(checkpoint: Checkpoint | str, device: str = "cpu", family: Callable[[Any, int | None], Family] = family_of) -> PublishedBackbone:
+    """Load a checkpoint strictly; `family`: a function of one's own for a pipeline that megen does not know.
+
+    Errors: InputError where it is missing, gated, foreign, broken or too large for the free memory.
+    """
+    own = Checkpoint.read(checkpoint) if isinstance(checkpoint, str) else checkpoint
+    folder, on = checkpoints.folder_of(own.source), torch.device(device)
+    index = checkpoints.read_index(folder)
+    kinds = checkpoints.components_of(folder, index)
+    dtype = torch.bfloat16 if bf16_pays(on) else torch.float32
+    nets = {name: kind for name, kind in kinds.items() if issubclass(kind, torch.nn.Module)}
+    texts = {name for name in nets if name.startswith("text_encoder")}
+    sizes = {name: checkpoints.numbers_in(folder / name) for name in nets}
+    resident = sum(sizes.values()) if not own.unload_text else max(sum(sizes[n] for n in texts), sum(sizes[n] for n in nets if n not in texts))
+    checkpoints.check_memory(int(checkpoints.WORKING * dtype.itemsize * resident), on, own.source)
+
+    def component(name: str) -> torch.nn.Module:
+        return checkpoints.load_module(kinds[name], folder / name, dtype).to(on)
+
+    parts: dict[str, Any] = {name: component(name) for name in nets if name not in texts}
+    parts |= {name: checkpoints.load_plain(kind, folder / name) for name, kind in kinds.items() if name not in nets}
+    if own.lora is not None:
+        _add_lora(parts, own)
+    pipe = _pipeline(index, parts, texts)
+    text = TextParts(pipe, {name: (lambda name=name: component(name)) for name in sorted(texts)}, not own.unload_text, on, dtype)
+    built = family(pipe, own.image_px)
+    return PublishedBackbone(
+        own.source, built, _sampler(pipe, own, built), text, guidance=own.guidance, digest=f"{crc_of(pipe.vae):08x}"
+    )
+
+
+def _pipeline(index: dict[str, Any], parts: dict[str, Any], texts: set[str]) -> Any:
+    import diffusers
+
+    kind = getattr(diffusers, index["_class_name"], None)
+    if kind is None:
+        raise InputError(f"this version of diffusers has no {index['_class_name']}: upgrade diffusers")
+    options = {name: value for name, value in index.items() if not name.startswith("_") and not isinstance(value, list)}
+    if kind.__name__ == "StableDiffusionXLPipeline":
+        options["add_watermarker"] = False
+    try:
+        return kind(**parts, **dict.fromkeys(texts), **options)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the checkpoint's parts do not make a {kind.__name__} ({error}): download it again") from error
+
+
+def _sampler(pipe: Any, own: Checkpoint, family: Family) -> Sampler:
+    import diffusers
+
+    scheduler = pipe.scheduler
+    if own.sampler is not None:
+        kind, options = SAMPLERS[own.sampler]
+        scheduler = getattr(diffusers, kind).from_config(scheduler.config, **options)
+    if own.sampler == "perflow":
+        return samplers.perflow(samplers.signals_of(scheduler), own.steps)
+    return samplers.sampler_of(scheduler, own.steps, family.shift)
+
+
+def _add_lora(parts: dict[str, Any], own: Checkpoint) -> None:
+    """Merge low-rank weights into the net. Errors: InputError."""
+    assert own.lora is not None
+    name = next(n for n in ("unet", "transformer") if n in parts)
+    try:
+        parts[name].load_lora_adapter(own.lora, prefix=name)
+        parts[name].fuse_lora(own.lora_scale)
+        parts[name].unload_lora()
+    except Exception as error:  # diffusers, peft and the hub raise classes of their own
+        raise InputError(f"{own.lora} is no LoRA of this net ({' '.join(str(error).split())[:160]})") from error
+
+
+def crc_of(vae: torch.nn.Module) -> int:
+    """CRC-32 of an autoencoder's decoder and settings: features of one mean nothing to another."""
+    config = {k: v for k, v in sorted(dict(vae.config).items()) if not k.startswith("_")}  # type: ignore[arg-type]
+    crc = zlib.crc32(json.dumps(config, default=str).encode())
+    for name, tensor in sorted(vae.state_dict().items()):
+        if not name.startswith(("encoder", "quant_conv")):
+            crc = zlib.crc32(tensor.detach().half().cpu().contiguous().numpy().tobytes(), crc)
+    return crc
