@@ -14,10 +14,11 @@ from megen import codec, export, front, merging
 from megen.backbone import BackboneSpec
 from megen.codec import CodecError, FeatureCodec, prior
 from megen.errors import InputError, RunError
+from megen.halves import LocalReceiver, Transmitter, tokens_of
 from megen.link import NotDeliveredError, PerfectLink, RadioLink, Trace
 from megen.models.embedded import EmbeddedBackbone
 from megen.models.fingerprint import fingerprint
-from megen.pipeline import LocalReceiver, Pipeline, Transmitter, tokens_of
+from megen.pipeline import Pipeline
 from megen.scenes.completion import Completion
 from megen.types import Budget, ChannelState, Decision, Delivery, Features, Observation, Payload, Received, Transmission
 from megen.ue import Receiver, ReceiverError

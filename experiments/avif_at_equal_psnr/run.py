@@ -17,8 +17,8 @@ from PIL import Image
 from experiments import common
 from megen.codec import QUANTISER_BITS, features
 from megen.evaluation.link import Sample, coded, file_kinds, samples
+from megen.halves import Receives, Transmitter, halves
 from megen.metrics import psnr_db
-from megen.pipeline import Receives, Transmitter, halves
 
 TARGETS_DB = (38, 40, 43, 45, 47)
 QUALITIES = (5, 10, 15, 20, 25, 30, 35, 40, 45, 50, 55, 60, 66, 72, 78, 84, 90, 94, 98)

@@ -9,9 +9,9 @@ from PIL import Image, ImageDraw
 
 from experiments import common
 from megen.evaluation.link import Blind, samples
+from megen.halves import halves
 from megen.link import NotDeliveredError, RadioLink
 from megen.metrics import psnr_db
-from megen.pipeline import halves
 
 SNRS_DB = (24.0, 10.0, 4.0, 1.0, -2.0, -6.0)
 WAYS = (("digital", 0.25, False), ("analog", 0.25, False), ("analog", 0.25, True))

@@ -18,8 +18,9 @@ from experiments import common
 from megen.control.controller import Controller
 from megen.cost import device_profile
 from megen.evaluation.device_profile import profile
+from megen.halves import halves
 from megen.link import RadioLink
-from megen.pipeline import Pipeline, halves
+from megen.pipeline import Pipeline
 from megen.types import Budget, ChannelState, Observation
 
 CALM = 1  # arrival phase

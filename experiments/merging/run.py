@@ -11,8 +11,9 @@ import statistics
 import numpy as np
 
 from experiments import common
+from megen.halves import halves, tokens_of
 from megen.metrics import psnr_db
-from megen.pipeline import halves, reference, tokens_of
+from megen.pipeline import reference
 from megen.scenes.captions import caption
 from megen.scenes.splits import TEST_SEED, scene
 from megen.training.loop import progress

@@ -15,8 +15,8 @@ import numpy as np
 from experiments import common
 from megen.codec import features
 from megen.evaluation.link import coded, samples
+from megen.halves import halves
 from megen.metrics import psnr_db
-from megen.pipeline import halves
 
 EQUAL_KBIT = (5, 7, 10, 15, 20, 30)
 

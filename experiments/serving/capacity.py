@@ -22,7 +22,7 @@ from experiments.serving.overhead import served, undecoded
 from megen.cost import device_profile
 from megen.cost.device_profile import DeviceProfile
 from megen.evaluation.device_profile import profile
-from megen.pipeline import halves
+from megen.halves import halves
 from megen.serving.capacity import Load, simulate
 from megen.ue.client import Client
 

@@ -19,7 +19,7 @@ import torch
 from experiments import common
 from megen.diffusion import denoise
 from megen.diffusion.denoise import Rows
-from megen.pipeline import halves
+from megen.halves import halves
 from megen.serving.engine import LocalEngine, _Ticket
 from megen.serving.job import Finished, Job
 from megen.types import Decision

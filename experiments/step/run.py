@@ -19,8 +19,8 @@ from torch.profiler import ProfilerActivity
 from experiments import common
 from megen.diffusion.denoise import noise_of
 from megen.evaluation.device_profile import PROMPT, gflops
+from megen.halves import halves
 from megen.models import embedded
-from megen.pipeline import halves
 from megen.types import Received
 
 SIDE = 2048  # of the matrices that tell the machine's rate

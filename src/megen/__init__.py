@@ -19,8 +19,8 @@ __version__ = "0.1.0"
 _ROOMS = {
     "generate": "megen.front",
     "Pipeline": "megen.pipeline",
-    "Transmitter": "megen.pipeline",
-    "LocalReceiver": "megen.pipeline",
+    "Transmitter": "megen.halves",
+    "LocalReceiver": "megen.halves",
     "Backbone": "megen.backbone",
     "BackboneSpec": "megen.backbone",
     "Condition": "megen.backbone",
@@ -54,13 +54,13 @@ if TYPE_CHECKING:
     from megen.errors import MegenError as MegenError
     from megen.errors import RunError as RunError
     from megen.front import generate as generate
+    from megen.halves import LocalReceiver as LocalReceiver
+    from megen.halves import Transmitter as Transmitter
     from megen.link import NotDeliveredError as NotDeliveredError
     from megen.link import PerfectLink as PerfectLink
     from megen.link import RadioLink as RadioLink
-    from megen.pipeline import LocalReceiver as LocalReceiver
     from megen.pipeline import Pipeline as Pipeline
     from megen.pipeline import Result as Result
-    from megen.pipeline import Transmitter as Transmitter
     from megen.types import Budget as Budget
     from megen.types import ChannelState as ChannelState
     from megen.types import Decision as Decision

@@ -6,26 +6,18 @@ denoise ──> encode ──> Transmission ────send────> Receiv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from megen import export, merging
 from megen.accounting import accounts, made_by
-from megen.backbone import Backbone
 from megen.clock import Clock
-from megen.codec import QUANTISER_BITS, FeatureCodec, check_quantiser, prior
+from megen.codec import QUANTISER_BITS, check_quantiser
 from megen.cost.energy import ES_W, UE_DECODE_W
-from megen.diffusion import denoise
+from megen.halves import LARGEST_SEED, OnStep, Receives, Transmitter, halves, tokens_of
 from megen.link import Link, RadioLink
-from megen.models import embedded
-from megen.models.fingerprint import fingerprint
-from megen.models.placement import device_of
 from megen.report import Report
 from megen.scenes import completion
 from megen.scenes import drafts as drafting
@@ -38,116 +30,18 @@ from megen.types import (
     Decision,
     Delivery,
     Features,
-    FloatArray,
     InputError,
     Observation,
     Policy,
-    Received,
-    RunError,
     Transmission,
     check_number,
     check_type,
 )
-from megen.ue import Receiver
 from megen.words import check_words, words
 
 LINK_STREAM = 1  # of a request's seed
-LARGEST_SEED = 2**63 - 1
 WORLD = "scenes"  # whose prompts can be completed
 CALM = 1  # the arrival phase of a lone request: between bursts
-
-OnStep = Callable[[int], object]
-
-
-@runtime_checkable
-class Receives(Protocol):
-    """The user equipment: what is received to bytes [H, W, 3]. Errors of both: CodecError."""
-
-    def decode(self, received: Received) -> np.ndarray: ...
-
-    def image_of(self, features: Features) -> np.ndarray: ...
-
-
-@dataclass(frozen=True)
-class Transmitter:
-    """The edge server's half: prompts to latents, a latent to what crosses the link."""
-
-    backbone: Backbone
-    codec: FeatureCodec
-
-    def clock(self) -> Clock:
-        """A clock that waits for the backbone's device."""
-        return Clock(synchronise=torch.cuda.synchronize) if self.backbone.device.type == "cuda" else Clock()
-
-    def denoise(
-        self, prompts: Sequence[str], seeds: Sequence[int], steps: int, clock: Clock | None = None, on_step: OnStep = lambda done: None
-    ) -> Float[Tensor, "b c h w"]:
-        """Prompts to their latents in `steps` steps, each row from its own seed.
-
-        Errors: InputError on steps that the backbone does not offer, on prompts and seeds that are not as many, on prompts without
-        words or of too many, and on seeds that are none; RunError on broken weights.
-        """
-        clock = clock or self.clock()
-        spec = self.backbone.spec
-        steps = spec.check(Decision(steps)).steps
-        lists = isinstance(prompts, Sequence) and not isinstance(prompts, str) and isinstance(seeds, Sequence | np.ndarray)
-        if not lists or len(prompts) != len(seeds) or not len(prompts):
-            raise InputError(f"prompts and seeds must be two lists of one length, got {prompts!r} and {seeds!r}")
-        for prompt, seed in zip(prompts, seeds, strict=True):
-            check_words(prompt)
-            check_number("seed", seed, 0, LARGEST_SEED, whole=True)
-        with clock.stage("text"), torch.inference_mode():
-            condition = self.backbone.condition(prompts)
-        with clock.stage("denoise"):
-            rows = denoise.start(self.backbone, condition, list(map(int, seeds)), [spec.times[steps]] * len(seeds))
-            for done in range(1, steps + 1):
-                rows = denoise.advance(self.backbone, rows)
-                on_step(done)
-        return rows.z
-
-    def encode(
-        self,
-        latent: Float[Tensor, "1 c h w"],
-        merge_ratio: float = 0.0,
-        *,
-        quantiser_bits: float = QUANTISER_BITS,
-        bits_budget: int | None = None,
-        analog: bool = False,
-        order: str = "band",
-        clock: Clock | None = None,
-    ) -> Transmission:
-        """Merge and code one latent; with `analog` its features travel as I/Q symbols. `order` of the parts as in `FeatureCodec.encode`.
-
-        Errors: InputError, also on another latent.
-        """
-        clock = clock or self.clock()
-        expected = (1, *self.backbone.spec.latent_shape)
-        if not isinstance(latent, Tensor) or tuple(latent.shape) != expected:
-            shape = list(latent.shape) if isinstance(latent, Tensor) else type(latent).__name__
-            raise InputError(f"the latent must be one of {list(expected)}, got {shape}")
-        with clock.stage("merge"):
-            merged = merging.merged(tokens_of(latent), (latent.shape[-2], latent.shape[-1]), merge_ratio)
-        with clock.stage("code"):
-            return self.codec.encode(merged, quantiser_bits=quantiser_bits, bits_budget=bits_budget, analog=analog, order=order)
-
-
-def tokens_of(latent: Float[Tensor, "1 c h w"]) -> FloatArray:
-    """The tokens [h*w, c] of one latent, raster order."""
-    flat: FloatArray = latent[0].flatten(1).T.float().cpu().numpy()
-    return flat
-
-
-def halves(backbone: str = "scenes", device: str = "auto") -> tuple[Transmitter, Receiver]:
-    """Both halves of a bundled backbone by name, or of one from its folder. Errors: InputError."""
-    transmitter, model = transmitter_of(backbone, device)
-    return transmitter, export.receiver_of(model, embedded.folder_of(backbone))
-
-
-def transmitter_of(backbone: str = "scenes", device: str = "auto") -> tuple[Transmitter, embedded.EmbeddedBackbone]:
-    """The edge server's half alone, and its backbone with the receiver's nets. Errors: InputError."""
-    model = embedded.load(backbone, str(device_of(device)), quick=True)
-    learned = prior.load(embedded.folder_of(backbone), model.latent_shape[0])
-    return Transmitter(model, FeatureCodec(learned, fingerprint(model, learned.digest), model.config.grid)), model
 
 
 @dataclass(frozen=True)
@@ -306,27 +200,3 @@ def reference(
     most = max(transmitter.backbone.spec.steps)
     latent = transmitter.denoise([prompt], [seed], most if steps is None else steps, on_step=on_step)
     return receiver.image_of(Features.clean(tokens_of(latent)))
-
-
-@dataclass(frozen=True)
-class LocalReceiver:
-    """A receiver in this process for any backbone: unmerging and its own decoder, without a restorer."""
-
-    transmitter: Transmitter
-
-    def decode(self, received: Received) -> np.ndarray:
-        """The image [H, W, 3] in bytes of what was received. Errors: CodecError."""
-        return self.image_of(self.transmitter.codec.decode(received))
-
-    @torch.inference_mode()
-    def image_of(self, features: Features) -> np.ndarray:
-        """The image [H, W, 3] in bytes of decoded features. Errors: InputError; RunError where the decoder gives NaN or infinity."""
-        backbone = self.transmitter.backbone
-        channels, height, width = backbone.spec.latent_shape
-        features.check(channels, (height, width))
-        tokens = torch.from_numpy(merging.unmerge(features.rows, features.merge_map)).to(backbone.device)
-        image = backbone.decode(tokens.T.reshape(1, channels, height, width))[0]
-        if not torch.isfinite(image).all():
-            raise RunError("the decoder gave NaN or infinity: its weights are broken, or the features are")
-        pixels: np.ndarray = (image.clamp(0, 1).permute(1, 2, 0) * 255).round().byte().cpu().numpy()
-        return pixels

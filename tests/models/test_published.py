@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -19,7 +17,6 @@ from megen.diffusion import denoise
 from megen.models import families, published
 from megen.models.published import Checkpoint, PublishedBackbone
 from megen.models.samplers import TCD_ETA, ancestral
-from tests.models import tiny_checkpoints as tiny
 from tests.models.reference_perflow import PeRFlowReference
 
 PROMPT, OTHER = "a castle at dawn", "a windmill at dusk green hills"
@@ -44,19 +41,8 @@ CASES = [  # checkpoint, sampler, offered steps, guidance as diffusers counts it
 ]
 
 
-@pytest.fixture(scope="session")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All tiny checkpoints, written once."""
-    logging.disable(logging.WARNING)
-    root = tmp_path_factory.mktemp("checkpoints")
-    for kind in tiny.PIPELINES:
-        tiny.write(kind, root / kind)
-    logging.disable(logging.NOTSET)
-    return root
-
-
 @pytest.fixture
-def noises(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[torch.Tensor]]:
+def noises(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     """What diffusers' schedulers draw, in order."""
     from diffusers import schedulers
 
@@ -64,7 +50,7 @@ def noises(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[torch.Tensor]]:
     for name in ("euler_ancestral_discrete", "lcm", "tcd", "scm"):
         module = getattr(schedulers, f"scheduling_{name}")
         monkeypatch.setattr(module, "randn_tensor", lambda *args, **options: left.pop(0))
-    yield left
+    return left
 
 
 def checkpoint(folders: Path, kind: str, sampler: str | None, steps: tuple[int, ...], guidance: float) -> Checkpoint:
@@ -86,13 +72,21 @@ def reference(folders: Path, kind: str, sampler: str | None) -> Any:
     return pipe
 
 
-def theirs(pipe: Any, backbone: PublishedBackbone, prompt: str, seed: int, steps: int, guidance: float, noises: list[torch.Tensor]) -> torch.Tensor:
+def theirs(
+    pipe: Any, backbone: PublishedBackbone, prompt: str, seed: int, steps: int, guidance: float, noises: list[torch.Tensor]
+) -> torch.Tensor:
     """The latent of diffusers' own loop, folded as ours."""
     spec = backbone.spec
     drawn = [backbone.unfold(denoise.noise_of(spec.latent_shape, seed, k)) for k in range(steps + 1)]
     noises[:] = drawn[1:]
     side = spec.image_px[0]
-    options: dict[str, Any] = {"height": side, "width": side, "num_inference_steps": steps, "guidance_scale": guidance, "output_type": "latent"}
+    options: dict[str, Any] = {
+        "height": side,
+        "width": side,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        "output_type": "latent",
+    }
     kind = type(pipe).__name__
     if kind.startswith("Sana"):
         options["use_resolution_binning"] = False
@@ -129,7 +123,9 @@ def test_every_sampler_gives_what_diffusers_gives(
         assert relative(own, other) <= CLOSE, (count, relative(own, other))
 
 
-@pytest.mark.parametrize(("kind", "sampler"), [("sdxl", None), ("sdxl", "ancestral"), ("sana", None), ("sprint", None), ("klein", None), ("z-image", None)])
+@pytest.mark.parametrize(
+    ("kind", "sampler"), [("sdxl", None), ("sdxl", "ancestral"), ("sana", None), ("sprint", None), ("klein", None), ("z-image", None)]
+)
 def test_rows_of_mixed_steps_prompts_and_guidance_are_what_they_are_alone(kind: str, sampler: str | None, folders: Path) -> None:
     backbone = published.load(checkpoint(folders, kind, sampler, (1, 2, 4), 3.0))
     jobs = [(PROMPT, 3, 4, 1.0), (OTHER, 4, 2, 3.0), ("night", 5, 1, 2.0)]

@@ -9,7 +9,28 @@ from typing import Any
 import torch
 
 PIPELINES = ("sdxl", "sdxl-lcm", "sana", "sprint", "klein", "z-image")
-WORDS = "a an the castle at dawn fog lighthouse windmill dusk green hills lake night rain of in on and with".split()
+WORDS = [
+    "a",
+    "an",
+    "the",
+    "castle",
+    "at",
+    "dawn",
+    "fog",
+    "lighthouse",
+    "windmill",
+    "dusk",
+    "green",
+    "hills",
+    "lake",
+    "night",
+    "rain",
+    "of",
+    "in",
+    "on",
+    "and",
+    "with",
+]
 CHAT = "{% for m in messages %}<s> {{ m['content'] }}{% endfor %}{% if add_generation_prompt %} <a>{% endif %}"
 
 
@@ -70,7 +91,15 @@ def sdxl(lcm: bool = False) -> Any:
     betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
     scheduler = LCMScheduler(**betas) if lcm else EulerDiscreteScheduler(**betas, timestep_spacing="leading")
     return StableDiffusionXLPipeline(
-        vae, clip(False), clip(True), tokenizer(77), tokenizer(77), unet, scheduler, force_zeros_for_empty_prompt=True, add_watermarker=False
+        vae,
+        clip(False),
+        clip(True),
+        tokenizer(77),
+        tokenizer(77),
+        unet,
+        scheduler,
+        force_zeros_for_empty_prompt=True,
+        add_watermarker=False,
     )
 
 
@@ -91,19 +120,22 @@ def sana(sprint: bool = False) -> Any:
         qk_norm="rms_norm_across_heads" if sprint else None,
     )  # fmt: skip
     vae = AutoencoderDC(
-        in_channels=3, latent_channels=4, attention_head_dim=2, encoder_block_types=("ResBlock",) * 2, decoder_block_types=("ResBlock",) * 2,
+        in_channels=3, latent_channels=4, attention_head_dim=2, encoder_block_types=("ResBlock",) * 2,
+        decoder_block_types=("ResBlock",) * 2,
         encoder_block_out_channels=(8, 16), decoder_block_out_channels=(8, 16), encoder_qkv_multiscales=((), ()),
         decoder_qkv_multiscales=((), ()), encoder_layers_per_block=(1, 1), decoder_layers_per_block=(1, 1), downsample_block_type="conv",
         upsample_block_type="interpolate", decoder_norm_types="rms_norm", decoder_act_fns="silu", scaling_factor=0.41407,
     )  # fmt: skip
     text = Gemma2Model(
         Gemma2Config(
-            vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=8,
-            bos_token_id=1, eos_token_id=2, pad_token_id=0,
+            vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+            head_dim=8, bos_token_id=1, eos_token_id=2, pad_token_id=0,
         )
     ).eval()  # fmt: skip
     if sprint:
-        return SanaSprintPipeline(tokenizer(300), text, vae, net, SCMScheduler(num_train_timesteps=1000, prediction_type="trigflow", sigma_data=0.5))
+        return SanaSprintPipeline(
+            tokenizer(300), text, vae, net, SCMScheduler(num_train_timesteps=1000, prediction_type="trigflow", sigma_data=0.5)
+        )
     scheduler = DPMSolverMultistepScheduler(use_flow_sigmas=True, flow_shift=3.0, prediction_type="flow_prediction")
     return SanaPipeline(tokenizer(300), text, vae, net, scheduler)
 
@@ -112,8 +144,8 @@ def qwen(layers: int) -> Any:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     config = Qwen3Config(
-        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=layers, num_attention_heads=2, num_key_value_heads=1, head_dim=8,
-        bos_token_id=1, eos_token_id=2, pad_token_id=0,
+        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=layers, num_attention_heads=2, num_key_value_heads=1,
+        head_dim=8, bos_token_id=1, eos_token_id=2, pad_token_id=0,
     )  # fmt: skip
     return Qwen3ForCausalLM(config).eval()
 

@@ -9,7 +9,7 @@ import signal
 import pytest
 
 from megen.errors import InputError
-from megen.pipeline import halves
+from megen.halves import halves
 from megen.protocol.messages import Done, Generate, Stepped
 from megen.scenes.completion import Completion
 from megen.serving.decider import Decider

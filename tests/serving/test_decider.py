@@ -14,7 +14,7 @@ from megen.control.controller import Controller
 from megen.control.fit import Request
 from megen.control.scenarios.scenario import long_run
 from megen.errors import InputError
-from megen.pipeline import Transmitter
+from megen.halves import Transmitter
 from megen.serving import server
 from megen.serving.decider import Asked, Decider
 from megen.serving.goodput import KEPT_CONNECTIONS, PRIOR_BPS, GoodputEstimate, Goodputs

@@ -12,8 +12,8 @@ from PIL import Image
 
 from megen.codec import FeatureCodec
 from megen.errors import InputError, RunError
+from megen.halves import Transmitter
 from megen.models.embedded import EmbeddedBackbone
-from megen.pipeline import Transmitter
 from megen.serving.engine import LocalEngine
 from megen.serving.job import Engine, EngineLostError, Finished, Job, JobEvent, Progress
 from megen.types import Decision

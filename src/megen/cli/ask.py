@@ -80,7 +80,11 @@ def run(args: argparse.Namespace) -> None:
         )
     )
     output.save_image(answer.image, args.out)
-    if args.payload:
+    if answer.received is None:
+        output.say(
+            "this server decodes itself: no user equipment can decode its backbone" + (", so --payload has none" if args.payload else "")
+        )
+    elif args.payload:
         from megen.codec.framing import pack
         from megen.files import replacing
 

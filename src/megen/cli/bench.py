@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _link(args: argparse.Namespace, say: Callable[[str], object]) -> dict[str, Any]:
     from megen.evaluation import link
-    from megen.pipeline import halves
+    from megen.halves import halves
     from megen.types import Decision
 
     transmitter, receiver = halves(args.backbone)

@@ -48,7 +48,10 @@ def add(commands: argparse._SubParsersAction) -> None:
     g.add_argument("--deadline-s", type=float, help="latency limit; where it is exceeded stderr says so; auto decides by it")
     g.add_argument("--energy-budget-j", type=float, help="energy limit; where it is exceeded stderr says so; auto decides by it")
     g.add_argument(
-        "--backbone", default="scenes", metavar="NAME|PATH", help="a bundled backbone or a folder of weights (default: %(default)s)"
+        "--backbone",
+        default="scenes",
+        metavar="NAME|PATH",
+        help="a bundled backbone, a folder of weights, a hub name, or a JSON file that says how a checkpoint is run (default: %(default)s)",
     )
     g.add_argument("--device", default="auto", help="where the edge server's half runs: auto, cpu or cuda (default: %(default)s)")
     g.add_argument(
@@ -214,7 +217,7 @@ def _measure_once(args: argparse.Namespace) -> None:
     if args.backbone != "scenes" or (args.server and args.phone) or device_profile.cached().is_file():
         return
     from megen.evaluation.device_profile import measure_once
-    from megen.pipeline import halves
+    from megen.halves import halves
 
     measure_once(*halves(args.backbone, args.device), output.say)
 

@@ -50,14 +50,15 @@ def run(args: argparse.Namespace) -> None:
     if (work.exists() and not work.is_dir()) or work.resolve() == args.out.resolve():
         raise InputError(f"{work} is a file: name a folder with --work")
     from megen.cost.quality_grid import save
+    from megen.halves import halves
     from megen.models.embedded import EmbeddedBackbone
-    from megen.pipeline import halves
     from megen.provenance import provenance
     from megen.types import Decision
 
     transmitter, receiver = halves(args.backbone, args.device)
     backbone = transmitter.backbone
-    assert isinstance(backbone, EmbeddedBackbone)
+    if not isinstance(backbone, EmbeddedBackbone):
+        raise InputError("the quality grid needs a judge of what the pictures show, and megen has one for the world of scenes alone")
     steps = tuple(counts(args.steps, 100)) if args.steps else backbone.spec.steps
     if sorted(set(steps)) != list(steps):
         raise InputError(f"--steps must rise, got {args.steps}")

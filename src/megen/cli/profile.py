@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
     output.bounded("--repeats", args.repeats, 1, 1000)
     output.bounded("--power-w", args.power_w, 1e-3, 1e6)
     from megen.evaluation.device_profile import profile
-    from megen.pipeline import halves
+    from megen.halves import halves
     from megen.provenance import provenance
 
     measured = profile(*halves(args.backbone, args.device), args.name, args.repeats, args.power_w)

@@ -9,10 +9,9 @@ from megen.errors import InputError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from megen.halves import Receives, Transmitter
     from megen.link import Link
-    from megen.pipeline import Transmitter
     from megen.serving.cluster import Cluster
-    from megen.ue.receiver import Receiver
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -30,7 +29,12 @@ def add(commands: argparse._SubParsersAction) -> None:
     s.add_argument("--origin", action="append", default=[], metavar="URL", help="another site whose pages may ask; may be repeated")
     s.add_argument("--tls-cert", type=Path, metavar="F", help="certificate, for https")
     s.add_argument("--tls-key", type=Path, metavar="F", help="its key")
-    s.add_argument("--backbone", default="scenes", metavar="NAME|PATH", help="a bundled backbone or a folder of weights")
+    s.add_argument(
+        "--backbone",
+        default="scenes",
+        metavar="NAME|PATH",
+        help="a bundled backbone, a folder of weights, a hub name, or a JSON file that says how a checkpoint is run",
+    )
     s.add_argument("--device", default="auto", help="where it runs: auto, cpu or cuda (default: %(default)s)")
     s.add_argument("--policy", default="plan", metavar="NAME|PATH", help="who decides what requests leave open (default: %(default)s)")
     s.add_argument("--rows", type=int, default=8, metavar="N", help="requests that are denoised together (default: %(default)s)")
@@ -74,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
     options = server.Options(args.backbone, args.device, args.policy, settings, args.log, link, cluster)
     output.say("loading the backbone")
 
-    def prepare(transmitter: Transmitter, receiver: Receiver) -> None:
+    def prepare(transmitter: Transmitter, receiver: Receives) -> None:
         if args.backbone == "scenes":
             measure_once(transmitter, receiver, output.say)
 

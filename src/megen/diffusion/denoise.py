@@ -69,9 +69,9 @@ def join(first: Rows, second: Rows) -> Rows:
 def keep(rows: Rows, chosen: Sequence[int]) -> Rows:
     """Some of the rows, in this order; the others leave."""
     index = torch.tensor(list(chosen), dtype=torch.long, device=rows.z.device)
-    times, done, seeds = (tuple(column[i] for i in chosen) for column in (rows.times, rows.done, rows.seeds))
+    times, done = tuple(rows.times[i] for i in chosen), tuple(rows.done[i] for i in chosen)
     z = rows.z[index].contiguous(memory_format=torch.channels_last)
-    return Rows(z, times, done, rows.condition.rows(list(chosen)), seeds, rows.memory[index])
+    return Rows(z, times, done, rows.condition.rows(list(chosen)), tuple(rows.seeds[i] for i in chosen), rows.memory[index])
 
 
 @torch.inference_mode()
@@ -83,7 +83,8 @@ def advance(backbone: Backbone, rows: Rows) -> Rows:
     noise = torch.cat(drawn).to(device) if drawn else None
     state = torch.cat([rows.z, rows.memory], 1) if spec.memory else rows.z
     after = backbone.step(state, s, t, rows.condition, noise)
-    z, memory = after.split([rows.z.shape[1], spec.memory], 1) if spec.memory else (after, rows.memory)
+    channels = rows.z.shape[1]
+    z, memory = (after[:, :channels], after[:, channels:]) if spec.memory else (after, rows.memory)
     return replace(rows, z=z, memory=memory, done=tuple(k + 1 for k in rows.done))
 
 

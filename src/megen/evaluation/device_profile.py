@@ -16,11 +16,10 @@ from megen.cost import device_profile
 from megen.cost.device_profile import DeviceProfile
 from megen.diffusion.denoise import noise_of
 from megen.export import TorchReceiver
+from megen.halves import Receives, Transmitter, tokens_of
 from megen.models.embedded import EmbeddedBackbone
-from megen.pipeline import Transmitter, tokens_of
 from megen.provenance import provenance
 from megen.types import Received
-from megen.ue import Receiver
 
 PROMPT = "a lighthouse at sunset, snowy mountains, pine trees"
 RATIO = 0.25
@@ -89,7 +88,7 @@ def fixed_share(alone_s: float, batch_s: float) -> float:
     return min(max((BATCH - batch_s / max(alone_s, 1e-9)) / (BATCH - 1), 0.0), 0.99)
 
 
-def profile(transmitter: Transmitter, receiver: Receiver, name: str, repeats: int, power_w: float) -> DeviceProfile:
+def profile(transmitter: Transmitter, receiver: Receives, name: str, repeats: int, power_w: float) -> DeviceProfile:
     """Measure all stages of one image; `power_w` stands where no counter tells the power, and is marked assumed then."""
     backbone = transmitter.backbone
     assert isinstance(backbone, EmbeddedBackbone)  # whose halves are counted apart
@@ -110,7 +109,7 @@ def profile(transmitter: Transmitter, receiver: Receiver, name: str, repeats: in
     grid = (shape[1], shape[2])
     merged = merging.merged(tokens_of(latent), grid, RATIO)
     received = Received(transmitter.codec.encode(merged).payload)
-    features = receiver.codec.decode(received)
+    features = transmitter.codec.decode(received)
     inputs = [torch.from_numpy(x).to(device) for x in (features.rows, features.merge_map, features.degradation)]
     in_torch = TorchReceiver(backbone)
 
@@ -128,7 +127,7 @@ def profile(transmitter: Transmitter, receiver: Receiver, name: str, repeats: in
         step_s=step_s,
         merge_s=median_s(lambda: merging.merged(tokens_of(latent), grid, RATIO), repeats),
         code_s=median_s(lambda: transmitter.codec.encode(merged), repeats),
-        arrive_s=median_s(lambda: receiver.codec.decode(received), repeats),
+        arrive_s=median_s(lambda: transmitter.codec.decode(received), repeats),
         decode_s=median_s(lambda: receiver.image_of(features), repeats),
         decode_torch_s=decode_torch_s,
         step_gflop=step_gflop,
@@ -141,7 +140,7 @@ def profile(transmitter: Transmitter, receiver: Receiver, name: str, repeats: in
     )
 
 
-def measure_once(transmitter: Transmitter, receiver: Receiver, say: Callable[[str], object]) -> None:
+def measure_once(transmitter: Transmitter, receiver: Receives, say: Callable[[str], object]) -> None:
     """This machine's profile into the user's cache folder, where none is: a controller would decide by another machine's seconds."""
     if device_profile.cached().is_file():
         return

@@ -19,14 +19,13 @@ import torch
 from PIL import Image
 
 from megen import merging
-from megen.codec import QUANTISER_BITS, features
+from megen.codec import QUANTISER_BITS, FeatureCodec, features
+from megen.halves import Receives, Transmitter, tokens_of
 from megen.link import NotDeliveredError, RadioLink, digital
 from megen.metrics import psnr_db, ssim
-from megen.pipeline import Receives, Transmitter, tokens_of
 from megen.scenes.captions import caption
 from megen.scenes.splits import scene
 from megen.types import Features, FloatArray, Received
-from megen.ue import Receiver
 
 SNRS_DB = tuple(float(s) for s in range(-6, 25, 3))
 SCHEMES = (  # how features travel, merge ratio, receiver, name
@@ -69,10 +68,11 @@ def samples(transmitter: Transmitter, receiver: Receives, count: int, seed: int,
 class Blind:
     """A receiver that does not know how its tokens were degraded: what the restorer is compared with."""
 
-    receiver: Receiver
+    codec: FeatureCodec
+    receiver: Receives
 
     def decode(self, received: Received) -> np.ndarray:
-        return self.image_of(self.receiver.codec.decode(received))
+        return self.image_of(self.codec.decode(received))
 
     def image_of(self, features: Features) -> np.ndarray:
         return self.receiver.image_of(replace(features, degradation=np.zeros_like(features.degradation)))
@@ -193,7 +193,7 @@ def airtime(bits: int, snr_db: float, bandwidth_hz: float, rng: np.random.Genera
 
 def compare(
     transmitter: Transmitter,
-    receiver: Receiver,
+    receiver: Receives,
     count: int,
     sweep: int,
     seed: int,
@@ -246,7 +246,7 @@ def compare(
 def _sweep(
     every: list[Sample],
     transmitter: Transmitter,
-    receiver: Receiver,
+    receiver: Receives,
     seed: int,
     rows: list[dict[str, float]],
     *,
@@ -265,7 +265,7 @@ def _sweep(
 
             for scheme, ratio, by, name in SCHEMES:
                 rng = np.random.default_rng([seed, i, int(10 * ratio)])
-                ue = Blind(receiver) if by == "blind" else receiver
+                ue = Blind(transmitter.codec, receiver) if by == "blind" else receiver
                 sent = transmitter.encode(sample.latent, ratio, analog=scheme == "analog")
                 try:
                     delivery = RadioLink(snr_db).send(sent, rng)

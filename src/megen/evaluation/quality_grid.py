@@ -21,14 +21,13 @@ from megen.cost import quality_grid as quality
 from megen.cost.quality_grid import QualityGrid
 from megen.errors import InputError
 from megen.files import read_text, write_json
+from megen.halves import Receives, Transmitter, tokens_of
 from megen.link import NotDeliveredError, RadioLink
 from megen.metrics import log_mse, psnr_db
 from megen.models import weights
 from megen.models.embedded import BackboneConfig, EmbeddedBackbone
-from megen.pipeline import Transmitter, tokens_of
 from megen.scenes import judge
 from megen.types import Features, Received, Transmission
-from megen.ue import Receiver
 
 SNRS_DB = tuple(float(s) for s in range(-6, 25, 3))
 QUANTILES = 8  # of the airtime
@@ -41,7 +40,7 @@ NO_IMAGE = 128  # what is shown where nothing arrived
 
 
 def measure_prompt(
-    transmitter: Transmitter, receiver: Receiver, model: judge.Classifier, steps: Sequence[int], index: int
+    transmitter: Transmitter, receiver: Receives, model: judge.Classifier, steps: Sequence[int], index: int
 ) -> dict[str, Any]:
     """All figures of one prompt: lists over steps x codings, and x SNRs."""
     _, text = judge.held_out_prompt(PROMPT_OFFSET + index, unseen=False)
@@ -124,7 +123,7 @@ def _crossed(sent: Transmission, link: RadioLink, rng: np.random.Generator, outc
 
 
 def measure(
-    transmitter: Transmitter, receiver: Receiver, steps: Sequence[int], count: int, work: Path, on_prompt: Callable[[int], object]
+    transmitter: Transmitter, receiver: Receives, steps: Sequence[int], count: int, work: Path, on_prompt: Callable[[int], object]
 ) -> list[dict[str, Any]]:
     """Figures of `count` prompts; those that `work` holds of an earlier run are kept.
 
@@ -133,7 +132,7 @@ def measure(
     backbone, rows = transmitter.backbone, []
     assert isinstance(backbone, EmbeddedBackbone)  # the judge knows no other world than its
     model = judge.load()
-    recipe = {"receiver": receiver.codec.fingerprint, "backbone": _mark(backbone)[:16], "steps": steps, "snrs_db": SNRS_DB}
+    recipe = {"receiver": transmitter.codec.fingerprint, "backbone": _mark(backbone)[:16], "steps": steps, "snrs_db": SNRS_DB}
     with run_folder.held(work, {**recipe, "air_draws": AIR_DRAWS, "codings": [list(pair) for pair in codings(backbone.spec.merge_ratios)]}):
         for i in range(count):
             path = work / f"prompt-{i:05d}.json"

@@ -8,8 +8,10 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import re
 import struct
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,43 @@ PLAIN = (".json", ".txt", ".model", ".jinja")  # configurations and tokenizers
 LIBRARIES = ("diffusers", "transformers")
 DERIVED = ("position_ids", "inv_freq")  # buffers that older checkpoints saved and no model reads
 MEMINFO = Path("/proc/meminfo")
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_S = 10.0  # that it has to answer
 WORKING = 1.25  # of the weights: what runs beside them
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Neither diffusers nor transformers says how far it is, or what it could do otherwise."""
+    from transformers.utils import logging
+
+    of_transformers: Any = logging
+
+    before = of_transformers.get_verbosity()
+    of_transformers.set_verbosity_error()
+    of_transformers.disable_progress_bar()
+    from diffusers.utils import logging as other
+
+    of_diffusers: Any = other
+
+    earlier = of_diffusers.get_verbosity()
+    of_diffusers.set_verbosity_error()
+    of_diffusers.disable_progress_bar()
+    try:
+        yield
+    finally:
+        of_transformers.set_verbosity(before)
+        of_transformers.enable_progress_bar()
+        of_diffusers.set_verbosity(earlier)
+        of_diffusers.enable_progress_bar()
+
+
+def is_published(name: str) -> bool:
+    """Whether a backbone's name is a published checkpoint's: a file that says how one is run, its folder, or a hub name."""
+    path = Path(name)
+    if path.suffix == ".json" or (path / INDEX).is_file():
+        return True
+    return not path.exists() and bool(HUB_NAME.fullmatch(name))
 
 
 def folder_of(source: str) -> Path:
@@ -35,7 +73,7 @@ def folder_of(source: str) -> Path:
         if not (folder / INDEX).is_file():
             raise InputError(f"{folder} has no {INDEX}: give a folder that diffusers' save_pretrained wrote, or one of megen train")
         return folder
-    if source.count("/") != 1 or source.startswith((".", "/")):
+    if not HUB_NAME.fullmatch(source):
         raise InputError(f"no backbone named {source!r}: give a folder, a hub name such as owner/model, or scenes")
     return _downloaded(source)
 
@@ -45,19 +83,25 @@ def _downloaded(name: str) -> Path:
     from huggingface_hub import errors
 
     try:
-        files = huggingface_hub.HfApi().list_repo_files(name)
-        if INDEX not in files:
-            raise InputError(f"{name} has no {INDEX}: it is no checkpoint of a diffusers pipeline")
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=wanted(files)))
+        files = [str(file.rfilename) for file in huggingface_hub.HfApi().model_info(name, timeout=HUB_S).siblings or ()]
     except errors.GatedRepoError as error:
         raise InputError(f"{name} is gated: accept its licence on the hub, then run hf auth login") from error
     except errors.RepositoryNotFoundError as error:
         raise InputError(f"the hub has no {name}, or not for you: check the name, or run hf auth login") from error
-    except (errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError) as error:
+    except Exception as error:  # of the hub's, of its transport's, or of the system's: it cannot be reached
         try:
             return Path(huggingface_hub.snapshot_download(name, local_files_only=True))
-        except (errors.LocalEntryNotFoundError, OSError):
-            raise InputError(f"the hub cannot be reached and {name} is not on this machine: download it elsewhere, and give its folder") from error
+        except Exception:
+            said = f"the hub cannot be reached and {name} is not on this machine: download it elsewhere, and give its folder"
+            raise InputError(said) from error
+    if INDEX not in files:
+        raise InputError(f"{name} has no {INDEX}: it is no checkpoint of a diffusers pipeline")
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=wanted(files)))
+    except errors.GatedRepoError as error:
+        raise InputError(f"{name} is gated: accept its licence on the hub, then run hf auth login") from error
+    except Exception as error:
+        raise InputError(f"{name} could not be downloaded ({' '.join(str(error).split())[:160]}): try again, it resumes") from error
 
 
 def wanted(files: Iterable[str]) -> list[str]:

@@ -167,7 +167,9 @@ def folder_of(name_or_path: str) -> Path:
     bundled = sorted({p.parent.name for p in ASSETS.glob(f"*/{STEM}-*.safetensors")})  # assets hold other folders too
     folder = ASSETS / name_or_path if name_or_path in bundled else Path(name_or_path)
     if not folder.is_dir():
-        raise weights.WeightsError(f"no backbone named {name_or_path!r}: give one of {', '.join(bundled)}, or a folder of weights")
+        raise weights.WeightsError(
+            f"no backbone named {name_or_path!r}: give one of {', '.join(bundled)}, a folder of weights, or a hub name as owner/model"
+        )
     return folder
 
 

@@ -185,7 +185,8 @@ def flux2_klein(pipe: Any, image_px: int | None) -> Family:
 
     def encode_images(images: Tensor) -> Tensor:
         own = torch.nn.functional.pixel_unshuffle(vae.encode((2 * images - 1).to(vae.dtype)).latent_dist.mode().float(), 2)
-        return (own - mean.to(own.device)) / scale.to(own.device)
+        out: Tensor = (own - mean.to(own.device)) / scale.to(own.device)
+        return out
 
     return Family(
         text=("text_encoder",),
@@ -238,7 +239,7 @@ def z_image(pipe: Any, image_px: int | None) -> Family:
 
 
 def klein_shift(tokens: int, steps: int) -> float:
-    """FLUX.2's exponent of the time shift: linear in tokens at 10 and at 200 steps, and linear in steps between; beyond 4,300 the latter."""
+    """FLUX.2's exponent of the time shift: linear in tokens at 10 and at 200 steps, in steps between; at 200 beyond 4,300 tokens."""
     at_200 = 0.00016927 * tokens + 0.45666666
     if tokens > 4300:
         return at_200
@@ -273,6 +274,8 @@ def _scaled(vae: Any) -> dict[str, Any]:
     mean, std = (getattr(config, name, None) for name in ("latents_mean", "latents_std"))
     factor, shift = config.scaling_factor, getattr(config, "shift_factor", None) or 0.0
     high = torch.float32 if getattr(config, "force_upcast", False) else vae.dtype  # SDXL's overflows in fp16
+    if vae.dtype != high:
+        vae.to(high)
     if mean is not None and std is not None:
         factor, shift = (factor / torch.tensor(std)).view(1, -1, 1, 1), torch.tensor(mean).view(1, -1, 1, 1)
 
@@ -281,12 +284,13 @@ def _scaled(vae: Any) -> dict[str, Any]:
 
     def decode(latents: Tensor) -> Tensor:
         own = latents / to(factor, latents) + to(shift, latents)
-        return _pixels(vae.to(high).decode(own.to(high), return_dict=False)[0])
+        return _pixels(vae.decode(own.to(high), return_dict=False)[0])
 
     def encode_images(images: Tensor) -> Tensor:
-        coded = vae.to(high).encode((2 * images - 1).to(high))
+        coded = vae.encode((2 * images - 1).to(high))
         own = (coded.latent_dist.mode() if hasattr(coded, "latent_dist") else coded[0]).float()
-        return (own - to(shift, own)) * to(factor, own)
+        out: Tensor = (own - to(shift, own)) * to(factor, own)
+        return out
 
     return {"decode": decode, "encode_images": encode_images}
 

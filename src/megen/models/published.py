@@ -9,7 +9,7 @@ import json
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,10 @@ from megen.models import checkpoints, samplers
 from megen.models.families import EMBEDDED, UNGUIDED, Family, Prompt, family_of
 from megen.models.placement import bf16_pays
 from megen.models.samplers import Sampler
+from megen.models.text_parts import TextParts
 from megen.types import check_number, check_type
 
 MERGE_RATIOS = (0.0, 0.25, 0.5, 0.75)
-PROMPTS = 256  # whose embeddings are kept
 SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {  # by name: a scheduler of diffusers, and what of its configuration is set
     "euler": ("EulerDiscreteScheduler", {"timestep_spacing": "leading"}),
     "euler-trailing": ("EulerDiscreteScheduler", {"timestep_spacing": "trailing"}),
@@ -67,8 +67,8 @@ class Checkpoint:
         if self.sampler is not None and self.sampler not in SAMPLERS:
             raise InputError(f"sampler must be one of {', '.join(SAMPLERS)}, got {self.sampler!r}")
         if self.steps is not None:
-            if not isinstance(self.steps, tuple | list) or not self.steps:
-                raise InputError(f"steps must be a list of whole numbers, got {self.steps!r}")
+            if not isinstance(self.steps, tuple) or not self.steps:
+                raise InputError(f"steps must be whole numbers, at least one of them, got {self.steps!r}")
             for steps in self.steps:
                 check_number("each of steps", steps, 1, 1000, whole=True)
             object.__setattr__(self, "steps", tuple(sorted({int(n) for n in self.steps})))
@@ -96,22 +96,28 @@ class Checkpoint:
         if not isinstance(said, dict) or "source" not in said or not said.keys() <= set(known):
             raise InputError(f"{path} must be an object with a source, and no more than {', '.join(known)}")
         for name in ("source", "lora", "receiver"):
-            if isinstance(said.get(name), str) and (path.parent / said[name]).exists():
+            if isinstance(said.get(name), str) and said[name] and (path.parent / said[name]).exists():
                 said[name] = str(path.parent / said[name])
+        if isinstance(said.get("steps"), list):
+            said["steps"] = tuple(said["steps"])
         return cls(**said)
 
 
 class PublishedBackbone:
-    """A `Backbone` of one loaded pipeline. Rows are folded latents: a token's places are channels of one place."""
+    """A `Backbone` of one loaded pipeline. Rows are folded latents: a token's places are channels of one place.
 
-    def __init__(self, name: str, family: Family, sampler: Sampler, text: TextParts, *, guidance: float | None = None, digest: str = "") -> None:
+    `digest`: of the autoencoder and its settings, which say what the latents mean.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, family: Family, sampler: Sampler, text: TextParts, digest: str) -> None:
+        self.checkpoint = checkpoint
         channels, height, width = family.latent
         shape = (channels * family.fold**2, height // family.fold, width // family.fold)
         self.family, self.sampler, self.text, self.digest = family, sampler, text, digest
         own = family.guidance if sampler.guidance is None or family.guided == EMBEDDED else sampler.guidance
-        self.guidance = 1.0 if family.guided == UNGUIDED else own if guidance is None else guidance
+        self.guidance = 1.0 if family.guided == UNGUIDED else own if checkpoint.guidance is None else checkpoint.guidance
         self._spec = BackboneSpec(
-            name,
+            checkpoint.source,
             shape,
             family.image_px,
             sampler.times,
@@ -192,50 +198,17 @@ class PublishedBackbone:
         return self.fold(self.family.encode_images(images).float())
 
 
-class TextParts:
-    """The text encoders of a pipeline, loaded when a prompt needs them, and their last `PROMPTS` embeddings."""
-
-    def __init__(self, pipe: Any, load: dict[str, Callable[[], torch.nn.Module]], keep: bool, device: torch.device, dtype: torch.dtype) -> None:
-        self.pipe, self.load, self.keep, self.device, self.dtype = pipe, load, keep, device, dtype
-        self._embeddings: dict[str | None, Prompt] = {}
-
-    def encoded(self, prompt: str, family: Family) -> Prompt:
-        """One prompt's embedding. Errors: InputError on more tokens than the family reads."""
-        count = max(len(t(prompt).input_ids) for t in _tokenizers(self.pipe))
-        if count > family.max_words:
-            raise InputError(f"the prompt has {count} tokens, and this backbone reads {family.max_words}: shorten it")
-        return self._kept(prompt, lambda: family.encode(prompt))
-
-    def null(self, family: Family) -> Prompt:
-        """The embedding of no prompt."""
-        return self._kept(None, family.null)
-
-    def _kept(self, key: str | None, encode: Callable[[], Prompt]) -> Prompt:
-        if key not in self._embeddings:
-            for name, load in self.load.items():
-                if getattr(self.pipe, name) is None:
-                    setattr(self.pipe, name, load())
-            with torch.inference_mode():
-                own = encode()
-            if not self.keep:
-                for name in self.load:
-                    setattr(self.pipe, name, None)
-            if len(self._embeddings) >= PROMPTS:
-                self._embeddings.pop(next(k for k in self._embeddings if k is not None))
-            self._embeddings[key] = Prompt(own.text.to(self.dtype), own.pooled.to(self.dtype), own.mask)
-        return self._embeddings[key]
-
-
-def _tokenizers(pipe: Any) -> list[Any]:
-    return [own for name in ("tokenizer", "tokenizer_2") if (own := getattr(pipe, name, None)) is not None]
-
-
 def load(checkpoint: Checkpoint | str, device: str = "cpu", family: Callable[[Any, int | None], Family] = family_of) -> PublishedBackbone:
     """Load a checkpoint strictly; `family`: a function of one's own for a pipeline that megen does not know.
 
     Errors: InputError where it is missing, gated, foreign, broken or too large for the free memory.
     """
     own = Checkpoint.read(checkpoint) if isinstance(checkpoint, str) else checkpoint
+    with checkpoints.quiet():
+        return _loaded(own, device, family)
+
+
+def _loaded(own: Checkpoint, device: str, family: Callable[[Any, int | None], Family]) -> PublishedBackbone:
     folder, on = checkpoints.folder_of(own.source), torch.device(device)
     index = checkpoints.read_index(folder)
     kinds = checkpoints.components_of(folder, index)
@@ -243,8 +216,9 @@ def load(checkpoint: Checkpoint | str, device: str = "cpu", family: Callable[[An
     nets = {name: kind for name, kind in kinds.items() if issubclass(kind, torch.nn.Module)}
     texts = {name for name in nets if name.startswith("text_encoder")}
     sizes = {name: checkpoints.numbers_in(folder / name) for name in nets}
-    resident = sum(sizes.values()) if not own.unload_text else max(sum(sizes[n] for n in texts), sum(sizes[n] for n in nets if n not in texts))
-    checkpoints.check_memory(int(checkpoints.WORKING * dtype.itemsize * resident), on, own.source)
+    largest = max(sum(sizes[n] for n in texts), sum(sizes[n] for n in nets if n not in texts))
+    numbers = largest if own.unload_text else sum(sizes.values())
+    checkpoints.check_memory(int(checkpoints.WORKING * dtype.itemsize * numbers), on, own.source)
 
     def component(name: str) -> torch.nn.Module:
         return checkpoints.load_module(kinds[name], folder / name, dtype).to(on)
@@ -254,11 +228,9 @@ def load(checkpoint: Checkpoint | str, device: str = "cpu", family: Callable[[An
     if own.lora is not None:
         _add_lora(parts, own)
     pipe = _pipeline(index, parts, texts)
-    text = TextParts(pipe, {name: (lambda name=name: component(name)) for name in sorted(texts)}, not own.unload_text, on, dtype)
+    text = TextParts(pipe, {name: partial(component, name) for name in sorted(texts)}, not own.unload_text, on, dtype)
     built = family(pipe, own.image_px)
-    return PublishedBackbone(
-        own.source, built, _sampler(pipe, own, built), text, guidance=own.guidance, digest=f"{crc_of(pipe.vae):08x}"
-    )
+    return PublishedBackbone(own, built, _sampler(pipe, own, built), text, f"{crc_of(pipe.vae):08x}")
 
 
 def _pipeline(index: dict[str, Any], parts: dict[str, Any], texts: set[str]) -> Any:

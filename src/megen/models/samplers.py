@@ -26,6 +26,7 @@ TCD_ETA = 0.3  # of the published Hyper-SD and TCD checkpoints
 LCM_DATA_STD = 0.5
 BASE_STEPS = (8, 12, 16, 20, 30)  # of a checkpoint that nobody distilled
 FEW_STEPS = (1, 2, 4, 8)
+UNBUILT = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "rescale_betas_zero_snr", "thresholding", "clip_sample")
 CLOSE = 1e-6  # of a float32 time to a known one
 
 
@@ -107,7 +108,7 @@ class PeRFlow(Sampler):
     """Piecewise rectified flow: straight in each of `windows` windows of the training time (arXiv:2405.07510)."""
 
     windows: int = 4
-    signal: Float[np.ndarray, "m"] = field(default_factory=lambda: np.ones(1), repr=False)  # cumulative products of alpha
+    signal: Float[np.ndarray, " steps"] = field(default_factory=lambda: np.ones(1), repr=False)  # cumulative products of alpha
 
     def step(
         self, net: Net, z: Float[Tensor, "b c h w"], s: Float[Tensor, "b"], t: Float[Tensor, "b"], noise: Tensor | None
@@ -192,12 +193,12 @@ def sampler_of(scheduler: Any, steps: tuple[int, ...] | None = None, shift: Call
     }
     if kind not in builders:
         raise InputError(f"no sampler is built for {kind}: give one of {', '.join(sorted(builders))}")
-    for option in ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "rescale_betas_zero_snr", "thresholding", "clip_sample"):
+    for option in UNBUILT:
         if config.get(option):
             raise InputError(f"{kind} with {option} is not built: set it to false in the checkpoint's scheduler_config.json")
     if kind == "FlowMatchEulerDiscreteScheduler" and config.get("use_dynamic_shifting") and shift is None:
         raise InputError(f"{kind} shifts its times by the size of the image, and this family says no shift")
-    return builders[kind](scheduler, config, steps, shift)  # type: ignore[operator]
+    return builders[kind](scheduler, config, steps, shift)
 
 
 def signals_of(scheduler: Any) -> Float[np.ndarray, "k"]:
@@ -285,8 +286,8 @@ def perflow(signals: Float[np.ndarray, "k"], steps: tuple[int, ...] | None = Non
     times = {}
     for count in steps:
         per = [count // windows + (k < count % windows) for k in range(windows)]
-        starts = np.concatenate([np.linspace((windows - k) / windows, (windows - k - 1) / windows, per[k], endpoint=False) for k in range(windows)])
-        times[count] = (*levels[(starts * len(signals)).astype(int)].tolist(), 1.0)
+        starts = np.concatenate([1 - (k + np.arange(own) / own) / windows for k, own in enumerate(per)])
+        times[count] = (*levels[(starts * len(signals) + CLOSE).astype(int)].tolist(), 1.0)
     known = np.array([levels[::-1], np.arange(len(levels))[::-1]], dtype=np.float64)
     return PeRFlow(times, known, "noise", start_scale=preserved, guidance=2.0, windows=windows, signal=signals)
 
@@ -324,9 +325,7 @@ def _flow(
     return Sampler(times, np.array([rising, [known[t] for t in rising]]), "flow", False, **options)
 
 
-def _flow_euler(
-    scheduler: Any, config: dict[str, Any], steps: tuple[int, ...] | None, shift: Callable[[int], float] | None
-) -> Sampler:
+def _flow_euler(scheduler: Any, config: dict[str, Any], steps: tuple[int, ...] | None, shift: Callable[[int], float] | None) -> Sampler:
     for option in ("invert_sigmas", "stochastic_sampling", "shift_terminal"):
         if config.get(option):
             raise InputError(f"FlowMatchEulerDiscreteScheduler with {option} is not built")

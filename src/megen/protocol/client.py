@@ -16,10 +16,14 @@ PROTECTED = 2  # parts before the features: the payload's header and its map
 
 @dataclass
 class Parts:
-    """The parts of one payload that have arrived, by number; they outlive a connection. `total` is None until the server says it."""
+    """The parts of one payload that have arrived, by number; they outlive a connection. `total` is None until the server says it.
+
+    `picture`: the type of the file that they make, where the server decodes.
+    """
 
     arrived: dict[int, bytes] = field(default_factory=dict)
     total: int | None = None
+    picture: str | None = None
 
     @property
     def readable(self) -> bool:
@@ -76,9 +80,10 @@ class ClientConnection:
         elif self.welcome is None and message.type != "error":
             raise ProtocolError("the server's first message must be a welcome")
         elif isinstance(message, Coded) and (parts := self.parts.get(message.id)) is not None:
-            if not PROTECTED <= message.parts <= MOST_PARTS:
+            least = PROTECTED if message.picture is None else 1
+            if not least <= message.parts <= MOST_PARTS:
                 raise ProtocolError(f"a payload of {message.parts} parts")
-            parts.total = message.parts
+            parts.total, parts.picture = message.parts, message.picture
         return message
 
     def ack(self, frame: Frame, ms: float) -> str:

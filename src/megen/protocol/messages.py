@@ -116,14 +116,17 @@ class Backbone(Message):
 
 
 class Welcome(Message):
-    """The server's answer to a hello. `receiver` and `codec` are paths of the files that decode its payloads."""
+    """The server's answer to a hello. `receiver` and `codec` are paths of the files that decode its payloads.
+
+    Without them no user equipment can decode this backbone's features: the server does, and sends pictures.
+    """
 
     type: Literal["welcome"] = "welcome"
     protocol: int
     server: str
     backbone: Backbone
-    receiver: str
-    codec: str
+    receiver: str | None = None
+    codec: str | None = None
 
 
 class Choice(Message):
@@ -163,12 +166,13 @@ class Stepped(Message):
 
 
 class Coded(Message):
-    """The features follow in so many parts, header and map included."""
+    """The features follow in so many parts, header and map included; or with `picture` a file of that type, cut into so many."""
 
     type: Literal["coded"] = "coded"
     id: Id
     parts: int
     bytes: int
+    picture: str | None = None
 
 
 class Done(Message):

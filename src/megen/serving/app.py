@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from megen import __version__
-from megen.pipeline import Receives
+from megen.halves import Receives
 from megen.protocol.messages import Backbone
 from megen.serving.access import Access
 from megen.serving.connection import POLICY, Connection, Files
@@ -65,13 +65,13 @@ class Asset:
 
 @dataclass(frozen=True)
 class Decoding:
-    """What the user equipment decodes with, by its path, and how this server decodes for those that cannot."""
+    """What the user equipment decodes with, by its path (None: nothing can), and how this server decodes for those that cannot."""
 
     backbone: Backbone
     receiver: Receives
     files: dict[str, Asset]
-    receiver_path: str
-    codec_path: str
+    receiver_path: str | None = None
+    codec_path: str | None = None
 
 
 class App:

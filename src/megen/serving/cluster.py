@@ -60,11 +60,10 @@ class Replica:
     """One engine in a process of Ray's."""
 
     def __init__(self, backbone: str, device: str, rows: int) -> None:
-        from megen.pipeline import transmitter_of
+        from megen.halves import transmitter_of
         from megen.serving.engine import LocalEngine
 
-        transmitter, _ = transmitter_of(backbone, device)
-        self.engine = LocalEngine(transmitter, rows=rows)
+        self.engine = LocalEngine(transmitter_of(backbone, device), rows=rows)
 
     def pid(self) -> int:
         """The number of the process."""

@@ -34,8 +34,8 @@ class Files:
     """Paths of what decodes this server's payloads, and what it runs."""
 
     backbone: Backbone
-    receiver: str
-    codec: str
+    receiver: str | None
+    codec: str | None
 
 
 class Connection:

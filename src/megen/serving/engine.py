@@ -26,7 +26,7 @@ from megen.clock import Clock
 from megen.diffusion import denoise
 from megen.diffusion.denoise import Rows
 from megen.errors import InputError, MegenError, RunError
-from megen.pipeline import Transmitter
+from megen.halves import Transmitter
 from megen.serving.job import EngineLostError, Finished, Job, JobEvent, Progress
 from megen.types import POSITIVE, check_number
 

@@ -21,14 +21,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from megen.errors import InputError, RunError
-from megen.pipeline import Receives
+from megen.halves import Receives
 from megen.protocol.frames import PREVIEW
 from megen.protocol.messages import LARGEST_SEED, MOST_PROMPT_CHARS, Done, Error, Generate, Message, first_fault
 from megen.serving.access import Access, bearer
 from megen.serving.request import Piece, Served
 from megen.serving.scheduler import BusyError
 from megen.serving.service import Service
-from megen.types import ChannelState, Payload, Received
+from megen.types import ChannelState, Received
 
 MOST_BODY_BYTES = 64 * 1024
 KEPT_IMAGES = 64  # behind links, of `response_format` url
@@ -159,8 +159,8 @@ class Images:
                 return
 
     async def _decoded(self, asked: ImageRequest, served: Served) -> bytes:
-        header, merge_map, *features = (piece.data for piece in served.pieces)
-        pixels = await asyncio.to_thread(self.receiver.decode, Received(Payload(header, merge_map, tuple(features))))
+        assert served.payload is not None
+        pixels = await asyncio.to_thread(self.receiver.decode, Received(served.payload))
         options = {"quality": asked.output_compression if asked.output_compression is not None else JPEG_QUALITY}
         out = io.BytesIO()
         form = asked.output_format or "png"

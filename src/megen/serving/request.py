@@ -11,7 +11,7 @@ from megen.protocol.messages import Accepted, Choice, Coded, Generate, Message
 from megen.scenes.completion import Completion
 from megen.serving.decider import Decided
 from megen.serving.scheduler import Waiting
-from megen.types import ChannelState
+from megen.types import ChannelState, Payload
 
 State = Literal["queued", "running", "sent", "failed", "cancelled"]
 
@@ -45,7 +45,9 @@ class Served:
     position: int = 0
     attempts: int = 0
     task: asyncio.Task[None] | None = None
+    payload: Payload | None = None
     pieces: tuple[Piece, ...] = ()
+    picture: str | None = None  # the type of the file that they make, where this server decodes
     last: Message | None = None  # done, cancelled or an error
     ended_s: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
@@ -84,4 +86,4 @@ class Served:
 
     def coded(self) -> Coded:
         """What is said before the parts."""
-        return Coded(id=self.id, parts=len(self.pieces), bytes=sum(len(p.data) for p in self.pieces))
+        return Coded(id=self.id, parts=len(self.pieces), bytes=sum(len(p.data) for p in self.pieces), picture=self.picture)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import logging
 import signal
 import socket
@@ -11,14 +12,15 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import segno
 import torch
 import uvicorn
+from PIL import Image
 
-from megen import export
 from megen.accounting import made_by
 from megen.backbone import DEFAULT_STEPS
 from megen.codec import prior
@@ -27,9 +29,9 @@ from megen.control.controller import Controller
 from megen.control.scenarios.scenario import Scenario, long_run
 from megen.cost import device_profile
 from megen.errors import InputError
+from megen.halves import Receives, Transmitter, graph_of, receiver_of, transmitter_of
 from megen.link import Link
-from megen.models import embedded
-from megen.pipeline import WORLD, Pipeline, Transmitter, transmitter_of
+from megen.pipeline import WORLD, Pipeline
 from megen.protocol.messages import Backbone
 from megen.scenes import completion
 from megen.serving.access import Access
@@ -40,12 +42,14 @@ from megen.serving.job import Engine
 from megen.serving.logs import structured
 from megen.serving.outcome import Outcomes
 from megen.serving.service import Service, Settings
-from megen.ue.receiver import GRAPH, Receiver
+from megen.types import Payload, Received
+from megen.ue.receiver import GRAPH
 
 if TYPE_CHECKING:
     from megen.serving.cluster import Cluster
 
 log = logging.getLogger("megen.serving")
+WEBP_QUALITY = 90  # of a picture that this server decodes
 DRAIN_S = 20.0
 MOST_SLOWED = 30.0  # times the bundled profiles
 SEND_BUFFER_BYTES = 64 * 1024  # of a socket: what a slow reader has not taken in should wait here, not in the kernel
@@ -67,7 +71,7 @@ class Options:
     cluster: Cluster | None = None  # None: an engine of this process
 
 
-Halves = Callable[[Transmitter, Receiver], object]
+Halves = Callable[[Transmitter, Receives], object]
 
 
 def build(options: Options, access: Access | None = None, prepare: Halves = lambda transmitter, receiver: None) -> App:
@@ -75,13 +79,13 @@ def build(options: Options, access: Access | None = None, prepare: Halves = lamb
 
     Errors: InputError.
     """
-    transmitter, model = transmitter_of(options.backbone, options.device)
-    graph, receiver = export.placed_receiver(model, embedded.folder_of(options.backbone))
+    transmitter = transmitter_of(options.backbone, options.device)
+    receiver, spec = receiver_of(transmitter, options.backbone), transmitter.backbone.spec
     prepare(transmitter, receiver)
-    spec = model.spec
     complete = Pipeline(transmitter, receiver, complete=completion.complete if spec.name == WORLD else None).completed
     engine = _engine(options, transmitter)
-    about = asdict(made_by(model))
+    about = asdict(made_by(transmitter.backbone))
+    graph = graph_of(transmitter, options.backbone)
     service = Service(
         engine,
         decider(options.policy, transmitter, about["weights"]),
@@ -90,6 +94,7 @@ def build(options: Options, access: Access | None = None, prepare: Halves = lamb
         link=options.link,
         outcomes=Outcomes(options.log_path),
         about=about,
+        picture=None if graph else partial(picture_of, receiver),
     )
     offered = Backbone(
         name=spec.name,
@@ -100,6 +105,9 @@ def build(options: Options, access: Access | None = None, prepare: Halves = lamb
         merge_ratios=spec.merge_ratios,
         max_words=spec.max_words,
     )
+    if graph is None:
+        log.warning(f"no user equipment decodes {spec.name}: this server does, and sends pictures")
+        return App(service, access or Access(), Decoding(offered, receiver, {}))
     stem = f"/decode/{transmitter.codec.fingerprint:08x}"
     files = {
         f"{stem}/{GRAPH}": receiver_asset(graph),
@@ -107,6 +115,13 @@ def build(options: Options, access: Access | None = None, prepare: Halves = lamb
     }
     decoding = Decoding(offered, receiver, files, f"{stem}/{GRAPH}", f"{stem}/{prior.FILE}")
     return App(service, access or Access(), decoding)
+
+
+def picture_of(receiver: Receives, payload: Payload) -> bytes:
+    """A payload decoded here, as a WebP file."""
+    out = io.BytesIO()
+    Image.fromarray(receiver.decode(Received(payload))).save(out, "webp", quality=WEBP_QUALITY)
+    return out.getvalue()
 
 
 def _engine(options: Options, transmitter: Transmitter) -> Engine:

@@ -30,6 +30,7 @@ from megen.serving.request import Follower, Piece, Served, State
 from megen.serving.scheduler import Scheduler, Waiting
 from megen.types import Budget, ChannelState, Decision, Payload, check_number
 
+PIECE_BYTES = 16 * 1024  # of a picture that the server decodes
 ATTEMPTS = 3  # engines that a request may be given to
 KEPT_S, KEPT_REQUESTS = 600.0, 2000  # how long, and how many, finished requests are kept for a resume
 DRAINING = "the server is shutting down: try another, or this one in a moment"
@@ -67,10 +68,12 @@ class Service:
         link: Link | None = None,
         outcomes: Outcomes | None = None,
         about: dict[str, Any] | None = None,
+        picture: Callable[[Payload], bytes] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.engine, self.decider, self.complete, self.settings = engine, decider, complete, settings or Settings()
         self.link, self.outcomes, self.about, self.clock = link, outcomes or Outcomes(), about or {}, clock
+        self.picture = picture  # decodes to a WebP file, where no user equipment can
         self.scheduler: Scheduler[Served] = Scheduler(self.settings.capacity, self.settings.engines)
         self.step_s = 0.0  # of one row, by what finished requests took
         self.draining = False
@@ -251,7 +254,13 @@ class Service:
             served.air_s += delivery.latency_s
         served.seconds = {"queue": began_s - served.arrived_s, **event.seconds}
         served.work_s, served.rows = event.work_s, event.rows
-        served.pieces = tuple(Piece(FEATURES, k, data) for k, data in enumerate((payload.header, payload.merge_map, *payload.features)))
+        served.payload = payload
+        sent = (payload.header, payload.merge_map, *payload.features)
+        if self.picture is not None:
+            began_s, file = self.clock(), await asyncio.to_thread(self.picture, payload)
+            served.seconds["decode"] = self.clock() - began_s
+            sent, served.picture = tuple(file[i : i + PIECE_BYTES] for i in range(0, len(file), PIECE_BYTES)), "image/webp"
+        served.pieces = tuple(Piece(FEATURES, k, data) for k, data in enumerate(sent))
         served.tell(served.coded())
         for piece in served.pieces:
             served.tell(piece)

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from megen import merging
 from megen.codec import FeatureCodec, Prior, features
+from megen.halves import tokens_of
 from megen.link import NotDeliveredError, RadioLink
 from megen.models import weights
 from megen.models.placement import bf16_pays, place
 from megen.models.restorer import Restorer, RestorerConfig
-from megen.pipeline import tokens_of
 from megen.provenance import provenance
 from megen.training import loop
 from megen.training.muon import Muon

@@ -6,6 +6,7 @@ It comes back where the connection is lost, asks the next server where one fails
 from __future__ import annotations
 
 import asyncio
+import io
 import random
 import secrets
 import time
@@ -18,6 +19,7 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 import platformdirs
+from PIL import Image
 from pydantic import ValidationError
 from websockets.asyncio.client import ClientConnection as Socket
 from websockets.asyncio.client import connect
@@ -49,10 +51,11 @@ class ServerError(RunError):
 
 @dataclass(frozen=True)
 class Answer:
-    """The image [H, W, 3] in bytes, what was received, the server's report, and what this side measured, in s."""
+    """The image [H, W, 3] in bytes, what was received (None: the server decodes, and sent the picture itself), the server's report, and
+    what this side measured, in s."""
 
     image: np.ndarray
-    received: Received
+    received: Received | None
     accepted: Accepted
     report: dict[str, Any]
     latency_s: float
@@ -147,7 +150,7 @@ class Client:
             if isinstance(welcome, Error):
                 raise (InputError if welcome.code == "unauthorised" else ServerError)(f"{server}: {welcome.message}")
             assert isinstance(welcome, Welcome)
-            receiver = await asyncio.to_thread(receiver_for, welcome, server, self.receiver)
+            receiver = await asyncio.to_thread(receiver_for, welcome, server, self.receiver) if welcome.receiver else None
             state.connections += 1
             begun = state.accepted is not None
             first = Resume(id=state.message.id, have=tuple(sorted(state.parts.arrived))) if begun else state.message
@@ -157,9 +160,12 @@ class Client:
             except asyncio.CancelledError:
                 await asyncio.shield(socket.send(Cancel(id=state.message.id).text()))
                 raise
-            received = state.parts.received()
             decode_began_s = time.monotonic()
-            image = await asyncio.to_thread(receiver.decode, received)
+            received = None if state.parts.picture else state.parts.received()
+            if receiver is None or received is None:
+                image = picture_of(state.parts)
+            else:
+                image = await asyncio.to_thread(receiver.decode, received)
             now_s = time.monotonic()
             decode_s, latency_s = now_s - decode_began_s, now_s - began_s
             await socket.send(Shown(id=state.message.id, decode_s=decode_s, latency_s=latency_s).text())
@@ -211,6 +217,17 @@ class _AgainError(Exception):
         self.retry_after_s, self.elsewhere = retry_after_s, elsewhere
 
 
+def picture_of(parts: Parts) -> np.ndarray:
+    """The picture that a server decoded [H, W, 3], from its file. Errors: ProtocolError."""
+    if parts.picture is None:
+        raise ProtocolError("the server offers no receiver, and sent features", None)
+    try:
+        with Image.open(io.BytesIO(b"".join(parts.arrived[k] for k in sorted(parts.arrived)))) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError) as error:
+        raise ProtocolError(f"the server's picture cannot be read ({error})", None) from None
+
+
 def receiver_for(welcome: Welcome, server: str, given: Receiver | None = None) -> Receiver:
     """The receiver of a server's backbone: the one given, the bundled, one from the cache folder, or the server's own, which is kept there.
 
@@ -230,6 +247,8 @@ def receiver_for(welcome: Welcome, server: str, given: Receiver | None = None) -
         if receiver.codec.fingerprint == wanted:
             return receiver
     folder.mkdir(parents=True, exist_ok=True)
+    assert welcome.codec is not None
+    assert welcome.receiver is not None
     for path, name in ((welcome.codec, prior.FILE), (welcome.receiver, GRAPH)):
         with replacing(folder / name) as temporary:
             temporary.write_bytes(_fetch(urljoin(_http(server), path)))

@@ -1,0 +1,185 @@
+"""Both halves of the way: the edge server's, prompts to what crosses the link, and the user equipment's, what is received to pixels.
+
+A backbone is named: a bundled one, a folder of `megen train`, or a published checkpoint (`models.published`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from megen import export, merging
+from megen.backbone import Backbone
+from megen.clock import Clock
+from megen.codec import QUANTISER_BITS, FeatureCodec, Prior, prior
+from megen.diffusion import denoise
+from megen.models import checkpoints, embedded, published
+from megen.models.fingerprint import fingerprint
+from megen.models.placement import device_of
+from megen.types import Decision, Features, FloatArray, InputError, Received, RunError, Transmission, check_number
+from megen.ue import Receiver
+from megen.ue.receiver import GRAPH
+from megen.words import check_words
+
+LARGEST_SEED = 2**63 - 1
+
+OnStep = Callable[[int], object]
+
+
+@runtime_checkable
+class Receives(Protocol):
+    """The user equipment: what is received to bytes [H, W, 3]. Errors of both: CodecError."""
+
+    def decode(self, received: Received) -> np.ndarray: ...
+
+    def image_of(self, features: Features) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Transmitter:
+    """The edge server's half: prompts to latents, a latent to what crosses the link."""
+
+    backbone: Backbone
+    codec: FeatureCodec
+
+    def clock(self) -> Clock:
+        """A clock that waits for the backbone's device."""
+        return Clock(synchronise=torch.cuda.synchronize) if self.backbone.device.type == "cuda" else Clock()
+
+    def denoise(
+        self, prompts: Sequence[str], seeds: Sequence[int], steps: int, clock: Clock | None = None, on_step: OnStep = lambda done: None
+    ) -> Float[Tensor, "b c h w"]:
+        """Prompts to their latents in `steps` steps, each row from its own seed.
+
+        Errors: InputError on steps that the backbone does not offer, on prompts and seeds that are not as many, on prompts without
+        words or of too many, and on seeds that are none; RunError on broken weights.
+        """
+        clock = clock or self.clock()
+        spec = self.backbone.spec
+        steps = spec.check(Decision(steps)).steps
+        lists = isinstance(prompts, Sequence) and not isinstance(prompts, str) and isinstance(seeds, Sequence | np.ndarray)
+        if not lists or len(prompts) != len(seeds) or not len(prompts):
+            raise InputError(f"prompts and seeds must be two lists of one length, got {prompts!r} and {seeds!r}")
+        for prompt, seed in zip(prompts, seeds, strict=True):
+            check_words(prompt)
+            check_number("seed", seed, 0, LARGEST_SEED, whole=True)
+        with clock.stage("text"), torch.inference_mode():
+            condition = self.backbone.condition(prompts)
+        with clock.stage("denoise"):
+            rows = denoise.start(self.backbone, condition, list(map(int, seeds)), [spec.times[steps]] * len(seeds))
+            for done in range(1, steps + 1):
+                rows = denoise.advance(self.backbone, rows)
+                on_step(done)
+        return rows.z
+
+    def encode(
+        self,
+        latent: Float[Tensor, "1 c h w"],
+        merge_ratio: float = 0.0,
+        *,
+        quantiser_bits: float = QUANTISER_BITS,
+        bits_budget: int | None = None,
+        analog: bool = False,
+        order: str = "band",
+        clock: Clock | None = None,
+    ) -> Transmission:
+        """Merge and code one latent; with `analog` its features travel as I/Q symbols. `order` of the parts as in `FeatureCodec.encode`.
+
+        Errors: InputError, also on another latent.
+        """
+        clock = clock or self.clock()
+        expected = (1, *self.backbone.spec.latent_shape)
+        if not isinstance(latent, Tensor) or tuple(latent.shape) != expected:
+            shape = list(latent.shape) if isinstance(latent, Tensor) else type(latent).__name__
+            raise InputError(f"the latent must be one of {list(expected)}, got {shape}")
+        with clock.stage("merge"):
+            merged = merging.merged(tokens_of(latent), (latent.shape[-2], latent.shape[-1]), merge_ratio)
+        with clock.stage("code"):
+            return self.codec.encode(merged, quantiser_bits=quantiser_bits, bits_budget=bits_budget, analog=analog, order=order)
+
+
+def tokens_of(latent: Float[Tensor, "1 c h w"]) -> FloatArray:
+    """The tokens [h*w, c] of one latent, raster order."""
+    flat: FloatArray = latent[0].flatten(1).T.float().cpu().numpy()
+    return flat
+
+
+def transmitter_of(backbone: str = "scenes", device: str = "auto") -> Transmitter:
+    """The edge server's half of a backbone by name. Errors: InputError."""
+    on = str(device_of(device))
+    model = published.load(backbone, on) if checkpoints.is_published(backbone) else embedded.load(backbone, on, quick=True)
+    learned = prior_of(model, backbone)
+    return Transmitter(model, FeatureCodec(learned, fingerprint(model, learned.digest), model.spec.latent_shape[1:]))
+
+
+def prior_of(model: Backbone, backbone: str) -> Prior:
+    """The entropy coder's prior, beside the weights or a published checkpoint's receiver; else payloads bring their scales."""
+    channels = model.spec.latent_shape[0]
+    if not isinstance(model, published.PublishedBackbone):
+        return prior.load(embedded.folder_of(backbone), channels)
+    folder = model.checkpoint.receiver
+    return prior.plain(channels) if folder is None else prior.load(Path(folder), channels)
+
+
+def receiver_of(transmitter: Transmitter, backbone: str = "scenes") -> Receives:
+    """The user equipment's half of that backbone: its graph, written at first use; a published checkpoint's where its file names one,
+    else its own decoder in this process.
+
+    Errors: InputError on a receiver that was exported from another backbone.
+    """
+    model = transmitter.backbone
+    if isinstance(model, embedded.EmbeddedBackbone):
+        return export.receiver_of(model, embedded.folder_of(backbone))
+    assert isinstance(model, published.PublishedBackbone)
+    if model.checkpoint.receiver is None:
+        return LocalReceiver(transmitter)
+    receiver = Receiver.load(model.checkpoint.receiver)
+    if receiver.codec.fingerprint != transmitter.codec.fingerprint:
+        raise InputError(f"the receiver in {model.checkpoint.receiver} is of another backbone: write it again with megen export")
+    return receiver
+
+
+def graph_of(transmitter: Transmitter, backbone: str = "scenes") -> Path | None:
+    """Where that backbone's receiver graph lies; None where its autoencoder decodes, which no phone can. Errors: InputError."""
+    model = transmitter.backbone
+    if isinstance(model, embedded.EmbeddedBackbone):
+        return export.placed_receiver(model, embedded.folder_of(backbone))[0]
+    assert isinstance(model, published.PublishedBackbone)
+    return None if model.checkpoint.receiver is None else Path(model.checkpoint.receiver) / GRAPH
+
+
+def halves(backbone: str = "scenes", device: str = "auto") -> tuple[Transmitter, Receives]:
+    """Both halves of a backbone by name. Errors: InputError."""
+    transmitter = transmitter_of(backbone, device)
+    return transmitter, receiver_of(transmitter, backbone)
+
+
+@dataclass(frozen=True)
+class LocalReceiver:
+    """A receiver in this process for any backbone: unmerging and its own decoder, without a restorer."""
+
+    transmitter: Transmitter
+
+    def decode(self, received: Received) -> np.ndarray:
+        """The image [H, W, 3] in bytes of what was received. Errors: CodecError."""
+        return self.image_of(self.transmitter.codec.decode(received))
+
+    @torch.inference_mode()
+    def image_of(self, features: Features) -> np.ndarray:
+        """The image [H, W, 3] in bytes of decoded features. Errors: InputError; RunError where the decoder gives NaN or infinity."""
+        backbone = self.transmitter.backbone
+        channels, height, width = backbone.spec.latent_shape
+        features.check(channels, (height, width))
+        tokens = torch.from_numpy(merging.unmerge(features.rows, features.merge_map)).to(backbone.device)
+        image = backbone.decode(tokens.T.reshape(1, channels, height, width))[0]
+        if not torch.isfinite(image).all():
+            raise RunError("the decoder gave NaN or infinity: its weights are broken, or the features are")
+        pixels: np.ndarray = (image.clamp(0, 1).permute(1, 2, 0) * 255).round().byte().cpu().numpy()
+        return pixels
