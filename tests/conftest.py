@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from pathlib import Path
@@ -69,3 +70,16 @@ def tiny_folder(tiny: EmbeddedBackbone, tmp_path_factory: pytest.TempPathFactory
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls as a user makes them, without the tests' check of every signature: for inputs of a wrong type."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All tiny checkpoints, written once."""
+    from tests.models import tiny_checkpoints as tiny
+
+    logging.disable(logging.WARNING)
+    root = tmp_path_factory.mktemp("checkpoints")
+    for kind in tiny.PIPELINES:
+        tiny.write(kind, root / kind)
+    logging.disable(logging.NOTSET)
+    return root

@@ -18,6 +18,7 @@ from PIL import Image
 from megen.errors import InputError, RunError
 from megen.serving.access import Access, Limits, bearer, check_exposed, read_tokens
 from megen.serving.app import HEADERS, App, openapi
+from megen.serving.images import ImageRequest
 
 from .helpers import ToldEngine, finished, live, progress, until
 
@@ -77,9 +78,16 @@ def test_a_quality_is_a_number_of_steps(told: Make) -> None:
     with live(told(engine)) as url:
         client(url).images.generate(prompt="a castle", quality="low")
         client(url).images.generate(prompt="a castle", quality="auto")
-        assert [job.decision.steps for job in engine.jobs] == [1, 4]
-        with pytest.raises(openai.BadRequestError, match="steps must be one of"):
-            client(url).images.generate(prompt="a castle", quality="high")
+        client(url).images.generate(prompt="a castle", quality="high")
+        assert [job.decision.steps for job in engine.jobs] == [1, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("offered", "steps"), [((1, 2, 4, 8, 12), [1, 4, 8]), ((8, 12, 16, 20, 30), [8, 16, 20]), ((1, 2, 4), [1, 2, 4]), ((1,), [1, 1, 1])]
+)
+def test_qualities_are_steps_that_the_backbone_offers(offered: tuple[int, ...], steps: list[int]) -> None:
+    asked = [ImageRequest(prompt="a castle", quality=quality) for quality in ("low", "medium", "high")]
+    assert [request.steps(offered) for request in asked] == steps
 
 
 @pytest.mark.parametrize(

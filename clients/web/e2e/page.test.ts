@@ -181,3 +181,30 @@ describe('on a phone', () => {
     await page.click('#cancel')
   })
 })
+
+describe('of a backbone that no phone decodes', () => {
+  test('the server decodes, and the picture is kept', async () => {
+    const checkpoint = join(folder, 'sdxl')
+    const write = 'import sys, pathlib; from tests.models import tiny_checkpoints as t; t.write("sdxl", pathlib.Path(sys.argv[1]))'
+    await python('python', ['-c', write, checkpoint])
+    const published = await startServer(['--backbone', checkpoint])
+    try {
+      seen = await visit(browser, published.url.href, SCREENS.phone)
+      const { page, complaints, requests } = seen
+      await page.waitForSelector('#link[data-state=open]')
+      await page.fill('#prompt', 'a castle at dawn')
+      await page.click('#draw')
+      await whole(page)
+      expect(await page.evaluate(() => document.querySelector<HTMLCanvasElement>('#picture')?.width)).toBe(32)
+      expect(requests.filter((address) => address.includes('/decode/'))).toEqual([])
+      await page.waitForSelector('#pictures button')
+      await page.reload()
+      await page.click('#pictures button')
+      await page.waitForFunction(() => document.querySelector('#status')?.textContent === 'Kept on this device.')
+      await shot('published')
+      expect(complaints).toEqual([])
+    } finally {
+      published.stop()
+    }
+  })
+})

@@ -7,10 +7,10 @@ const BIN = process.env['MEGEN_BIN'] ?? new URL('.venv/bin/', ROOT).pathname
 const ENV = { ...process.env, OMP_NUM_THREADS: '1', OMP_WAIT_POLICY: 'PASSIVE' }
 
 /** An edge server: the one at MEGEN_URL, or one that is started on a free port and stopped at the end. */
-export async function startServer(): Promise<{ readonly url: URL; stop(): void }> {
+export async function startServer(options: readonly string[] = []): Promise<{ readonly url: URL; stop(): void }> {
   const given = process.env['MEGEN_URL']
-  if (given) return { url: new URL(given), stop: () => undefined }
-  const process_ = spawn(`${BIN}megen`, ['serve', '--port', '0'], { env: ENV, stdio: ['ignore', 'pipe', 'pipe'] })
+  if (given && options.length === 0) return { url: new URL(given), stop: () => undefined }
+  const process_ = spawn(`${BIN}megen`, ['serve', '--port', '0', ...options], { env: ENV, stdio: ['ignore', 'pipe', 'pipe'] })
   const url = await new Promise<URL>((resolve, reject) => {
     process_.on('error', reject)
     process_.on('exit', (code) => reject(new Error(`megen serve ended with ${code}`)))
@@ -29,7 +29,7 @@ export function python(program: 'megen' | 'python', args: readonly string[]): Pr
   const path = `${BIN}${program}`
   if (!existsSync(path)) throw new Error(`${path} is missing: make test sets it up, or name its folder in MEGEN_BIN`)
   return new Promise((resolve, reject) => {
-    const child = spawn(path, args, { env: ENV, stdio: ['ignore', 'pipe', 'inherit'] })
+    const child = spawn(path, args, { cwd: ROOT, env: ENV, stdio: ['ignore', 'pipe', 'inherit'] })
     let out = ''
     child.stdout.on('data', (data: Buffer) => (out += data.toString()))
     child.on('error', reject)

@@ -9,6 +9,10 @@ describe('what the server says', () => {
   test('messages are read; what is left out is null', () => {
     expect(readMessage(JSON.stringify(WELCOME))).toEqual(WELCOME)
     expect(readMessage(accepted({}))).toEqual({ ...ACCEPTED, fits: null, expected_s: null })
+    expect(readMessage(JSON.stringify({ ...WELCOME, receiver: undefined, codec: undefined }))).toEqual({ ...WELCOME, receiver: null, codec: null })
+    const coded = { type: 'coded', id: ID, parts: 3, bytes: 40 }
+    expect(readMessage(JSON.stringify(coded))).toEqual({ ...coded, picture: null })
+    expect(readMessage(JSON.stringify({ ...coded, picture: 'image/webp' }))).toEqual({ ...coded, picture: 'image/webp' })
     const done = { type: 'done', id: ID, report: { anything: [1, 'two'] } }
     expect(readMessage(JSON.stringify(done))).toEqual(done)
     const error = { type: 'error', code: 'busy', message: 'the queue is full' }

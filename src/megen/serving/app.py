@@ -84,7 +84,7 @@ class App:
         self.files = {**page_files(page), **decoding.files}
         self._goodputs = Goodputs()
         self._offered = Files(decoding.backbone, decoding.receiver_path, decoding.codec_path)
-        self.images = Images(service, access, decoding.receiver, decoding.backbone.image_px)
+        self.images = Images(service, access, decoding.receiver, decoding.backbone)
         self.asgi = Starlette(
             routes=[
                 WebSocketRoute("/v1/ws", self.socket),

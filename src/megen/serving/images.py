@@ -12,7 +12,7 @@ import json
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any, Literal
 
 from PIL import Image
@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from megen.errors import InputError, RunError
 from megen.halves import Receives
 from megen.protocol.frames import PREVIEW
-from megen.protocol.messages import LARGEST_SEED, MOST_PROMPT_CHARS, Done, Error, Generate, Message, first_fault
+from megen.protocol.messages import LARGEST_SEED, MOST_PROMPT_CHARS, Backbone, Done, Error, Generate, Message, first_fault
 from megen.serving.access import Access, bearer
 from megen.serving.request import Piece, Served
 from megen.serving.scheduler import BusyError
@@ -57,17 +57,19 @@ class ImageRequest(BaseModel):
     partial_images: Annotated[int, Field(ge=0, le=3)] | None = None
     seed: Annotated[int, Field(ge=0, le=LARGEST_SEED - 10)] | None = None  # of the first image; an addition to the call
 
-    @property
-    def steps(self) -> int | None:
-        """Denoising steps of a quality; None: the controller decides."""
-        return {"low": 1, "medium": 4, "standard": 4, "high": 8, "hd": 8}.get(self.quality or "auto")
+    def steps(self, offered: Sequence[int]) -> int | None:
+        """Denoising steps of a quality, by those that the backbone offers; None: the controller decides."""
+        middle = len(offered) // 2
+        few, usual, more = offered[0], offered[middle], offered[min(middle + 1, len(offered) - 1)]
+        return {"low": few, "medium": usual, "standard": usual, "high": more, "hd": more}.get(self.quality or "auto")
 
 
 class Images:
     """The endpoint, and the pictures that its links lead to."""
 
-    def __init__(self, service: Service, access: Access, receiver: Receives, image_px: tuple[int, int]) -> None:
-        self.service, self.access, self.receiver, self.image_px = service, access, receiver, image_px
+    def __init__(self, service: Service, access: Access, receiver: Receives, backbone: Backbone) -> None:
+        self.service, self.access, self.receiver = service, access, receiver
+        self.image_px, self.steps = backbone.image_px, sorted(backbone.steps)
         self._kept: OrderedDict[str, tuple[bytes, str]] = OrderedDict()
 
     async def generate(self, request: Request) -> Response:
@@ -132,7 +134,8 @@ class Images:
     def _submit(self, asked: ImageRequest, owner: str, number: int) -> tuple[Served, asyncio.Queue[Message | Piece]]:
         events: asyncio.Queue[Message | Piece] = asyncio.Queue()
         seed = secrets.randbelow(2**32) if asked.seed is None else asked.seed + number
-        wanted = Generate(id=secrets.token_hex(16), prompt=asked.prompt, seed=seed, steps=asked.steps, previews=bool(asked.partial_images))
+        steps, previews = asked.steps(self.steps), bool(asked.partial_images)
+        wanted = Generate(id=secrets.token_hex(16), prompt=asked.prompt, seed=seed, steps=steps, previews=previews)
         served = self.service.submit(
             wanted, owner, lambda s, e: events.put_nowait(e), channel=ChannelState(None, 0.0, LOCAL_BPS), decode_s=None, previews=("webp",)
         )

@@ -20,7 +20,7 @@ from megen.errors import InputError, MegenError, RunError
 from megen.link import Link
 from megen.pipeline import LINK_STREAM
 from megen.protocol.frames import FEATURES, PREVIEW
-from megen.protocol.messages import Cancelled, Done, Error, Generate, Message, Stepped
+from megen.protocol.messages import MOST_PARTS, Cancelled, Done, Error, Generate, Message, Stepped
 from megen.report import PayloadBits
 from megen.scenes.completion import Completion
 from megen.serving.decider import Asked, Decider
@@ -259,7 +259,8 @@ class Service:
         if self.picture is not None:
             began_s, file = self.clock(), await asyncio.to_thread(self.picture, payload)
             served.seconds["decode"] = self.clock() - began_s
-            sent, served.picture = tuple(file[i : i + PIECE_BYTES] for i in range(0, len(file), PIECE_BYTES)), "image/webp"
+            size = max(PIECE_BYTES, -(-len(file) // MOST_PARTS))
+            sent, served.picture = tuple(file[i : i + size] for i in range(0, len(file), size)), "image/webp"
         served.pieces = tuple(Piece(FEATURES, k, data) for k, data in enumerate(sent))
         served.tell(served.coded())
         for piece in served.pieces:

@@ -10,8 +10,9 @@ import type { Memory } from '../store/memory'
 import { byId } from './dom'
 import { type Asked, Form, newSeed } from './form'
 import { Picture } from './picture'
+import { pixelsOf } from './pixels'
 import { Result } from './result'
-import { entryOf, newRun, requestOf, restart, type Run } from './run'
+import { entryOf, fileOf, newRun, partsOf, requestOf, restart, type Run } from './run'
 import { canShare, pngOf, save, share } from './saving'
 import { Shelf } from './shelf'
 import { Status } from './status'
@@ -66,7 +67,7 @@ export class App {
     this.#shell.run(this.#session.renew())
     const entries = await this.#refresh()
     const last = entries[0]
-    if (last && this.#run === null && this.#entry === null && this.#files === null) this.#receiver.prepare(last.files, false)
+    if (last?.files && this.#run === null && this.#entry === null && this.#files === null) this.#receiver.prepare(last.files, false)
   }
 
   /** Connect with another token. */
@@ -120,9 +121,9 @@ export class App {
     if ('kind' in news) this.#heardOf(news)
     else if (news.type === 'welcome') {
       const { backbone, receiver, codec } = news
-      this.#files = { fingerprint: backbone.fingerprint, shape: backbone.latent_shape, receiver, codec }
       this.#form.offer(backbone.steps)
-      this.#receiver.prepare(this.#files, this.#memory.decodeS === null)
+      this.#files = receiver && codec ? { fingerprint: backbone.fingerprint, shape: backbone.latent_shape, receiver, codec } : null
+      if (this.#files !== null) this.#receiver.prepare(this.#files, this.#memory.decodeS === null)
     } else this.#proceed(news)
   }
 
@@ -145,8 +146,9 @@ export class App {
     } else {
       const { part, data, request } = news.frame
       run.parts.set(part, data)
-      this.#receiver.part(request, part, data)
       const whole = run.parts.size === run.total
+      if (run.picture === null) this.#receiver.part(request, part, data)
+      else if (whole) void this.#read(request, fileOf(partsOf(run)))
       this.#status.stage(whole ? { at: 'decoding' } : { at: 'sending', parts: run.parts.size, of: run.total, bytes: run.size })
     }
   }
@@ -158,10 +160,11 @@ export class App {
       if (run.accepted === null) this.#status.stage({ at: 'queued', position: news.position })
       run.accepted = news
     } else if (news.type === 'step') this.#status.stage({ at: 'drawing', done: news.done, of: news.of })
-    else if (news.type === 'coded' && this.#files !== null) {
+    else if (news.type === 'coded') {
       run.total = news.parts
       run.size = news.bytes
-      this.#receiver.open(news.id, this.#files, news.parts)
+      run.picture = news.picture
+      if (this.#files !== null && news.picture === null) this.#receiver.open(news.id, this.#files, news.parts)
     } else if (news.type === 'done') {
       run.done = news
       void this.#settle(run)
@@ -190,19 +193,25 @@ export class App {
       void this.#settle(run)
     } else if (answer.id === entry?.id) {
       this.#picture.show(answer, entry.prompt)
-      this.#status.rest(this.#status.offline ? 'Decoded again on this device, offline.' : 'Decoded again on this device.')
+      const how = entry.files === null ? 'Kept on this device' : 'Decoded again on this device'
+      this.#status.rest(this.#status.offline ? `${how}, offline.` : `${how}.`)
     }
+  }
+
+  /** A picture that the server decoded. */
+  async #read(id: string, file: Entry['payload']): Promise<void> {
+    this.#decoded(await pixelsOf(id, file))
   }
 
   /** The picture is whole and the server has said its part: keep it. */
   async #settle(run: Run): Promise<void> {
     const { done, final, accepted } = run
-    if (done === null || final === null || accepted === null || this.#files === null || this.#run !== run) return
-    this.#memory.decoded(final.picture.seconds)
+    if (done === null || final === null || accepted === null || this.#run !== run) return
+    if (run.picture === null) this.#memory.decoded(final.picture.seconds)
     this.#shell.run(this.#session.shown(accepted.id, final.picture.seconds, (final.shownMs - run.beganMs) / 1000))
     const made = await this.#picture.made()
     if (this.#run !== run) return
-    const entry = entryOf(run, this.#files, made)
+    const entry = entryOf(run, run.picture === null ? this.#files : null, made)
     this.#run = null
     this.#entry = entry
     this.#busy(false)
@@ -222,7 +231,8 @@ export class App {
     this.#status.stage({ at: 'decoding' })
     this.#result.show(entry)
     this.#shelf.mark(entry.id)
-    this.#receiver.payload(entry.id, entry.files, entry.payload)
+    if (entry.files === null) void this.#read(entry.id, entry.payload)
+    else this.#receiver.payload(entry.id, entry.files, entry.payload)
     byId('frame').scrollIntoView({ block: 'nearest' })
   }
 
@@ -241,7 +251,7 @@ export class App {
     this.#shelf.show(entries, this.#entry?.id ?? null)
     this.#shelf.lock(this.#run !== null)
     if (this.#files === null) return entries
-    const files = [this.#files, ...entries.map((entry) => entry.files)]
+    const files = [this.#files, ...entries.flatMap((entry) => entry.files ?? [])]
     await dropOthers([RUNTIME.wasm, ...files.flatMap(({ receiver, codec }) => [receiver, codec])]).catch(() => undefined)
     return entries
   }

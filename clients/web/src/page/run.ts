@@ -12,13 +12,15 @@ export interface Run {
   accepted: Accepted | null
   total: number
   size: number
+  /** The type of the file that the parts make, where the server decodes. */
+  picture: string | null
   done: { readonly report: Entry['report']; readonly bytes: number; readonly reconnects: number } | null
   final: { readonly picture: Decoded; readonly shownMs: number } | null
 }
 
 /** A request that was just made. */
 export function newRun(asked: Asked, beganMs: number): Run {
-  return { asked, beganMs, parts: new Map(), accepted: null, total: 0, size: 0, done: null, final: null }
+  return { asked, beganMs, parts: new Map(), accepted: null, total: 0, size: 0, picture: null, done: null, final: null }
 }
 
 /** What the server is asked; what is left to it is left out. */
@@ -35,15 +37,31 @@ export function requestOf({ prompt, seed, wishes: { steps, deadlineS, energyJ } 
 /** The server begins again: nothing of what arrived is of use. */
 export function restart(run: Run): void {
   run.parts.clear()
-  run.accepted = run.done = run.final = null
+  run.accepted = run.done = run.final = run.picture = null
   run.total = run.size = 0
+}
+
+/** What arrived, in order. */
+export function partsOf({ parts, total }: Run): Uint8Array[] {
+  return Array.from({ length: total }, (_, number) => parts.get(number) ?? new Uint8Array(0))
+}
+
+/** A file from its parts. */
+export function fileOf(parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
+  const file = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0))
+  let at = 0
+  for (const part of parts) {
+    file.set(part, at)
+    at += part.length
+  }
+  return file
 }
 
 /** The picture as it is kept, once the server's report and the last picture are there; image files of it are added. */
 export function entryOf(run: Run, files: Entry['files'], made: Pick<Entry, 'png' | 'webp' | 'thumbnail'>): Entry {
   const { asked, accepted, done, final } = run
   if (accepted === null || done === null || final === null) throw new Error('the picture is not whole yet')
-  const parts = Array.from({ length: run.total }, (_, number) => run.parts.get(number) ?? new Uint8Array(0))
+  const parts = partsOf(run)
   const { id, decision, fits, added, missing, conflict } = accepted
   return {
     id,
@@ -54,7 +72,7 @@ export function entryOf(run: Run, files: Entry['files'], made: Pick<Entry, 'png'
     added,
     missing,
     conflict,
-    payload: packPayload(parts),
+    payload: files === null ? fileOf(parts) : packPayload(parts),
     files,
     ...done,
     latencyS: (final.shownMs - run.beganMs) / 1000,

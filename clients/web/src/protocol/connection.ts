@@ -54,7 +54,8 @@ export class Connection {
       ensure(this.welcome !== null || message.type === 'error', "the server's first message must be a welcome")
     }
     if (message.type === 'coded' && message.id === id && parts !== null) {
-      ensure(message.parts >= PROTECTED && message.parts <= MOST_PARTS, `a payload of ${message.parts} parts`)
+      const least = message.picture === null ? PROTECTED : 1
+      ensure(message.parts >= least && message.parts <= MOST_PARTS, `a payload of ${message.parts} parts`)
       parts.total = message.parts
     }
     return message

@@ -32,14 +32,14 @@ export interface Backbone {
   readonly max_words: number
 }
 
-/** The server's answer to a hello. */
+/** The server's answer to a hello; without a receiver it decodes itself, and sends pictures. */
 export interface Welcome {
   readonly type: 'welcome'
   readonly protocol: number
   readonly server: string
   readonly backbone: Backbone
-  readonly receiver: string
-  readonly codec: string
+  readonly receiver: string | null
+  readonly codec: string | null
 }
 
 /** A decision. */
@@ -72,12 +72,13 @@ export interface Stepped {
   readonly of: number
 }
 
-/** The features follow in so many parts. */
+/** The features follow in so many parts; or with `picture` a file of that type, cut into so many. */
 export interface Coded {
   readonly type: 'coded'
   readonly id: string
   readonly parts: number
   readonly bytes: number
+  readonly picture: string | null
 }
 
 /** All parts were sent. */

@@ -34,8 +34,8 @@ const CHECKS = {
       merge_ratios: list(finite),
       max_words: count,
     }),
-    receiver: path,
-    codec: path,
+    receiver: optional(path, null),
+    codec: optional(path, null),
   }),
   accepted: fields<Accepted>({
     type: oneOf(['accepted']),
@@ -51,7 +51,7 @@ const CHECKS = {
     conflict: optional(text, null),
   }),
   step: fields<Stepped>({ type: oneOf(['step']), id, done: count, of: count }),
-  coded: fields<Coded>({ type: oneOf(['coded']), id, parts: count, bytes: count }),
+  coded: fields<Coded>({ type: oneOf(['coded']), id, parts: count, bytes: count, picture: optional(text, null) }),
   done: fields<Done>({ type: oneOf(['done']), id, report: dictionary }),
   cancelled: fields<Cancelled>({ type: oneOf(['cancelled']), id }),
   error: fields<Failure>({

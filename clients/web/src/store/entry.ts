@@ -20,9 +20,9 @@ export interface Entry {
   readonly added: readonly string[]
   readonly missing: readonly string[]
   readonly conflict?: string | null
-  /** The payload as it lies in a file. */
+  /** The payload as it lies in a file, or without `files` the picture's own, which the server decoded. */
   readonly payload: Uint8Array<ArrayBuffer>
-  readonly files: Files
+  readonly files: Files | null
   readonly report: Readonly<Record<string, unknown>>
   /** That arrived for this request, previews included. */
   readonly bytes: number
