@@ -35,7 +35,7 @@ def transmitter_of(backbone: EmbeddedBackbone) -> Transmitter:
 @pytest.fixture(scope="module")
 def graph(tiny: EmbeddedBackbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("graph") / "receiver.onnx"
-    export.export_receiver(tiny, PLAIN, path)
+    export.export_receiver(tiny, tiny, PLAIN, path)
     return path
 
 
@@ -60,7 +60,7 @@ def test_the_graph_equals_the_torch_receiver_within_one_level(es: Transmitter, u
     ours = ue.image_of(features)
     with torch.inference_mode():
         inputs = (torch.from_numpy(x) for x in (features.rows, features.merge_map, features.degradation))
-        theirs = export.TorchReceiver(tiny)(*inputs)[0].numpy()
+        theirs = export.TorchReceiver(tiny, tiny.latent_shape)(*inputs)[0].numpy()
     assert ours.shape == (256, 256, 3)
     assert ours.std() > 1
     assert np.abs(ours.astype(int) - theirs.astype(int)).max() <= 1
@@ -72,7 +72,7 @@ def test_a_graph_beside_its_weights_refers_to_them_and_shows_the_same(es: Transm
     halves = embedded.load(str(tiny_folder))  # whose weights are exact in half precision
     receiver = export.receiver_of(halves, tiny_folder)
     inside = tiny_folder / "inside"
-    export.export_receiver(halves, PLAIN, inside / "receiver.onnx")
+    export.export_receiver(halves, halves, PLAIN, inside / "receiver.onnx")
     features = Features.clean(tokens_of(latent_of(es)))
     np.testing.assert_array_equal(receiver.image_of(features), Receiver.load(inside / "receiver.onnx").image_of(features))
     assert (tiny_folder / "receiver.onnx").stat().st_size < (inside / "receiver.onnx").stat().st_size - 20_000
@@ -135,7 +135,7 @@ def test_broken_weights_are_a_failed_run() -> None:
 
 def test_exporting_leaves_the_backbone_as_it_is(tiny: EmbeddedBackbone, tmp_path: Path) -> None:
     before = {k: v.clone() for k, v in tiny.state_dict().items()}
-    export.export_receiver(tiny, PLAIN, tmp_path / "r.onnx")
+    export.export_receiver(tiny, tiny, PLAIN, tmp_path / "r.onnx")
     assert all(torch.equal(v, tiny.state_dict()[k]) for k, v in before.items())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["codec.safetensors", "r.onnx"]
 

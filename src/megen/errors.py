@@ -34,6 +34,9 @@ EXTRAS = {  # which extra brings a package
     "stable_baselines3": "baselines",
     "ray": "cluster",
     "diffusers": "published",
+    "accelerate": "published",
+    "huggingface_hub": "published",
+    "onnxscript": "published",
     "transformers": "published",
 }
 LARGER = {"train": "train", "control train": "train", "control evaluate": "control", "Controller": "control"}  # what needs another

@@ -11,18 +11,20 @@ import json
 import os
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import platformdirs
 import torch
 from torch import Tensor, nn
 
+from megen.backbone import Backbone
 from megen.codec import Prior, prior
 from megen.files import replacing
 from megen.models import weights
 from megen.models.embedded import STEM, EmbeddedBackbone
 from megen.models.fingerprint import fingerprint
+from megen.models.published import PublishedBackbone
 from megen.models.restorer import STATES
 from megen.provenance import provenance
 from megen.ue.receiver import GRAPH, Receiver, ReceiverError
@@ -35,52 +37,79 @@ SMALLEST = 64  # values of a weight that is worth a Cast
 
 
 class TorchReceiver(nn.Module):
-    """The receiver in torch, of which the graph is made: rows, merge map and degradation to bytes [H, W, 3], and whether all is finite."""
+    """The receiver in torch, of which the graph is made: rows, merge map and degradation to bytes [H, W, 3], and whether all is finite.
 
-    def __init__(self, backbone: EmbeddedBackbone) -> None:
+    `net` has `receive(latents, degradation)`, which gives a picture in [0, 1].
+    """
+
+    def __init__(self, net: nn.Module, latent_shape: tuple[int, int, int]) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone, self.latent_shape = net, latent_shape
 
     def forward(self, rows: Tensor, merge_map: Tensor, degradation: Tensor) -> tuple[Tensor, Tensor]:
-        channels, height, width = self.backbone.latent_shape
+        channels, height, width = self.latent_shape
         tokens = torch.index_select(rows, 0, merge_map).T.reshape(1, channels, height, width)
-        image = self.backbone.decode(self.backbone.restorer(tokens, degradation.T.reshape(1, -1, height, width)))
+        image = self.backbone.receive(tokens, degradation.T.reshape(1, -1, height, width))  # type: ignore[operator]
         return (image[0].permute(1, 2, 0) * 255).round().to(torch.uint8), torch.isfinite(image).all()
 
 
-def export_receiver(backbone: EmbeddedBackbone, learned: Prior, path: Path) -> None:
-    """Write the receiver: inputs rows [n, c], merge_map [h*w] int64 and degradation [h*w, 4], outputs image [H, W, 3] uint8 and finite.
+class OwnDecoder(nn.Module):
+    """A published backbone's own decoder, which knows nothing of degradations."""
 
+    def __init__(self, backbone: PublishedBackbone) -> None:
+        super().__init__()
+        self.vae, self.backbone = backbone.text.pipe.vae, backbone
+
+    def receive(self, z: Tensor, degradation: Tensor) -> Tensor:
+        """The picture in [0, 1]."""
+        return self.backbone.family.decode(self.backbone.unfold(z))
+
+
+def net_of(backbone: Backbone) -> nn.Module:
+    """What a backbone's receiver runs after unmerging where nothing lighter was trained."""
+    if isinstance(backbone, EmbeddedBackbone):
+        return backbone
+    assert isinstance(backbone, PublishedBackbone)
+    return OwnDecoder(backbone)
+
+
+def export_receiver(net: nn.Module, backbone: Backbone, learned: Prior, path: Path) -> None:
+    """Write the receiver of a backbone, which runs `net` (see `TorchReceiver`).
+
+    Inputs: rows [n, c], merge_map [h*w] int64 and degradation [h*w, 4]; outputs: image [H, W, 3] uint8, and finite.
     The graph's metadata carry the grid and the backbone's fingerprint, so that a UE can refuse a payload that is not its own. The
     entropy coder's prior is written beside it.
     """
     import onnx
 
-    channels, height, width = backbone.latent_shape
+    channels, height, width = backbone.spec.latent_shape
     inputs = (torch.zeros(height * width, channels), torch.arange(height * width), torch.zeros(height * width, STATES))
     path.parent.mkdir(parents=True, exist_ok=True)
-    about = {"backbone": backbone.config.name, "fingerprint": fingerprint(backbone, learned.digest), "codec": learned.digest}
+    about = {"backbone": backbone.spec.name, "fingerprint": fingerprint(backbone, learned.digest), "codec": learned.digest}
     about |= {"grid": [height, width], "channels": channels, **provenance()}
     if not (path.parent / prior.FILE).is_file() or prior.load(path.parent, channels).digest != learned.digest:
-        prior.save(learned, path.parent, {"backbone": backbone.config.name, **provenance()})
+        prior.save(learned, path.parent, {"backbone": backbone.spec.name, **provenance()})
     with replacing(path) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(
-            TorchReceiver(copy.deepcopy(backbone).cpu().eval()),
-            inputs,
-            str(temporary),
-            input_names=["rows", "merge_map", "degradation"],
-            output_names=["image", "finite"],
-            dynamic_axes={"rows": {0: "n"}},
-            opset_version=18,
-            dynamo=False,
-        )
+        _write_graph(net, backbone.spec.latent_shape, inputs, temporary)
         model = onnx.load(str(temporary))
         _halve(model.graph, weights.places(path.parent, STEM))
         for key, value in about.items():
             entry = model.metadata_props.add()
             entry.key, entry.value = key, value if isinstance(value, str) else json.dumps(value)
         temporary.write_bytes(model.SerializeToString())
+
+
+def _write_graph(net: nn.Module, latent_shape: tuple[int, int, int], inputs: tuple[Tensor, ...], path: Path) -> None:
+    """The graph alone. DC-AE's is refused by onnxruntime as the older exporter writes it."""
+    own = net if isinstance(net, OwnDecoder) else copy.deepcopy(net).cpu().eval()
+    names: dict[str, Any] = {"input_names": ["rows", "merge_map", "degradation"], "output_names": ["image", "finite"]}
+    newer = isinstance(net, OwnDecoder) and type(net.vae).__name__ == "AutoencoderDC"
+    shapes: dict[str, Any] = {"dynamic_shapes": ({0: "n"}, None, None)} if newer else {"dynamic_axes": {"rows": {0: "n"}}}
+    with torch.inference_mode(not newer), torch.no_grad():
+        torch.onnx.export(
+            TorchReceiver(own, latent_shape), inputs, str(path), **names, **shapes, opset_version=18, dynamo=newer, external_data=False
+        )
 
 
 def _halve(graph: onnx.GraphProto, places: dict[str, weights.Place]) -> None:
@@ -128,5 +157,5 @@ def placed_receiver(backbone: EmbeddedBackbone, folder: Path) -> tuple[Path, Rec
         except ReceiverError:
             continue
     place = folder if os.access(folder, os.W_OK) else cached
-    export_receiver(backbone, learned, place / GRAPH)
+    export_receiver(backbone, backbone, learned, place / GRAPH)
     return place / GRAPH, Receiver.load(place / GRAPH)

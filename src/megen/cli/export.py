@@ -23,15 +23,16 @@ def add(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> None:
     """Write the graph."""
     from megen.codec import prior
-    from megen.export import export_receiver
+    from megen.export import export_receiver, net_of
     from megen.files import check_writable
-    from megen.models import embedded
+    from megen.halves import transmitter_of
 
     check_writable(args.out)
-    backbone = embedded.load(args.backbone)
-    learned = prior.load(embedded.folder_of(args.backbone), backbone.latent_shape[0])
+    transmitter = transmitter_of(args.backbone, "cpu")
+    learned, backbone = transmitter.codec.prior, transmitter.backbone
+    assert learned is not None
     beside = args.out.parent / prior.FILE
     if beside.is_file() and prior.load(beside.parent, learned.channels).digest != learned.digest:
         raise InputError(f"{beside} is another backbone's: export into another folder, or remove it")
-    export_receiver(backbone, learned, args.out)
+    export_receiver(net_of(backbone), backbone, learned, args.out)
     print(args.out)

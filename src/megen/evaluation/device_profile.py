@@ -111,7 +111,7 @@ def profile(transmitter: Transmitter, receiver: Receives, name: str, repeats: in
     received = Received(transmitter.codec.encode(merged).payload)
     features = transmitter.codec.decode(received)
     inputs = [torch.from_numpy(x).to(device) for x in (features.rows, features.merge_map, features.degradation)]
-    in_torch = TorchReceiver(backbone)
+    in_torch = TorchReceiver(backbone, backbone.latent_shape)
 
     def service() -> object:
         made = transmitter.denoise([PROMPT], [0], min(backbone.spec.steps))

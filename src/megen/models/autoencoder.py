@@ -35,15 +35,15 @@ class Block(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.second = nn.Conv2d(width, width, 3, padding=1)
-        _scaled(self.first, 2**0.5)
-        _scaled(self.second, 0.3)
+        scaled(self.first, 2**0.5)
+        scaled(self.second, 0.3)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = x + self.second(F.relu(self.first(x)))
         return out
 
 
-def _scaled(layer: nn.Conv2d, gain: float) -> nn.Conv2d:
+def scaled(layer: nn.Conv2d, gain: float) -> nn.Conv2d:
     """Normal weights of standard deviation gain / sqrt(fan in), no bias."""
     nn.init.normal_(layer.weight, std=gain / layer.weight[0].numel() ** 0.5)
     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
@@ -60,16 +60,16 @@ class Encoder(nn.Module):
         self.linear = nn.Conv2d(3, config.channels, PATCH, stride=PATCH)
         self.net = nn.Sequential(
             nn.PixelUnshuffle(8),
-            _scaled(nn.Conv2d(192, fine, 1), 1.0),
+            scaled(nn.Conv2d(192, fine, 1), 1.0),
             *(Block(fine) for _ in range(n_fine)),
             nn.PixelUnshuffle(2),
-            _scaled(nn.Conv2d(4 * fine, middle, 1), 1.0),
+            scaled(nn.Conv2d(4 * fine, middle, 1), 1.0),
             *(Block(middle) for _ in range(n_middle)),
             nn.PixelUnshuffle(2),
-            _scaled(nn.Conv2d(4 * middle, coarse, 1), 1.0),
+            scaled(nn.Conv2d(4 * middle, coarse, 1), 1.0),
             *(Block(coarse) for _ in range(n_coarse)),
             nn.ReLU(),
-            _scaled(nn.Conv2d(coarse, config.channels, 1), 0.3),
+            scaled(nn.Conv2d(coarse, config.channels, 1), 0.3),
         )
 
     def forward(self, image: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
@@ -87,16 +87,16 @@ class Decoder(nn.Module):
         n_fine, n_middle, n_coarse = config.decoder_blocks
         self.linear = nn.Conv2d(config.channels, 3 * PATCH * PATCH, 1)
         self.net = nn.Sequential(
-            _scaled(nn.Conv2d(config.channels, coarse, 3, padding=1), 1.0),
+            scaled(nn.Conv2d(config.channels, coarse, 3, padding=1), 1.0),
             *(Block(coarse) for _ in range(n_coarse)),
-            _scaled(nn.Conv2d(coarse, 4 * middle, 1), 1.0),
+            scaled(nn.Conv2d(coarse, 4 * middle, 1), 1.0),
             nn.PixelShuffle(2),
             *(Block(middle) for _ in range(n_middle)),
-            _scaled(nn.Conv2d(middle, 4 * fine, 1), 1.0),
+            scaled(nn.Conv2d(middle, 4 * fine, 1), 1.0),
             nn.PixelShuffle(2),
             *(Block(fine) for _ in range(n_fine)),
             nn.ReLU(),
-            _scaled(nn.Conv2d(fine, 192, 3, padding=1), 0.02),
+            scaled(nn.Conv2d(fine, 192, 3, padding=1), 0.02),
             nn.PixelShuffle(8),
         )
 

@@ -148,6 +148,10 @@ class EmbeddedBackbone(nn.Module):
         images: Tensor = self.autoencoder.decoder(latents)
         return images.clamp(0, 1)
 
+    def receive(self, z: Float[Tensor, "b c h w"], degradation: Float[Tensor, "b 4 h w"]) -> Float[Tensor, "b 3 H W"]:
+        """The picture in [0, 1] of latents that were degraded in transit, as the user equipment decodes them."""
+        return self.decode(self.restorer(z, degradation))
+
     def preview(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
         """Small pictures of normalised latents, 8 px a token, by the decoder's linear path alone: blurred, and a hundred times faster."""
         latents = z * self.latent_scale[:, None, None] + self.latent_mean[:, None, None]

@@ -84,7 +84,7 @@ def _finished(path: Path, recipe: AutoencoderRecipe, config: AutoencoderConfig) 
     return model
 
 
-def _optimisers(model: Autoencoder, lr: float) -> list[torch.optim.Optimizer]:
+def optimisers_of(model: torch.nn.Module, lr: float) -> list[torch.optim.Optimizer]:
     """Muon for the convolutions, AdamW for biases and, far slower, the linear path."""
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
     linear = [p for n, p in trained.items() if ".linear." in n]
@@ -124,7 +124,7 @@ def train(
     place(model, device)
     if recipe.decoder_only:
         model.encoder.requires_grad_(False)
-    optimisers = _optimisers(model, recipe.lr)
+    optimisers = optimisers_of(model, recipe.lr)
     done = 0
     if path.is_file():
         done = int(loop.load_checkpoint(path, {"model": model}, optimisers)["step"])

@@ -1,0 +1,143 @@
+"""`megen train decoder` and `megen train prior`: the user equipment's half of a backbone that nobody trained one for."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from megen.cli import output
+from megen.errors import InputError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from megen.backbone import Backbone
+    from megen.codec import Prior
+    from megen.training.examples import Examples
+
+PROMPTS = 1000  # captions of scenes, where no prompts are given
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Options of both commands."""
+    d = commands.add_parser(
+        "train decoder",
+        help="distil a light receiver from a backbone's own decoder",
+        description="Distil a light receiver (restorer and decoder) from a backbone's own decoder, for latents that crossed noisy links. "
+        "Run the same command again to go on after an interruption; several GPUs by accelerate launch.",
+    )
+    _add_examples(d, default=512)
+    d.set_defaults(run=run_decoder)
+    d.add_argument("--steps", type=int, default=4000, help="(default: %(default)s)")
+    d.add_argument("--batch", type=int, default=8, help="(default: %(default)s)")
+    d.add_argument("--lr", type=float, default=6e-4, help="(default: %(default)s)")
+    d.add_argument("--width", type=float, default=1.0, help="of all its levels, times the usual (default: %(default)s)")
+    d.add_argument("--save-every", type=int, default=200, help="steps between checkpoints (default: %(default)s)")
+    p = commands.add_parser(
+        "train prior",
+        help="fit the entropy coder's prior to a backbone's latents",
+        description="Fit the entropy coder's prior to a backbone's latents; without one each payload brings its own scales.",
+    )
+    _add_examples(p, default=256)
+    p.set_defaults(run=run_prior)
+    p.add_argument("--steps", type=int, default=1500, help="(default: %(default)s)")
+
+
+def _add_examples(parser: argparse.ArgumentParser, default: int) -> None:
+    parser.add_argument("--backbone", default="scenes", metavar="NAME|PATH", help="whose latents (default: %(default)s)")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="examples, checkpoints and the receiver")
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="train on these, with metadata.jsonl (file_name, text)")
+    parser.add_argument("--scenes", action="store_true", help="train on rendered scenes (default: on the backbone's own samples)")
+    parser.add_argument("--prompts", type=Path, metavar="F.txt", help="of the samples, a line each (default: captions of scenes)")
+    parser.add_argument("--examples", type=int, default=default, help="how many (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto")
+
+
+def run_decoder(args: argparse.Namespace) -> None:
+    """Train, or go on where the folder left off, and write the graph."""
+    _check(args)
+    from megen import run_folder
+    from megen.training.decoder import DecoderRecipe, train
+
+    recipe = DecoderRecipe(args.steps, args.batch, args.lr, save_every=args.save_every, seed=args.seed)
+    output.bounded("--width", args.width, 0.05, 8)
+    backbone, made_from = _backbone(args)
+    with run_folder.held(args.out, {"backbone": made_from}):
+        from megen.models.light_decoder import config_for
+
+        config = config_for(backbone.spec.latent_shape, backbone.spec.image_px, args.width)
+        model = train(recipe, config, backbone, _examples(args, backbone, made_from), _prior(args.out, backbone), args.out)
+        print(_write_graph(args.out, backbone, model))
+
+
+def run_prior(args: argparse.Namespace) -> None:
+    """Fit the prior; a decoder that lies in the folder is written again for it."""
+    _check(args)
+    output.bounded("--steps", args.steps, 1, 10**7)
+    from megen import run_folder
+    from megen.codec import prior
+    from megen.provenance import provenance
+    from megen.training import prior as fitting
+
+    backbone, made_from = _backbone(args)
+    with run_folder.held(args.out, {"backbone": made_from}):
+        latents = _examples(args, backbone, made_from).latents
+        relative = fitting.relative_steps(lambda z: backbone.decode(z.to(backbone.device)).cpu(), latents[:4], args.seed)
+        fitted = fitting.train(latents, relative, args.steps, seed=args.seed)
+        prior.save(fitted, args.out, {"backbone": backbone.spec.name, **provenance()})
+        from megen.models import light_decoder
+
+        if (args.out / light_decoder.FILE).is_file():
+            _write_graph(args.out, backbone, light_decoder.load(args.out))
+        print(args.out / prior.FILE)
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Errors: InputError on options that do not go together."""
+    output.bounded("--examples", args.examples, 2, 10**6)
+    output.bounded("--seed", args.seed, 0, 2**31 - 1)
+    if args.pictures and args.scenes:
+        raise InputError("--pictures and --scenes both say what to train on: give one of them")
+    if args.prompts and (args.pictures or args.scenes):
+        raise InputError("--prompts are for samples of the backbone: leave --pictures and --scenes out")
+
+
+def _backbone(args: argparse.Namespace) -> tuple[Backbone, str]:
+    """The backbone, and what its examples are made from."""
+    from megen.halves import transmitter_of
+
+    backbone = transmitter_of(args.backbone, args.device).backbone
+    what = args.pictures or ("scenes" if args.scenes else args.prompts or "samples")
+    return backbone, f"{getattr(backbone, 'digest', '')}, {backbone.spec.latent_shape}, {what}, seed {args.seed}"
+
+
+def _examples(args: argparse.Namespace, backbone: Backbone, made_from: str) -> Examples:
+    from megen.files import read_text
+    from megen.training import examples
+    from megen.training.pictures import read_captions
+
+    if args.pictures:
+        source = examples.of_pictures(backbone, read_captions(args.pictures))  # type: ignore[arg-type]
+    elif args.scenes:
+        source = examples.of_scenes(backbone, args.seed)  # type: ignore[arg-type]
+    else:
+        given = [line.strip() for line in read_text(args.prompts).splitlines() if line.strip()] if args.prompts else None
+        if given == []:
+            raise InputError(f"{args.prompts} holds no prompts: write one a line")
+        source = examples.of_samples(backbone, given or examples.scene_prompts(args.seed, PROMPTS), args.seed)
+    return examples.collect(backbone, source, args.examples, args.out / "examples", made_from)
+
+
+def _prior(folder: Path, backbone: Backbone) -> Prior:
+    from megen.codec import prior
+
+    channels = backbone.spec.latent_shape[0]
+    return prior.load(folder, channels) if (folder / prior.FILE).is_file() else prior.plain(channels)
+
+
+def _write_graph(folder: Path, backbone: Backbone, model: object) -> Path:
+    from megen.export import export_receiver
+    from megen.ue.receiver import GRAPH
+
+    export_receiver(model, backbone, _prior(folder, backbone), folder / GRAPH)  # type: ignore[arg-type]
+    return folder / GRAPH
