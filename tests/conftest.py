@@ -75,7 +75,7 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All tiny checkpoints, written once."""
-    from tests.models import tiny_checkpoints as tiny
+    from experiments import tiny_checkpoints as tiny
 
     logging.disable(logging.WARNING)
     root = tmp_path_factory.mktemp("checkpoints")

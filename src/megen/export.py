@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from megen.backbone import Backbone
 from megen.codec import Prior, prior
 from megen.files import replacing
-from megen.models import weights
+from megen.models import tiles, weights
 from megen.models.embedded import STEM, EmbeddedBackbone
 from megen.models.fingerprint import fingerprint
 from megen.models.published import PublishedBackbone
 from megen.models.restorer import STATES
 from megen.provenance import provenance
-from megen.ue.receiver import GRAPH, Receiver, ReceiverError
+from megen.ue.receiver import GRAPH, TAIL, Receiver, ReceiverError
 
 if TYPE_CHECKING:
     import onnx
@@ -58,7 +58,7 @@ class OwnDecoder(nn.Module):
 
     def __init__(self, backbone: PublishedBackbone) -> None:
         super().__init__()
-        self.vae, self.backbone = backbone.text.pipe.vae, backbone
+        self.vae, self.backbone = backbone.decoder, backbone
 
     def receive(self, z: Tensor, degradation: Tensor) -> Tensor:
         """The picture in [0, 1]."""
@@ -91,7 +91,10 @@ def export_receiver(net: nn.Module, backbone: Backbone, learned: Prior, path: Pa
         prior.save(learned, path.parent, {"backbone": backbone.spec.name, **provenance()})
     with replacing(path) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        _write_graph(net, backbone.spec.latent_shape, inputs, temporary)
+        if isinstance(net, OwnDecoder) and tiles.splits(net.vae):
+            about["tiles"] = tiles.write(net.backbone, temporary, path.with_name(TAIL))
+        else:
+            _write_graph(net, backbone.spec.latent_shape, inputs, temporary)
         model = onnx.load(str(temporary))
         _halve(model.graph, weights.places(path.parent, STEM))
         for key, value in about.items():

@@ -20,7 +20,7 @@ from megen.diffusion import denoise
 from megen.errors import InputError
 from megen.models import checkpoints, published
 from megen.models.published import Checkpoint, PublishedBackbone
-from tests.models.tiny_checkpoints import rewrite
+from experiments.tiny_checkpoints import rewrite
 
 UNET = Path("unet") / "diffusion_pytorch_model.safetensors"
 

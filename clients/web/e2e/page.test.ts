@@ -185,7 +185,7 @@ describe('on a phone', () => {
 describe('of a backbone that no phone decodes', () => {
   test('the server decodes, and the picture is kept', async () => {
     const checkpoint = join(folder, 'sdxl')
-    const write = 'import sys, pathlib; from tests.models import tiny_checkpoints as t; t.write("sdxl", pathlib.Path(sys.argv[1]))'
+    const write = 'import sys, pathlib; from experiments import tiny_checkpoints as t; t.write("sdxl", pathlib.Path(sys.argv[1]))'
     await python('python', ['-c', write, checkpoint])
     const published = await startServer(['--backbone', checkpoint])
     try {

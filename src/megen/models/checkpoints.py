@@ -78,7 +78,16 @@ def folder_of(source: str) -> Path:
     return _downloaded(source)
 
 
-def _downloaded(name: str) -> Path:
+def part_of(source: str) -> Path:
+    """The folder of a single component, or the hub's copy of it on this machine. Errors: InputError."""
+    if (Path(source) / "config.json").is_file():
+        return Path(source)
+    if not HUB_NAME.fullmatch(source):
+        raise InputError(f"no component at {source!r}: give a folder with a config.json, or a hub name such as owner/model")
+    return _downloaded(source, "config.json")
+
+
+def _downloaded(name: str, index: str = INDEX) -> Path:
     import huggingface_hub
     from huggingface_hub import errors
 
@@ -94,8 +103,8 @@ def _downloaded(name: str) -> Path:
         except Exception:
             said = f"the hub cannot be reached and {name} is not on this machine: download it elsewhere, and give its folder"
             raise InputError(said) from error
-    if INDEX not in files:
-        raise InputError(f"{name} has no {INDEX}: it is no checkpoint of a diffusers pipeline")
+    if index not in files:
+        raise InputError(f"{name} has no {index}: it is no {'checkpoint of a diffusers pipeline' if index == INDEX else 'component'}")
     try:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=wanted(files)))
     except errors.GatedRepoError as error:
@@ -109,7 +118,7 @@ def wanted(files: Iterable[str]) -> list[str]:
     files = sorted(files)
     folders = {str(Path(name).parent) for name in files if name.endswith(WEIGHTS)}
     chosen = [name for name in files if name.endswith(PLAIN)]
-    for folder in sorted(folders - {"."}):
+    for folder in sorted(folders - {"."} if INDEX in files else folders):
         own = [name for name in files if str(Path(name).parent) == folder and name.endswith(WEIGHTS)]
         half = variant_of(own) is not None
         chosen += [name for name in own if (".fp16" in Path(name).name) == half]

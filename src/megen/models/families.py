@@ -238,6 +238,11 @@ def z_image(pipe: Any, image_px: int | None) -> Family:
     )
 
 
+def tiny_decoder(module: Any) -> Callable[[Tensor], Tensor]:
+    """Decoding by a small autoencoder of the TAESD kind, which reads latents as the net leaves them."""
+    return lambda latents: _pixels(module.decode(latents.to(module.dtype), return_dict=False)[0])
+
+
 def klein_shift(tokens: int, steps: int) -> float:
     """FLUX.2's exponent of the time shift: linear in tokens at 10 and at 200 steps, in steps between; at 200 beyond 4,300 tokens."""
     at_200 = 0.00016927 * tokens + 0.45666666

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from torch import Tensor
 from megen.backbone import BackboneSpec, Condition
 from megen.errors import InputError, RunError
 from megen.models import checkpoints, samplers
-from megen.models.families import EMBEDDED, UNGUIDED, Family, Prompt, family_of
+from megen.models.families import EMBEDDED, UNGUIDED, Family, Prompt, family_of, tiny_decoder
 from megen.models.placement import bf16_pays
 from megen.models.samplers import Sampler
 from megen.models.text_parts import TextParts
@@ -46,7 +46,8 @@ class Checkpoint:
     """Which published checkpoint, and how it is run; what is None the checkpoint or its family says.
 
     `source`: a hub name or a folder. `sampler`: one of `SAMPLERS`. `lora`: a hub name, a file or a folder of weights for the net.
-    `receiver`: a folder with the user equipment's half. `unload_text`: text encoders leave after each prompt that is new.
+    `receiver`: a folder with the user equipment's half. `decoder`: a hub name or a folder of an AutoencoderTiny that decodes instead.
+    `unload_text`: text encoders leave after each prompt that is new.
     Errors: InputError.
     """
 
@@ -58,6 +59,7 @@ class Checkpoint:
     lora: str | None = None
     lora_scale: float = 1.0
     receiver: str | None = None
+    decoder: str | None = None
     unload_text: bool = False
 
     def __post_init__(self) -> None:
@@ -76,7 +78,7 @@ class Checkpoint:
             check_number("guidance", self.guidance, 0)
         if self.image_px is not None:
             check_number("image_px", self.image_px, 1, whole=True)
-        for name in ("lora", "receiver"):
+        for name in ("lora", "receiver", "decoder"):
             if getattr(self, name) is not None:
                 check_type(name, getattr(self, name), str)
         check_number("lora_scale", self.lora_scale)
@@ -95,7 +97,7 @@ class Checkpoint:
         known = [field.name for field in fields(cls)]
         if not isinstance(said, dict) or "source" not in said or not said.keys() <= set(known):
             raise InputError(f"{path} must be an object with a source, and no more than {', '.join(known)}")
-        for name in ("source", "lora", "receiver"):
+        for name in ("source", "lora", "receiver", "decoder"):
             if isinstance(said.get(name), str) and said[name] and (path.parent / said[name]).exists():
                 said[name] = str(path.parent / said[name])
         if isinstance(said.get("steps"), list):
@@ -106,11 +108,13 @@ class Checkpoint:
 class PublishedBackbone:
     """A `Backbone` of one loaded pipeline. Rows are folded latents: a token's places are channels of one place.
 
-    `digest`: of the autoencoder and its settings, which say what the latents mean.
+    `digest`: of the autoencoder and its settings, which say what the latents mean. `decoder`: the net that decodes.
     """
 
-    def __init__(self, checkpoint: Checkpoint, family: Family, sampler: Sampler, text: TextParts, digest: str) -> None:
-        self.checkpoint = checkpoint
+    def __init__(
+        self, checkpoint: Checkpoint, family: Family, sampler: Sampler, text: TextParts, digest: str, decoder: torch.nn.Module
+    ) -> None:
+        self.checkpoint, self.decoder = checkpoint, decoder
         channels, height, width = family.latent
         shape = (channels * family.fold**2, height // family.fold, width // family.fold)
         self.family, self.sampler, self.text, self.digest = family, sampler, text, digest
@@ -229,8 +233,13 @@ def _loaded(own: Checkpoint, device: str, family: Callable[[Any, int | None], Fa
         _add_lora(parts, own)
     pipe = _pipeline(index, parts, texts)
     text = TextParts(pipe, {name: partial(component, name) for name in sorted(texts)}, not own.unload_text, on, dtype)
-    built = family(pipe, own.image_px)
-    return PublishedBackbone(own, built, _sampler(pipe, own, built), text, f"{crc_of(pipe.vae):08x}")
+    built, small = family(pipe, own.image_px), None
+    if own.decoder is not None:
+        import diffusers
+
+        small = checkpoints.load_module(diffusers.AutoencoderTiny, checkpoints.part_of(own.decoder), dtype).to(on)
+        built = replace(built, decode=tiny_decoder(small))
+    return PublishedBackbone(own, built, _sampler(pipe, own, built), text, f"{crc_of(pipe.vae):08x}", small or pipe.vae)
 
 
 def _pipeline(index: dict[str, Any], parts: dict[str, Any], texts: set[str]) -> Any:

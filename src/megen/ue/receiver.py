@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import onnxruntime
 
 GRAPH, OUTPUTS = "receiver.onnx", {"image", "finite"}
+TAIL = "receiver-tail.onnx"  # the second half of a graph that is run in tiles
+PROVIDERS = ["CPUExecutionProvider"]
 ASSETS = Path(__file__).parents[1] / "assets"
 
 
@@ -25,11 +27,37 @@ class ReceiverError(InputError):
 
 
 @dataclass(frozen=True)
+class Tiles:
+    """The second half of a graph that is run in tiles of `side` places, each with `margin` more around it, that grow by `grows`."""
+
+    session: onnxruntime.InferenceSession
+    side: int
+    margin: int
+    grows: int
+
+    def image_of(self, state: np.ndarray) -> tuple[np.ndarray, bool]:
+        """The image [H, W, 3] in bytes of a state [1, d, h, w], and whether all of it is finite."""
+        height, width = state.shape[2:]
+        image, finite = np.empty((self.grows * height, self.grows * width, 3), np.uint8), True
+        for y in range(0, height, self.side):
+            for x in range(0, width, self.side):
+                top, left = max(0, y - self.margin), max(0, x - self.margin)
+                part = state[:, :, top : y + self.side + self.margin, left : x + self.side + self.margin]
+                made, good = self.session.run(["image", "finite"], {"state": np.ascontiguousarray(part)})
+                down, right = self.grows * (y - top), self.grows * (x - left)
+                own = image[self.grows * y : self.grows * (y + self.side), self.grows * x : self.grows * (x + self.side)]
+                own[:] = made[down : down + own.shape[0], right : right + own.shape[1]]
+                finite = finite and bool(good)
+        return image, finite
+
+
+@dataclass(frozen=True)
 class Receiver:
     """The codec, and one ONNX graph from features to pixels."""
 
     codec: FeatureCodec
     session: onnxruntime.InferenceSession
+    tiles: Tiles | None = None
 
     @classmethod
     def load(cls, path: Path | str, threads: int = 0) -> Receiver:
@@ -47,20 +75,27 @@ class Receiver:
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         try:
-            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(str(path), options, providers=PROVIDERS)
             metadata = session.get_modelmeta().custom_metadata_map
             fingerprint, digest = int(metadata["fingerprint"]), int(metadata["codec"])
             learned = prior.load(path.parent, int(metadata["channels"]))
             height, width = json.loads(metadata["grid"])
             grid = (int(height), int(width))
-            missing = {"rows", "merge_map"} - {i.name for i in session.get_inputs()} | OUTPUTS - {o.name for o in session.get_outputs()}
+            tiles = None
+            if "tiles" in metadata:
+                options.enable_cpu_mem_arena = False  # it would keep what the largest layer took
+                session = onnxruntime.InferenceSession(str(path), options, providers=PROVIDERS)
+                tail = onnxruntime.InferenceSession(str(path.with_name(TAIL)), options, providers=PROVIDERS)
+                tiles = Tiles(tail, **json.loads(metadata["tiles"]))
+            last = session if tiles is None else tiles.session
+            missing = {"rows", "merge_map"} - {i.name for i in session.get_inputs()} | OUTPUTS - {o.name for o in last.get_outputs()}
             if missing:
                 raise KeyError(", ".join(sorted(missing)))
         except Exception as error:  # onnxruntime raises classes of its own for each kind of broken file
             raise ReceiverError(f"{path} is not a receiver graph of this version: write it again with megen export") from error
         if learned.digest != digest:
             raise ReceiverError(f"{path} needs the {prior.FILE} that it was exported with beside it: write both again with megen export")
-        return cls(FeatureCodec(learned, fingerprint, grid), session)
+        return cls(FeatureCodec(learned, fingerprint, grid), session, tiles)
 
     def decode(self, received: Received) -> np.ndarray:
         """The image [H, W, 3] in bytes of what was received. Errors: CodecError."""
@@ -71,7 +106,10 @@ class Receiver:
         features.check(self.codec.prior.channels if self.codec.prior else features.rows.shape[1], self.codec.grid)
         given = {"rows": features.rows, "merge_map": features.merge_map, "degradation": features.degradation}
         inputs = {i.name: given[i.name] for i in self.session.get_inputs()}  # a backbone without a restorer reads no degradation
-        image, finite = self.session.run(["image", "finite"], inputs)
+        if self.tiles is None:
+            image, finite = self.session.run(["image", "finite"], inputs)
+        else:
+            image, finite = self.tiles.image_of(self.session.run(["state"], inputs)[0])
         if not finite:
             raise RunError("the decoder gave NaN or infinity: its weights are broken, or the features are")
         pixels: np.ndarray = image

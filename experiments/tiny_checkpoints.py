@@ -1,4 +1,7 @@
-"""Small checkpoints with random weights, one of each published family, written as diffusers writes them."""
+"""Small checkpoints with random weights, one of each published family, written as diffusers writes them.
+
+Nothing that they draw means anything: they are for tests of the code that loads and runs them, and for measurements of a part.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +77,7 @@ def clip(project: bool) -> Any:
     return (CLIPTextModelWithProjection if project else CLIPTextModel)(config).eval()
 
 
-def sdxl(lcm: bool = False) -> Any:
+def sdxl(lcm: bool = False, vae: Any = None) -> Any:
     from diffusers import AutoencoderKL, EulerDiscreteScheduler, LCMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 
     unet = UNet2DConditionModel(
@@ -84,7 +87,7 @@ def sdxl(lcm: bool = False) -> Any:
         transformer_layers_per_block=(1, 1), projection_class_embeddings_input_dim=80, cross_attention_dim=64,
         time_cond_proj_dim=32 if lcm else None,
     )  # fmt: skip
-    vae = AutoencoderKL(
+    vae = vae or AutoencoderKL(
         block_out_channels=(16, 32), norm_num_groups=8, down_block_types=("DownEncoderBlock2D",) * 2, latent_channels=4,
         up_block_types=("UpDecoderBlock2D",) * 2, sample_size=32, scaling_factor=0.13025,
     )  # fmt: skip
