@@ -16,11 +16,11 @@ pytest.importorskip("diffusers", reason="megen[published] is not installed")
 from safetensors.torch import load_file, save_file
 
 import megen
+from experiments.tiny_checkpoints import rewrite
 from megen.diffusion import denoise
 from megen.errors import InputError
 from megen.models import checkpoints, published
 from megen.models.published import Checkpoint, PublishedBackbone
-from experiments.tiny_checkpoints import rewrite
 
 UNET = Path("unet") / "diffusion_pytorch_model.safetensors"
 
