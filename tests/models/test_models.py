@@ -127,7 +127,7 @@ def test_a_broken_classifier_is_refused(tmp_path: Path) -> None:
 
 
 def test_only_folders_with_weights_are_offered_as_backbones() -> None:
-    with pytest.raises(weights.WeightsError, match="give one of scenes, or a folder of weights"):
+    with pytest.raises(weights.WeightsError, match="give one of scenes, a folder of weights, or a hub name"):
         embedded.folder_of("nosuch")
     with pytest.raises(weights.WeightsError, match="no backbone named 'profiles'"):
         embedded.folder_of("profiles")

@@ -32,10 +32,10 @@ GAMMA = 0.97
 Array = NDArray[np.float64]
 
 
-def snr_db(channels: int = CHANNELS) -> Array:
+def snr_db(channels: int = CHANNELS, power_dbm: float = POWER_DBM) -> Array:
     """Equiprobable SNRs in dB, rising: the middles of equal slices of the distance."""
     distance_m = 300 - 100 * (np.arange(channels) + 0.5) / channels
-    return POWER_DBM - NOISE_DBM - (35.3 + 37.6 * np.log10(distance_m))
+    return power_dbm - NOISE_DBM - (35.3 + 37.6 * np.log10(distance_m))
 
 
 def payload_bits(merge_ratio: float) -> float:
@@ -45,7 +45,10 @@ def payload_bits(merge_ratio: float) -> float:
 
 
 def reference_cmdp(
-    grid: QualityGrid | None = None, latency_limit_s: float = LATENCY_LIMIT_S, energy_limit_j: float = ENERGY_LIMIT_J
+    grid: QualityGrid | None = None,
+    latency_limit_s: float = LATENCY_LIMIT_S,
+    energy_limit_j: float = ENERGY_LIMIT_J,
+    power_dbm: float = POWER_DBM,
 ) -> CMDP:
     """The bandit's tables; `grid` None: the bundled one. Backlog stays zero and prompts are of one class.
 
@@ -54,7 +57,7 @@ def reference_cmdp(
     if not (0 < latency_limit_s < np.inf and 0 < energy_limit_j < np.inf):
         raise InputError(f"both limits must be positive numbers, got {latency_limit_s:g} s and {energy_limit_j:g} J")
     grid = grid or quality.load(quality.MAIN_V0)
-    snrs = snr_db()
+    snrs = snr_db(power_dbm=power_dbm)
     rate_bps = BANDWIDTH_HZ * np.log2(1 + 10 ** (snrs / 10))
     chosen = [i for i, d in enumerate(grid.decisions) if d.steps >= LEAST_STEPS and d.quantiser_bits == QUANTISER_BITS]
     if not chosen:
@@ -64,7 +67,7 @@ def reference_cmdp(
     log_mse = np.einsum("p,pnm->nm", prompts, grid.log_mse[..., -1]).ravel()[chosen]
     steps = np.array([d.steps for d in decisions])
     air_s = np.array([payload_bits(d.merge_ratio) for d in decisions]) / rate_bps[:, None]  # [C, A]
-    transmitter_w = 10 ** (POWER_DBM / 10) / 1e3
+    transmitter_w = 10 ** (power_dbm / 10) / 1e3
     ue_j = J_PER_TFLOP / 0.8 * VAE_TFLOP + transmitter_w * air_s
     shape = (len(snrs), 1, len(decisions), 1)
     return CMDP(

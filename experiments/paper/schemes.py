@@ -1,0 +1,127 @@
+"""The schemes that the source compares, in a corrected setting: one link budget, fair files, equal steps, equal or better distortion.
+
+Every prompt has a place in the source's cell (200 to 300 m, 1 MHz); what crosses goes over one digital link at that SNR. Seconds of
+both machines are those of the bundled profiles. Files cost nothing to encode or decode here, which flatters them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from experiments import common
+from experiments.paper.as_released import FARTHEST_M, NEAREST_M, snr_db
+from megen.cost import device_profile
+from megen.evaluation.link import Sample, airtime, coded, depth_for, file_at, file_kinds, int8, png_bits, reference_fp16, samples
+from megen.halves import Receives, Transmitter, halves
+from megen.metrics import psnr_db
+
+STEPS, MOST_STEPS = 4, 12
+WEBP_QUALITY = 80
+SIDE_PX = 1024
+SPEED = 6  # of AVIF's encoder: slower settings make smaller files
+BANDWIDTH_HZ = 1e6
+
+FILES = (  # each as good as a scheme of ours, or as good as it gets
+    ("WebP", "webp", "MEG, fixed"),
+    ("AVIF", "avif", "MEG, fixed"),
+    ("JPEG XL", "jpeg xl", "MEG, fixed"),
+    ("WebP, finer", "webp", "MEG, 5 bits a value"),
+)
+
+PAIRS = (
+    ("MEG, fixed", "file, WebP 80"),
+    ("MEG, fixed", "file, WebP"),
+    ("MEG, fixed", "file, AVIF"),
+    ("MEG, fixed", "file, JPEG XL"),
+    ("MEG, fixed", "file, PNG"),
+    ("MEG, fixed", "file, raw"),
+    ("MEG, fixed", "plain split, int8"),
+    ("MEG, 5 bits a value", "file, WebP, finer"),
+    ("MEG, 5 bits a value", "file, PNG"),
+    ("MEG, 5 bits a value", "file, raw"),
+    ("plain split, int8", "file, WebP, finer"),
+)
+
+Row = dict[str, float]
+
+
+def measure(count: int, seed: int, on_progress: Callable[[str], object]) -> dict[str, Any]:
+    """Bits, PSNR, seconds of every scheme: means over prompts with standard errors, and savings paired by prompt."""
+    transmitter, receiver = halves()
+    es, ue = device_profile.load("cpu"), device_profile.load("phone")
+    rng = np.random.default_rng(seed)
+    distances_m = rng.uniform(NEAREST_M, FARTHEST_M, count)
+    rows: list[dict[str, Row]] = []
+    for i, sample in enumerate(samples(transmitter, receiver, count, seed, STEPS)):
+        sent = _of_one(sample, transmitter, receiver)
+        near_db = float(snr_db(distances_m[i : i + 1])[0])
+        for name, row in sent.items():
+            row["air_s"], row["arrived"] = airtime(int(row["bits"]), near_db, BANDWIDTH_HZ, np.random.default_rng([seed, i]))
+            row["s"] = row["air_s"] + _machines_s(name, es, ue)
+        rows.append(sent)
+        on_progress(f"prompts {i + 1}/{count}")
+    names = list(rows[0])
+    keys = ("bits", "psnr_db", "air_s", "s", "arrived")
+    table = {n: {k: common.estimate([r[n][k] for r in rows if math.isfinite(r[n][k])] or [math.inf] * 2) for k in keys} for n in names}
+    savings = {
+        f"{ours} instead of {theirs}": common.estimate([1 - r[ours]["s"] / r[theirs]["s"] for r in rows])
+        for ours, theirs in PAIRS
+        if theirs in rows[0]
+    }
+    return {
+        "prompts": count,
+        "steps": STEPS,
+        "cell_m": [NEAREST_M, FARTHEST_M],
+        "profiles": ["cpu", "phone"],
+        "table": table,
+        "savings": savings,
+        "modelled": ["air_s", "s"],
+    }
+
+
+def _of_one(sample: Sample, transmitter: Transmitter, receiver: Receives) -> dict[str, Row]:
+    """Bits and PSNR of one latent by every scheme; the reference is the same latent, decoded undisturbed."""
+
+    def row(bits: float, image: np.ndarray) -> Row:
+        return {"bits": bits, "psnr_db": psnr_db(image, sample.image)}
+
+    kinds = file_kinds(SPEED)
+    webp = _webp_80(sample.image)
+    out = {"file, raw": {"bits": 16.0 * 3 * SIDE_PX**2, "psnr_db": math.inf}}
+    out["file, PNG"] = {"bits": float(png_bits(sample.image)), "psnr_db": math.inf}
+    out["file, WebP 80"] = row(*webp)
+    depth, bits, _ = depth_for(sample, out["file, WebP 80"]["psnr_db"], transmitter, receiver)  # as good as that file, or better
+    out["MEG, fixed"] = row(bits, coded(sample, 0.0, depth / 4, transmitter, receiver)[1])
+    out["MEG, 5 bits a value"] = row(*coded(sample, 0.0, 5.0, transmitter, receiver))
+    for name, own, like in FILES:
+        if own in kinds:
+            size, level_db, _ = file_at(kinds[own], sample.image, out[like]["psnr_db"])
+            out[f"file, {name}"] = {"bits": size, "psnr_db": level_db}
+    out["plain split, int8"] = row(*int8(sample, receiver))
+    for ratio in (0.0, 0.5, 0.75):
+        out[f"as released, fp16, merge ratio {ratio:g}"] = row(*reference_fp16(sample, ratio, receiver))
+        if ratio:
+            out[f"MEG, merge ratio {ratio:g}"] = row(*coded(sample, ratio, 5.0, transmitter, receiver))
+    return out
+
+
+def _webp_80(image: np.ndarray) -> tuple[float, np.ndarray]:
+    import io
+
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.fromarray(image).save(out, "WEBP", quality=WEBP_QUALITY, method=6)
+    return 8.0 * len(out.getvalue()), np.asarray(Image.open(out).convert("RGB"))
+
+
+def _machines_s(name: str, es: device_profile.DeviceProfile, ue: device_profile.DeviceProfile) -> float:
+    """Seconds of both machines beside the link's: whoever decodes, and the coder where there is one."""
+    if name.startswith("file"):
+        return es.text_s + STEPS * es.step_s + es.decode_s
+    coder = name.startswith("MEG")
+    return es.text_s + STEPS * es.step_s + (es.merge_s + es.code_s + ue.arrive_s if coder else 0) + ue.decode_s
