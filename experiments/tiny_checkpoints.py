@@ -106,6 +106,24 @@ def sdxl(lcm: bool = False, vae: Any = None) -> Any:
     )
 
 
+def stable_diffusion() -> Any:
+    """Of a family that megen does not know."""
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+
+    unet = UNet2DConditionModel(
+        block_out_channels=(16, 32), layers_per_block=1, sample_size=16, in_channels=4, out_channels=4, norm_num_groups=8,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=(2, 4), cross_attention_dim=32,
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(16, 32), norm_num_groups=8, down_block_types=("DownEncoderBlock2D",) * 2, latent_channels=4,
+        up_block_types=("UpDecoderBlock2D",) * 2, sample_size=32, scaling_factor=0.18215,
+    )  # fmt: skip
+    betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+    scheduler = DDIMScheduler(**betas, clip_sample=False, set_alpha_to_one=False)
+    return StableDiffusionPipeline(vae, clip(False), tokenizer(77), unet, scheduler, None, None, requires_safety_checker=False)
+
+
 def sana(sprint: bool = False) -> Any:
     from diffusers import (
         AutoencoderDC,

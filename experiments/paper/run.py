@@ -1,7 +1,7 @@
 """The source system's figures, in its own setting and in a corrected one: `python -m experiments.paper.run`.
 
-`as-released`: its formulae alone. `claim`: where its saving comes from, and a map of who is fastest (modelled).
-`control`: the exact optimum against power and limits, MEG-CVPO beside PPO-Lagrangian.
+`as-released`: its formulae alone. `claim`: where its saving comes from, and a map of who is fastest (modelled). `samples`: one prompt
+over steps, merge ratio and SNR, as a picture. `control`: the exact optimum against power and limits, MEG-CVPO beside PPO-Lagrangian.
 `schemes`: what crosses and how long a picture takes by every scheme, 50 prompts at its cell's edge (half an hour of two cores).
 Each part writes a file of its own beside this one; `python -m experiments.paper.figure` draws them.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from experiments import common
 
-PARTS = ("as-released", "claim", "control", "schemes")
+PARTS = ("as-released", "claim", "samples", "control", "schemes")
 
 
 def main() -> None:
@@ -39,6 +39,10 @@ def main() -> None:
         from experiments.paper import claim
 
         common.write(f"claim{args.suffix}", claim.figures())
+    if "samples" in parts:
+        from experiments.paper import samples
+
+        samples.sheet(common.DOCS / f"paper-samples{args.suffix}.jpg")
     if "control" in parts:
         from experiments.paper import control
 

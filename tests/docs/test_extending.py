@@ -17,7 +17,7 @@ def programs(page: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```$", (PAGES / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
-LINK, POLICY, BACKBONE, QUALITY = programs("extending.md")
+LINK, POLICY, BACKBONE, FAMILY, QUALITY = programs("extending.md")
 
 
 def run(program: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
@@ -27,7 +27,7 @@ def run(program: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str
     return runpy.run_path(str(path), run_name="__main__")
 
 
-@pytest.mark.parametrize("program", [LINK, POLICY, BACKBONE, QUALITY], ids=["link", "policy", "backbone", "quality"])
+@pytest.mark.parametrize("program", [LINK, POLICY, BACKBONE, FAMILY, QUALITY], ids=["link", "policy", "backbone", "family", "quality"])
 def test_an_example_is_short(program: str) -> None:
     assert sum(bool(line.strip()) for line in program.splitlines()) <= MOST_LINES
 
@@ -54,6 +54,24 @@ def test_own_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.image.shape == (64, 64, 3)  # type: ignore[attr-defined]
     assert result.report.backbone == "flat"  # type: ignore[attr-defined]
     assert result.image.reshape(-1, 3).std(0).max() < 8  # type: ignore[attr-defined]  # one colour, but for the quantiser
+
+
+def test_own_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    diffusers = pytest.importorskip("diffusers", reason="megen[published] is not installed")
+    from experiments import tiny_checkpoints as tiny
+    from megen.diffusion import denoise
+
+    pipe = tiny.stable_diffusion()
+    pipe.save_pretrained(tmp_path / "checkpoint")
+    run_ = run(FAMILY, tmp_path, monkeypatch)
+    assert run_["result"].image.shape == (32, 32, 3)  # type: ignore[attr-defined]
+    backbone = run_["es"].backbone  # type: ignore[attr-defined]
+    noise = backbone.unfold(denoise.noise_of(backbone.spec.latent_shape, 0))
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(tmp_path / "checkpoint")
+    options = {"num_inference_steps": 8, "guidance_scale": 7.5, "output_type": "latent", "height": 32, "width": 32}
+    theirs = backbone.fold(pipe("a castle at dawn", latents=noise, **options).images)
+    ours = run_["es"].denoise(["a castle at dawn"], [0], 8)  # type: ignore[attr-defined]
+    assert float((ours - theirs).norm() / theirs.norm()) < 1e-5
 
 
 def check_quality(folder: Path, rows: int) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from megen.cli.main import parser
+from megen.cli.main import joined, parser
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -43,7 +43,8 @@ def test_the_pages_hold_commands() -> None:
 
 @pytest.mark.parametrize(("page", "words"), COMMANDS, ids=[f"{page}-{i}" for i, (page, _) in enumerate(COMMANDS)])
 def test_a_command_is_one_of_the_program(page: str, words: list[str]) -> None:
-    assert parser().parse_args(words).command == words[0]
+    whole = joined(words)
+    assert parser().parse_args(whole).command == whole[0]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

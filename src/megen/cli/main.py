@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     return whole
 
 
-def _joined(arguments: Sequence[str]) -> list[str]:
+def joined(arguments: Sequence[str]) -> list[str]:
     """`train decoder` and `train prior` are commands of two words; anything else after train is its data."""
     first, *rest = arguments if len(arguments) > 1 else (*arguments, "")
     return [f"{first} {rest[0]}", *rest[1:]] if first == "train" and rest[0] in ("decoder", "prior") else list(arguments)
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads: spinning threads would starve what runs beside them
     try:
         try:
-            args = parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
+            args = parser().parse_args(joined(sys.argv[1:] if arguments is None else arguments))
         except SystemExit as stop:
             return int(stop.code or 0)
         from megen import provenance

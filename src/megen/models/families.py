@@ -73,17 +73,17 @@ def family_of(pipe: Any, image_px: int | None) -> Family:
 def sdxl(pipe: Any, image_px: int | None) -> Family:
     """SDXL and what is distilled from it: two CLIP encoders, size and crop as further conditions, null rows of zeros where it says so."""
     net, vae = pipe.unet, pipe.vae
-    grid, side = _grid(image_px, net.config.sample_size, pipe.vae_scale_factor, fold=2)
+    grid, side = grid_of(image_px, net.config.sample_size, pipe.vae_scale_factor, fold=2)
     width = net.config.time_cond_proj_dim
     guided = FREE if width is None else EMBEDDED
 
     def encode(text: str) -> Prompt:
-        own, _, pooled, _ = pipe.encode_prompt(text, do_classifier_free_guidance=False, device=net.device)
-        return _prompt(own, pooled)
+        own, _, pooled, _ = pipe.encodeprompt_of(text, do_classifier_free_guidance=False, device=net.device)
+        return prompt_of(own, pooled)
 
     def null() -> Prompt:
-        _, own, _, pooled = pipe.encode_prompt("", do_classifier_free_guidance=True, device=net.device)
-        return _prompt(own, pooled)
+        _, own, _, pooled = pipe.encodeprompt_of("", do_classifier_free_guidance=True, device=net.device)
+        return prompt_of(own, pooled)
 
     def predict(states: Tensor, times: Tensor, condition: Condition) -> Tensor:
         sizes = torch.tensor([[side, side, 0, 0, side, side]], dtype=condition.text.dtype, device=states.device).expand(len(states), -1)
@@ -99,7 +99,7 @@ def sdxl(pipe: Any, image_px: int | None) -> Family:
         encode=encode,
         null=null,
         predict=predict,
-        **_scaled(vae),
+        **scaled(vae),
         latent=(net.config.in_channels, grid, grid),
         fold=2,
         image_px=(side, side),
@@ -112,17 +112,17 @@ def sdxl(pipe: Any, image_px: int | None) -> Family:
 def sana(pipe: Any, image_px: int | None) -> Family:
     """SANA and SANA-Sprint: Gemma-2 behind an instruction that belongs to the model, a token a latent place."""
     net, vae = pipe.transformer, pipe.vae
-    grid, side = _grid(image_px, net.config.sample_size, pipe.vae_scale_factor, fold=1)
+    grid, side = grid_of(image_px, net.config.sample_size, pipe.vae_scale_factor, fold=1)
     sprint = "guidance" in inspect.signature(net.forward).parameters and bool(net.config.guidance_embeds)
     instruction = inspect.signature(type(pipe).__call__).parameters["complex_human_instruction"].default
 
     def encode(text: str) -> Prompt:
         options: dict[str, Any] = {} if sprint else {"do_classifier_free_guidance": False}
-        own, mask = pipe.encode_prompt(text, device=net.device, complex_human_instruction=instruction, **options)[:2]
+        own, mask = pipe.encodeprompt_of(text, device=net.device, complex_human_instruction=instruction, **options)[:2]
         return Prompt(own, own.new_zeros(1, 0), mask.bool())
 
     def null() -> Prompt:
-        _, _, own, mask = pipe.encode_prompt("", do_classifier_free_guidance=True, device=net.device)
+        _, _, own, mask = pipe.encodeprompt_of("", do_classifier_free_guidance=True, device=net.device)
         return Prompt(own, own.new_zeros(1, 0), mask.bool())
 
     def predict(states: Tensor, times: Tensor, condition: Condition) -> Tensor:
@@ -143,7 +143,7 @@ def sana(pipe: Any, image_px: int | None) -> Family:
         encode=encode,
         null=null,
         predict=predict,
-        **_scaled(vae),
+        **scaled(vae),
         latent=(net.config.in_channels, grid, grid),
         fold=1,
         image_px=(side, side),
@@ -156,15 +156,15 @@ def sana(pipe: Any, image_px: int | None) -> Family:
 def flux2_klein(pipe: Any, image_px: int | None) -> Family:
     """FLUX.2 klein: three hidden layers of Qwen3, latents in patches of 2 x 2, normalised by the statistics of a batch norm."""
     net, vae = pipe.transformer, pipe.vae
-    grid, side = _grid(image_px, pipe.default_sample_size, pipe.vae_scale_factor, fold=2)
+    grid, side = grid_of(image_px, pipe.default_sample_size, pipe.vae_scale_factor, fold=2)
     grid, channels = grid // 2, net.config.in_channels
     mean = vae.bn.running_mean.view(1, -1, 1, 1).float()
     scale = (vae.bn.running_var.view(1, -1, 1, 1).float() + vae.config.batch_norm_eps).sqrt()
     unguided = bool(pipe.config.is_distilled)
 
     def encode(text: str) -> Prompt:
-        own, _ = pipe.encode_prompt(text, device=net.device)
-        return Prompt(own, own.new_zeros(1, 0), own.new_ones(own.shape[:2], dtype=torch.bool))
+        own, _ = pipe.encodeprompt_of(text, device=net.device)
+        return prompt_of(own)
 
     def predict(states: Tensor, times: Tensor, condition: Condition) -> Tensor:
         rows = len(states)
@@ -212,11 +212,11 @@ def z_image(pipe: Any, image_px: int | None) -> Family:
     """
     net, vae = pipe.transformer, pipe.vae
     default = 1024 // pipe.vae_scale_factor
-    grid, side = _grid(image_px, default, pipe.vae_scale_factor, fold=2)
+    grid, side = grid_of(image_px, default, pipe.vae_scale_factor, fold=2)
 
     def encode(text: str) -> Prompt:
-        own = pipe.encode_prompt(text, device=net.device, do_classifier_free_guidance=False)[0][0][None]
-        return Prompt(own, own.new_zeros(1, 0), own.new_ones(own.shape[:2], dtype=torch.bool))
+        own = pipe.encodeprompt_of(text, device=net.device, do_classifier_free_guidance=False)[0][0][None]
+        return prompt_of(own)
 
     def predict(states: Tensor, times: Tensor, condition: Condition) -> Tensor:
         texts = [row[mask] for row, mask in zip(condition.text, condition.mask, strict=True)]
@@ -228,7 +228,7 @@ def z_image(pipe: Any, image_px: int | None) -> Family:
         encode=encode,
         null=lambda: encode(""),
         predict=predict,
-        **_scaled(vae),
+        **scaled(vae),
         latent=(net.in_channels, grid, grid),
         fold=2,
         image_px=(side, side),
@@ -260,11 +260,13 @@ def image_shift(config: Any, tokens: int) -> float:
     return float(least + (most - least) * (tokens - low) / (high - low))
 
 
-def _prompt(text: Tensor, pooled: Tensor) -> Prompt:
+def prompt_of(text: Tensor, pooled: Tensor | None = None) -> Prompt:
+    """A prompt all of whose tokens count."""
+    pooled = text.new_zeros(1, 0) if pooled is None else pooled
     return Prompt(text, pooled, text.new_ones(text.shape[:2], dtype=torch.bool))
 
 
-def _grid(image_px: int | None, default: int, factor: int, fold: int) -> tuple[int, int]:
+def grid_of(image_px: int | None, default: int, factor: int, fold: int) -> tuple[int, int]:
     """Side of the latent and of the image. Errors: InputError on an image that is not made of merge cells."""
     side = default * factor if image_px is None else image_px
     cell = factor * fold * 2  # 2 x 2 tokens, which merge
@@ -273,7 +275,7 @@ def _grid(image_px: int | None, default: int, factor: int, fold: int) -> tuple[i
     return side // factor, side
 
 
-def _scaled(vae: Any) -> dict[str, Any]:
+def scaled(vae: Any) -> dict[str, Any]:
     """Decode and encode by one factor, and where the autoencoder has them by a shift, or by a mean and a deviation a channel."""
     config = vae.config
     mean, std = (getattr(config, name, None) for name in ("latents_mean", "latents_std"))

@@ -249,6 +249,7 @@ def _pipeline(index: dict[str, Any], parts: dict[str, Any], texts: set[str]) -> 
     if kind is None:
         raise InputError(f"this version of diffusers has no {index['_class_name']}: upgrade diffusers")
     options = {name: value for name, value in index.items() if not name.startswith("_") and not isinstance(value, list)}
+    options |= {name: None for name, value in index.items() if value == [None, None]}  # a part that it may have and has not
     if kind.__name__ == "StableDiffusionXLPipeline":
         options["add_watermarker"] = False
     try:
