@@ -18,6 +18,8 @@ def sheet(out: Path) -> None:
     """Draw it: steps down, SNR and merge ratio across."""
     whole = Image.new("RGB", (LEFT + SIDE * len(RATIOS) * len(SNRS_DB), TOP + SIDE * len(STEPS)), "white")
     draw = ImageDraw.Draw(whole)
+    for i, steps in enumerate(STEPS):
+        draw.text((4, TOP + SIDE * i + SIDE // 2), f"{steps} step{'s' * (steps > 1)}", "black")
     base = Pipeline.load("scenes", analog=True)
     for k, snr_db in enumerate(SNRS_DB):
         pipe = Pipeline(base.transmitter, base.receiver, RadioLink(snr_db=snr_db), analog=True, complete=base.complete)
@@ -26,7 +28,6 @@ def sheet(out: Path) -> None:
             draw.text((left + 6, 4), f"{snr_db:g} dB", "black")
             draw.text((left + 6, 18), f"merge ratio {ratio:g}", "black")
             for i, steps in enumerate(STEPS):
-                draw.text((4, TOP + SIDE * i + SIDE // 2), f"{steps} steps", "black")
                 image = pipe(PROMPT, seed=SEED, steps=steps, merge_ratio=ratio).image
                 whole.paste(Image.fromarray(np.asarray(image)).resize((SIDE - 3, SIDE - 3)), (left, TOP + SIDE * i))
     whole.save(out, quality=85)
