@@ -147,6 +147,9 @@ def test_a_prompt_of_too_many_tokens_is_refused_and_not_cut(folders: Path) -> No
     backbone = published.load(str(folders / "sdxl"))
     with pytest.raises(InputError, match="the prompt has 82 tokens, and this backbone reads 77: shorten it"):
         backbone.condition(["castle " * 80])
+    framed = published.load(Checkpoint(str(folders / "z-image"), image_px=32))
+    with pytest.raises(InputError, match="the prompt has 514 tokens, and this backbone reads 512"):  # with the template around it
+        framed.condition(["castle " * 510])
 
 
 @pytest.mark.usefixtures("unchecked")

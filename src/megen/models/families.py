@@ -37,10 +37,10 @@ class Prompt:
 class Family:
     """How one family is run. `predict(states, times, condition)` is the net's output, in the shape of `latent`.
 
-    `text`: the components that encode prompts. `fold`: how many latent places a token's side spans. `shift`: as `samplers.sampler_of`'s.
+    `fold`: how many latent places a token's side spans. `shift`: as `samplers.sampler_of`'s.
+    `framed`: the prompt as the tokenizer reads it, where a template is put around it.
     """
 
-    text: tuple[str, ...]
     encode: Callable[[str], Prompt]
     null: Callable[[], Prompt]
     predict: Callable[[Tensor, Tensor, Condition], Tensor]
@@ -53,6 +53,7 @@ class Family:
     guidance: float
     guided: str = FREE
     shift: Callable[[int], float] | None = None
+    framed: Callable[[str], str] = str
 
 
 def family_of(pipe: Any, image_px: int | None) -> Family:
@@ -95,7 +96,6 @@ def sdxl(pipe: Any, image_px: int | None) -> Family:
         return out
 
     return Family(
-        text=("text_encoder", "text_encoder_2"),
         encode=encode,
         null=null,
         predict=predict,
@@ -139,7 +139,6 @@ def sana(pipe: Any, image_px: int | None) -> Family:
         return out[:, :channels] if out.shape[1] == 2 * channels else out  # a learned variance is not read
 
     return Family(
-        text=("text_encoder",),
         encode=encode,
         null=null,
         predict=predict,
@@ -189,7 +188,6 @@ def flux2_klein(pipe: Any, image_px: int | None) -> Family:
         return out
 
     return Family(
-        text=("text_encoder",),
         encode=encode,
         null=lambda: encode(""),
         predict=predict,
@@ -202,6 +200,7 @@ def flux2_klein(pipe: Any, image_px: int | None) -> Family:
         guidance=1.0 if unguided else 4.0,
         guided=UNGUIDED if unguided else FREE,
         shift=lambda steps: klein_shift(grid * grid, steps),
+        framed=lambda text: chat(pipe.tokenizer, text, thinking=False),
     )
 
 
@@ -224,7 +223,6 @@ def z_image(pipe: Any, image_px: int | None) -> Family:
         return -torch.stack(list(out)).squeeze(2)
 
     return Family(
-        text=("text_encoder",),
         encode=encode,
         null=lambda: encode(""),
         predict=predict,
@@ -235,7 +233,14 @@ def z_image(pipe: Any, image_px: int | None) -> Family:
         max_words=LONG_PROMPT,
         guidance=1.0,
         shift=lambda steps: image_shift(pipe.scheduler.config, grid * grid // 4),
+        framed=lambda text: chat(pipe.tokenizer, text, thinking=True),
     )
+
+
+def chat(tokenizer: Any, text: str, *, thinking: bool) -> str:
+    """A prompt as a user's message to Qwen3."""
+    messages = [{"role": "user", "content": text}]
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=thinking))
 
 
 def tiny_decoder(module: Any) -> Callable[[Tensor], Tensor]:

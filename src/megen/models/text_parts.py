@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -25,10 +26,11 @@ class TextParts:
     def __init__(self, pipe: Any, load: Loads, keep: bool, device: torch.device, dtype: torch.dtype) -> None:
         self.pipe, self.load, self.keep, self.device, self.dtype = pipe, load, keep, device, dtype
         self._embeddings: dict[str | None, Prompt] = {}
+        self._lock = threading.Lock()  # a server encodes prompts in several threads
 
     def encoded(self, prompt: str, family: Family) -> Prompt:
         """One prompt's embedding. Errors: InputError on more tokens than the family reads."""
-        count = max(len(t(prompt).input_ids) for t in _tokenizers(self.pipe))
+        count = max(len(own(family.framed(prompt)).input_ids) for own in _tokenizers(self.pipe))
         if count > family.max_words:
             raise InputError(f"the prompt has {count} tokens, and this backbone reads {family.max_words}: shorten it")
         return self._kept(prompt, lambda: family.encode(prompt))
@@ -38,6 +40,10 @@ class TextParts:
         return self._kept(None, family.null)
 
     def _kept(self, key: str | None, encode: Callable[[], Prompt]) -> Prompt:
+        with self._lock:
+            return self._encoded(key, encode)
+
+    def _encoded(self, key: str | None, encode: Callable[[], Prompt]) -> Prompt:
         if key not in self._embeddings:
             with quiet(), torch.inference_mode():
                 for name, load in self.load.items():
