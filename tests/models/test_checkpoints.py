@@ -157,6 +157,7 @@ def test_a_prompt_of_too_many_tokens_is_refused_and_not_cut(folders: Path) -> No
     ("said", "why"),
     [
         ({"source": "x", "sampler": "magic"}, "sampler must be one of euler"),
+        ({"source": "x", "sampler": []}, "sampler must be one of euler"),
         ({"source": "x", "steps": []}, "steps must be whole numbers"),
         ({"source": "x", "steps": [0]}, "each of steps must lie in"),
         ({"source": "x", "guidance": -1}, "guidance must be"),
@@ -210,9 +211,64 @@ def test_low_rank_weights_are_added_to_the_net(folders: Path, tmp_path: Path) ->
     with torch.no_grad():
         weight += 0.5 * up @ down
     torch.testing.assert_close(latent(plain), latent(with_lora), rtol=1e-4, atol=1e-4)
+    lora = Checkpoint(str(folders / "sdxl"), lora=str(tmp_path))
+    for tensors, why in (
+        ({"text_encoder.q.lora_A.weight": down, "text_encoder.q.lora_B.weight": up}, "holds weights of more than the net"),
+        ({f"unet.{name}.lora_A.weight": down * float("nan"), f"unet.{name}.lora_B.weight": up}, "NaN or infinity"),
+        ({"unet.another.lora_A.weight": down, "unet.another.lora_B.weight": up}, "changes 0 of the 1 weights|is no LoRA"),
+        ({"what.weight": down}, "is no LoRA of this net|holds weights of more than the net"),
+    ):
+        save_file(tensors, tmp_path / "lora.safetensors")
+        with pytest.raises(InputError, match=why):
+            published.load(lora)
     (tmp_path / "lora.safetensors").write_bytes(b"nothing")
-    with pytest.raises(InputError, match="is no LoRA of this net"):
-        published.load(Checkpoint(str(folders / "sdxl"), lora=str(tmp_path / "lora.safetensors")))
+    with pytest.raises(InputError, match="not a whole safetensors file"):
+        published.load(lora)
+    (tmp_path / "second.safetensors").write_bytes(b"nothing")
+    with pytest.raises(InputError, match="holds 2 safetensors files: name the one"):
+        published.load(lora)
+
+
+def test_a_sampler_of_another_kind_of_net_is_refused(folders: Path) -> None:
+    for kind in ("klein", "z-image", "sana", "sprint"):
+        for sampler in ("ddim", "perflow"):
+            with pytest.raises(InputError, match="is a flow, and the samplers to choose from are of noise-predicting nets"):
+                published.load(Checkpoint(str(folders / kind), sampler=sampler, image_px=64))
+    with pytest.raises(InputError, match="makes no times for"):
+        published.load(Checkpoint(str(folders / "sdxl"), sampler="lcm", steps=(60,)))
+    with pytest.raises(InputError, match="was distilled and takes no guidance"):
+        published.load(Checkpoint(str(folders / "klein"), guidance=3.0, image_px=32))
+
+
+def test_a_decoder_for_other_latents_is_refused(folders: Path, tmp_path: Path) -> None:
+    import diffusers
+
+    for name, options in (("wide", {"latent_channels": 16}), ("large", {})):  # the second grows eightfold
+        diffusers.AutoencoderTiny(**options).save_pretrained(tmp_path / name)
+        with pytest.raises(InputError, match="decodes other latents than this checkpoint's"):
+            published.load(Checkpoint(str(folders / "sdxl"), decoder=str(tmp_path / name)))
+
+
+def test_prompts_that_are_encoded_at_once_are_what_they_are_alone(folders: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    prompts = [" ".join(["castle", "at", "dawn", "fog", "lake"][: 1 + i % 5] * (1 + i // 5)) for i in range(20)]
+    own = published.load(str(folders / "sdxl"))
+    alone = [own.condition([prompt]).text for prompt in prompts]
+    shared = published.load(str(folders / "sdxl"))
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(lambda prompt: shared.condition([prompt]).text, prompts))
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+def test_what_latents_mean_does_not_depend_on_the_machine(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from megen.models import published as module
+
+    here = published.load(str(folders / "sdxl"))
+    monkeypatch.setattr(module, "bf16_pays", lambda device: True)
+    there = published.load(str(folders / "sdxl"))
+    assert (there.precision, there.digest) == (torch.bfloat16, here.digest)
+    assert next(there.decoder.parameters()).dtype == torch.float32
 
 
 class Hub:

@@ -113,6 +113,16 @@ def _downloaded(name: str, index: str = INDEX) -> Path:
         raise InputError(f"{name} could not be downloaded ({' '.join(str(error).split())[:160]}): try again, it resumes") from error
 
 
+def hub_file(name: str, file: str) -> Path:
+    """One file of the hub's, or its copy on this machine. Errors: InputError."""
+    import huggingface_hub
+
+    try:
+        return Path(huggingface_hub.hf_hub_download(name, file))
+    except Exception as error:  # of the hub's, of its transport's, or of the system's
+        raise InputError(f"{name} gives no {file} ({' '.join(str(error).split())[:160]})") from error
+
+
 def wanted(files: Iterable[str]) -> list[str]:
     """Which files of a checkpoint are read: configurations, tokenizers, and one kind of weights a component."""
     files = sorted(files)
@@ -167,9 +177,22 @@ def stored(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
             try:
                 with path.open("rb") as file:
                     (length,) = struct.unpack("<Q", file.read(8))
-                    yield path, {k: v for k, v in json.loads(file.read(length)).items() if k != "__metadata__"}
-            except (OSError, ValueError, struct.error, MemoryError, OverflowError) as error:
+                    entries = {k: v for k, v in json.loads(file.read(length)).items() if k != "__metadata__"}
+                    for entry in entries.values():
+                        int(entry["data_offsets"][1]), list(map(int, entry["shape"]))
+            except (
+                OSError,
+                ValueError,
+                TypeError,
+                KeyError,
+                IndexError,
+                AttributeError,
+                struct.error,
+                MemoryError,
+                OverflowError,
+            ) as error:
                 raise WeightsError(f"{path} is not a whole safetensors file: download it again") from error
+            yield path, entries
 
 
 def numbers_in(folder: Path) -> int:
@@ -193,7 +216,7 @@ def check_memory(needed_bytes: int, device: torch.device, what: str) -> None:
     if free is not None and needed_bytes > free:
         raise InputError(
             f"{what} needs about {_gigabytes(needed_bytes)} on {device.type}, and {_gigabytes(free)} are free: "
-            'set "unload_text" in a backbone file, or take a smaller checkpoint'
+            "free some, or take a smaller checkpoint"
         )
 
 

@@ -79,11 +79,11 @@ def sdxl(pipe: Any, image_px: int | None) -> Family:
     guided = FREE if width is None else EMBEDDED
 
     def encode(text: str) -> Prompt:
-        own, _, pooled, _ = pipe.encodeprompt_of(text, do_classifier_free_guidance=False, device=net.device)
+        own, _, pooled, _ = pipe.encode_prompt(text, do_classifier_free_guidance=False, device=net.device)
         return prompt_of(own, pooled)
 
     def null() -> Prompt:
-        _, own, _, pooled = pipe.encodeprompt_of("", do_classifier_free_guidance=True, device=net.device)
+        _, own, _, pooled = pipe.encode_prompt("", do_classifier_free_guidance=True, device=net.device)
         return prompt_of(own, pooled)
 
     def predict(states: Tensor, times: Tensor, condition: Condition) -> Tensor:
@@ -118,11 +118,11 @@ def sana(pipe: Any, image_px: int | None) -> Family:
 
     def encode(text: str) -> Prompt:
         options: dict[str, Any] = {} if sprint else {"do_classifier_free_guidance": False}
-        own, mask = pipe.encodeprompt_of(text, device=net.device, complex_human_instruction=instruction, **options)[:2]
+        own, mask = pipe.encode_prompt(text, device=net.device, complex_human_instruction=instruction, **options)[:2]
         return Prompt(own, own.new_zeros(1, 0), mask.bool())
 
     def null() -> Prompt:
-        _, _, own, mask = pipe.encodeprompt_of("", do_classifier_free_guidance=True, device=net.device)
+        _, _, own, mask = pipe.encode_prompt("", do_classifier_free_guidance=True, device=net.device)
         return Prompt(own, own.new_zeros(1, 0), mask.bool())
 
     def predict(states: Tensor, times: Tensor, condition: Condition) -> Tensor:
@@ -162,7 +162,7 @@ def flux2_klein(pipe: Any, image_px: int | None) -> Family:
     unguided = bool(pipe.config.is_distilled)
 
     def encode(text: str) -> Prompt:
-        own, _ = pipe.encodeprompt_of(text, device=net.device)
+        own, _ = pipe.encode_prompt(text, device=net.device)
         return prompt_of(own)
 
     def predict(states: Tensor, times: Tensor, condition: Condition) -> Tensor:
@@ -214,7 +214,7 @@ def z_image(pipe: Any, image_px: int | None) -> Family:
     grid, side = grid_of(image_px, default, pipe.vae_scale_factor, fold=2)
 
     def encode(text: str) -> Prompt:
-        own = pipe.encodeprompt_of(text, device=net.device, do_classifier_free_guidance=False)[0][0][None]
+        own = pipe.encode_prompt(text, device=net.device, do_classifier_free_guidance=False)[0][0][None]
         return prompt_of(own)
 
     def predict(states: Tensor, times: Tensor, condition: Condition) -> Tensor:
@@ -273,6 +273,8 @@ def prompt_of(text: Tensor, pooled: Tensor | None = None) -> Prompt:
 
 def grid_of(image_px: int | None, default: int, factor: int, fold: int) -> tuple[int, int]:
     """Side of the latent and of the image. Errors: InputError on an image that is not made of merge cells."""
+    if not isinstance(default, int):
+        raise InputError(f"the checkpoint says no size of its latents, but {default!r}: give image_px")
     side = default * factor if image_px is None else image_px
     cell = factor * fold * 2  # 2 x 2 tokens, which merge
     if side < cell or side % cell:

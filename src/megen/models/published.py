@@ -5,6 +5,7 @@ A backbone is named by a hub name, by a folder, or by a JSON file that says how 
 
 from __future__ import annotations
 
+import inspect
 import json
 import zlib
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from megen.backbone import BackboneSpec, Condition
 from megen.errors import InputError, RunError
-from megen.models import checkpoints, samplers
+from megen.models import checkpoints, lora, samplers
 from megen.models.families import EMBEDDED, UNGUIDED, Family, Prompt, family_of, tiny_decoder
 from megen.models.placement import bf16_pays
 from megen.models.samplers import Sampler
@@ -45,10 +46,9 @@ SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {  # by name: a scheduler of d
 class Checkpoint:
     """Which published checkpoint, and how it is run; what is None the checkpoint or its family says.
 
-    `source`: a hub name or a folder. `sampler`: one of `SAMPLERS`. `lora`: a hub name, a file or a folder of weights for the net.
-    `receiver`: a folder with the user equipment's half. `decoder`: a hub name or a folder of an AutoencoderTiny that decodes instead.
-    `unload_text`: text encoders leave after each prompt that is new.
-    Errors: InputError.
+    `source`: a hub name or a folder. `sampler`: one of `SAMPLERS`. `lora`: a safetensors file for the net, a folder with one, or
+    owner/model/file on the hub. `receiver`: a folder with the user equipment's half. `decoder`: a hub name or a folder of an
+    AutoencoderTiny that decodes instead. `unload_text`: text encoders leave memory after each prompt that is new. Errors: InputError.
     """
 
     source: str
@@ -66,7 +66,7 @@ class Checkpoint:
         check_type("source", self.source, str)
         if not self.source:
             raise InputError("source must name a checkpoint: a hub name such as owner/model, or a folder")
-        if self.sampler is not None and self.sampler not in SAMPLERS:
+        if self.sampler is not None and (not isinstance(self.sampler, str) or self.sampler not in SAMPLERS):
             raise InputError(f"sampler must be one of {', '.join(SAMPLERS)}, got {self.sampler!r}")
         if self.steps is not None:
             if not isinstance(self.steps, tuple) or not self.steps:
@@ -78,6 +78,7 @@ class Checkpoint:
             check_number("guidance", self.guidance, 0)
         if self.image_px is not None:
             check_number("image_px", self.image_px, 1, whole=True)
+            object.__setattr__(self, "image_px", int(self.image_px))
         for name in ("lora", "receiver", "decoder"):
             if getattr(self, name) is not None:
                 check_type(name, getattr(self, name), str)
@@ -92,7 +93,7 @@ class Checkpoint:
             return cls(name_or_path)
         try:
             said = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{path} cannot be read as a backbone file ({error})") from error
         known = [field.name for field in fields(cls)]
         if not isinstance(said, dict) or "source" not in said or not said.keys() <= set(known):
@@ -121,7 +122,7 @@ class PublishedBackbone:
         own = family.guidance if sampler.guidance is None or family.guided == EMBEDDED else sampler.guidance
         self.guidance = 1.0 if family.guided == UNGUIDED else own if checkpoint.guidance is None else checkpoint.guidance
         self._spec = BackboneSpec(
-            checkpoint.source,
+            Path(checkpoint.source).name if Path(checkpoint.source).is_dir() else checkpoint.source,
             shape,
             family.image_px,
             sampler.times,
@@ -220,33 +221,48 @@ def _loaded(own: Checkpoint, device: str, family: Callable[[Any, int | None], Fa
     nets = {name: kind for name, kind in kinds.items() if issubclass(kind, torch.nn.Module)}
     texts = {name for name in nets if name.startswith("text_encoder")}
     sizes = {name: checkpoints.numbers_in(folder / name) for name in nets}
-    largest = max(sum(sizes[n] for n in texts), sum(sizes[n] for n in nets if n not in texts))
-    numbers = largest if own.unload_text else sum(sizes.values())
-    checkpoints.check_memory(int(checkpoints.WORKING * dtype.itemsize * numbers), on, own.source)
+    missing = {"vae", "scheduler"} - kinds.keys()
+    if missing or not {"unet", "transformer"} & kinds.keys():
+        raise InputError(f"{own.source} lacks {' and '.join(sorted(missing)) or 'a net'}: it is no whole checkpoint")
+    types = {name: torch.float32 if name == "vae" else dtype for name in nets}  # what latents mean is the same on every machine
+    checkpoints.check_memory(int(checkpoints.WORKING * sum(types[n].itemsize * sizes[n] for n in nets)), on, own.source)
 
     def component(name: str) -> torch.nn.Module:
-        return checkpoints.load_module(kinds[name], folder / name, dtype).to(on)
+        return checkpoints.load_module(kinds[name], folder / name, types[name]).to(on)
 
     parts: dict[str, Any] = {name: component(name) for name in nets if name not in texts}
     parts |= {name: checkpoints.load_plain(kind, folder / name) for name, kind in kinds.items() if name not in nets}
-    if own.lora is not None:
-        _add_lora(parts, own)
     pipe = _pipeline(index, parts, texts)
-    text = TextParts(pipe, {name: partial(component, name) for name in sorted(texts)}, not own.unload_text, on, dtype)
+    if own.lora is not None:
+        lora.add(pipe, "unet" if "unet" in parts else "transformer", own.lora, own.lora_scale)
     built, small = family(pipe, own.image_px), None
+    if own.guidance not in (None, 1.0) and built.guided == UNGUIDED:
+        raise InputError(f"{own.source} was distilled and takes no guidance: leave it out")
     if own.decoder is not None:
-        import diffusers
-
-        small = checkpoints.load_module(diffusers.AutoencoderTiny, checkpoints.part_of(own.decoder), dtype).to(on)
+        small = _small_decoder(own.decoder, pipe, built).to(on)
         built = replace(built, decode=tiny_decoder(small))
+    text = TextParts(pipe, {name: partial(component, name) for name in sorted(texts)}, not own.unload_text, on, dtype)
+    text.check()
     return PublishedBackbone(own, built, _sampler(pipe, own, built), text, f"{crc_of(pipe.vae):08x}", small or pipe.vae)
+
+
+def _small_decoder(source: str, pipe: Any, family: Family) -> Any:
+    """An AutoencoderTiny for the latents of a family. Errors: InputError on one for others."""
+    import diffusers
+
+    small: Any = checkpoints.load_module(diffusers.AutoencoderTiny, checkpoints.part_of(source), torch.float32)
+    fits = small.config.latent_channels == pipe.vae.config.latent_channels == family.latent[0]
+    grows = 2 ** (len(small.config.decoder_block_out_channels) - 1)
+    if not fits or grows * family.latent[1] != family.image_px[1]:
+        raise InputError(f"{source} decodes other latents than this checkpoint's: take one that was made for it")
+    return small
 
 
 def _pipeline(index: dict[str, Any], parts: dict[str, Any], texts: set[str]) -> Any:
     import diffusers
 
     kind = getattr(diffusers, index["_class_name"], None)
-    if kind is None:
+    if not inspect.isclass(kind) or not issubclass(kind, diffusers.DiffusionPipeline):
         raise InputError(f"this version of diffusers has no {index['_class_name']}: upgrade diffusers")
     options = {name: value for name, value in index.items() if not name.startswith("_") and not isinstance(value, list)}
     options |= {name: None for name, value in index.items() if value == [None, None]}  # a part that it may have and has not
@@ -254,7 +270,7 @@ def _pipeline(index: dict[str, Any], parts: dict[str, Any], texts: set[str]) -> 
         options["add_watermarker"] = False
     try:
         return kind(**parts, **dict.fromkeys(texts), **options)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError) as error:
         raise InputError(f"the checkpoint's parts do not make a {kind.__name__} ({error}): download it again") from error
 
 
@@ -262,24 +278,15 @@ def _sampler(pipe: Any, own: Checkpoint, family: Family) -> Sampler:
     import diffusers
 
     scheduler = pipe.scheduler
+    straight = not hasattr(scheduler, "alphas_cumprod") or scheduler.config.get("use_flow_sigmas")
+    if own.sampler is not None and straight:
+        raise InputError(f"{own.source} is a flow, and the samplers to choose from are of noise-predicting nets: leave sampler out")
     if own.sampler is not None:
         kind, options = SAMPLERS[own.sampler]
         scheduler = getattr(diffusers, kind).from_config(scheduler.config, **options)
     if own.sampler == "perflow":
         return samplers.perflow(samplers.signals_of(scheduler), own.steps)
     return samplers.sampler_of(scheduler, own.steps, family.shift)
-
-
-def _add_lora(parts: dict[str, Any], own: Checkpoint) -> None:
-    """Merge low-rank weights into the net. Errors: InputError."""
-    assert own.lora is not None
-    name = next(n for n in ("unet", "transformer") if n in parts)
-    try:
-        parts[name].load_lora_adapter(own.lora, prefix=name)
-        parts[name].fuse_lora(own.lora_scale)
-        parts[name].unload_lora()
-    except Exception as error:  # diffusers, peft and the hub raise classes of their own
-        raise InputError(f"{own.lora} is no LoRA of this net ({' '.join(str(error).split())[:160]})") from error
 
 
 def crc_of(vae: torch.nn.Module) -> int:

@@ -198,7 +198,12 @@ def sampler_of(scheduler: Any, steps: tuple[int, ...] | None = None, shift: Call
             raise InputError(f"{kind} with {option} is not built: set it to false in the checkpoint's scheduler_config.json")
     if kind == "FlowMatchEulerDiscreteScheduler" and config.get("use_dynamic_shifting") and shift is None:
         raise InputError(f"{kind} shifts its times by the size of the image, and this family says no shift")
-    return builders[kind](scheduler, config, steps, shift)
+    try:
+        return builders[kind](scheduler, config, steps, shift)
+    except (ValueError, IndexError, TypeError) as error:  # of diffusers, on numbers of steps or on its configuration
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{kind} makes no times for {steps or 'its usual'} steps ({' '.join(str(error).split())[:160]})") from error
 
 
 def signals_of(scheduler: Any) -> Float[np.ndarray, "k"]:
@@ -251,12 +256,15 @@ def _last_is_clean(config: dict[str, Any]) -> None:
 
 def _ddim(scheduler: Any, config: dict[str, Any], steps: tuple[int, ...] | None, shift: object) -> Sampler:
     end = float(_levels(np.array([float(scheduler.final_alpha_cumprod)]))[0])
-    return _preserving(scheduler, config, steps or BASE_STEPS, False, start_scale=preserved, end=end)
+    trailing = config["timestep_spacing"] == "trailing"  # as Hyper-SD's
+    options: dict[str, Any] = {"start_scale": preserved, "end": end, "guidance": 1.0 if trailing else None}
+    return _preserving(scheduler, config, steps or (FEW_STEPS if trailing else BASE_STEPS), False, **options)
 
 
 def _lcm(scheduler: Any, config: dict[str, Any], steps: tuple[int, ...] | None, shift: object) -> Sampler:
     boundary = float(config["timestep_scaling"])
-    return _preserving(scheduler, config, steps or FEW_STEPS, False, start_scale=preserved, kappa=fresh, boundary=boundary)
+    options: dict[str, Any] = {"start_scale": preserved, "kappa": fresh, "boundary": boundary, "guidance": 1.0}
+    return _preserving(scheduler, config, steps or FEW_STEPS, False, **options)
 
 
 def _tcd(scheduler: Any, config: dict[str, Any], steps: tuple[int, ...] | None, shift: object) -> Sampler:

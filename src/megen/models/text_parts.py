@@ -28,31 +28,41 @@ class TextParts:
         self._embeddings: dict[str | None, Prompt] = {}
         self._lock = threading.Lock()  # a server encodes prompts in several threads
 
+    def check(self) -> None:
+        """Load the encoders once, so that a broken one is found before the first prompt. Errors: WeightsError."""
+        with self._lock:
+            self._load()
+            self._drop()
+
     def encoded(self, prompt: str, family: Family) -> Prompt:
         """One prompt's embedding. Errors: InputError on more tokens than the family reads."""
-        count = max(len(own(family.framed(prompt)).input_ids) for own in _tokenizers(self.pipe))
-        if count > family.max_words:
-            raise InputError(f"the prompt has {count} tokens, and this backbone reads {family.max_words}: shorten it")
-        return self._kept(prompt, lambda: family.encode(prompt))
+        with self._lock:  # a tokenizer's padding is state, too
+            count = max(len(own(family.framed(prompt)).input_ids) for own in _tokenizers(self.pipe))
+            if count > family.max_words:
+                raise InputError(f"the prompt has {count} tokens, and this backbone reads {family.max_words}: shorten it")
+            return self._kept(prompt, lambda: family.encode(prompt))
 
     def null(self, family: Family) -> Prompt:
         """The embedding of no prompt."""
-        return self._kept(None, family.null)
+        with self._lock:
+            return self._kept(None, family.null)
+
+    def _load(self) -> None:
+        for name, load in self.load.items():
+            if getattr(self.pipe, name) is None:
+                setattr(self.pipe, name, load())
+
+    def _drop(self) -> None:
+        if not self.keep:
+            for name in self.load:
+                setattr(self.pipe, name, None)
 
     def _kept(self, key: str | None, encode: Callable[[], Prompt]) -> Prompt:
-        with self._lock:
-            return self._encoded(key, encode)
-
-    def _encoded(self, key: str | None, encode: Callable[[], Prompt]) -> Prompt:
         if key not in self._embeddings:
             with quiet(), torch.inference_mode():
-                for name, load in self.load.items():
-                    if getattr(self.pipe, name) is None:
-                        setattr(self.pipe, name, load())
+                self._load()
                 own = encode()
-            if not self.keep:
-                for name in self.load:
-                    setattr(self.pipe, name, None)
+            self._drop()
             if len(self._embeddings) >= PROMPTS:
                 self._embeddings.pop(next(k for k in self._embeddings if k is not None))
             self._embeddings[key] = Prompt(own.text.to(self.dtype), own.pooled.to(self.dtype), own.mask)
