@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from megen.models import checkpoints, embedded, weights
@@ -22,7 +23,8 @@ def generate(prompt: str, *, backbone: str = "scenes", as_typed: bool = False, *
     as long as its files hold the same. Errors: InputError, RunError.
     """
     if checkpoints.is_published(backbone):
-        pipe = _loaded(backbone, "")
+        named = Path(backbone) if backbone.endswith(".json") else Path(backbone) / checkpoints.INDEX
+        pipe = _loaded(backbone, named.read_text(encoding="utf-8") if named.is_file() else "")
     else:
         folder = embedded.folder_of(backbone).resolve()
         pipe = _loaded(str(folder), weights.content(folder))

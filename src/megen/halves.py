@@ -25,7 +25,7 @@ from megen.models.fingerprint import fingerprint
 from megen.models.placement import device_of
 from megen.types import Decision, Features, FloatArray, InputError, Received, RunError, Transmission, check_number
 from megen.ue import Receiver
-from megen.ue.receiver import GRAPH
+from megen.ue.receiver import GRAPH, TAIL
 from megen.words import check_words
 
 LARGEST_SEED = 2**63 - 1
@@ -147,12 +147,16 @@ def receiver_of(transmitter: Transmitter, backbone: str = "scenes") -> Receives:
 
 
 def graph_of(transmitter: Transmitter, backbone: str = "scenes") -> Path | None:
-    """Where that backbone's receiver graph lies; None where its autoencoder decodes, which no phone can. Errors: InputError."""
+    """Where that backbone's receiver graph lies; None where its autoencoder decodes, which no phone can, or the graph is in tiles.
+
+    Errors: InputError.
+    """
     model = transmitter.backbone
     if isinstance(model, embedded.EmbeddedBackbone):
         return export.placed_receiver(model, embedded.folder_of(backbone))[0]
     assert isinstance(model, published.PublishedBackbone)
-    return None if model.checkpoint.receiver is None else Path(model.checkpoint.receiver) / GRAPH
+    folder = None if model.checkpoint.receiver is None else Path(model.checkpoint.receiver)
+    return None if folder is None or (folder / TAIL).is_file() else folder / GRAPH
 
 
 def halves(backbone: str = "scenes", device: str = "auto") -> tuple[Transmitter, Receives]:

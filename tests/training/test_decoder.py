@@ -21,7 +21,7 @@ from megen.cli.main import main
 from megen.codec import prior
 from megen.errors import InputError
 from megen.halves import LocalReceiver, Transmitter
-from megen.models import light_decoder, published, tiles
+from megen.models import light_decoder, published, tiles, weights
 from megen.models.embedded import EmbeddedBackbone
 from megen.models.light_decoder import LightReceiver, config_for
 from megen.models.published import Checkpoint
@@ -187,8 +187,10 @@ def test_a_light_decoder_of_the_bundled_latents_is_light() -> None:
 
 @pytest.mark.slow
 def test_two_processes_train_one_decoder(folders: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "megen", "train", "decoder"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "megen", "train", "decoder"]
     options = ["--backbone", str(folders / "sdxl"), "--out", str(tmp_path), "--examples", "6", "--steps", "4", "--batch", "2"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("receiver.onnx") == 1
+    assert int(weights.about(tmp_path / light_decoder.FILE)["processes"]) == 2
     assert light_decoder.load(tmp_path).config.channels == 16

@@ -81,9 +81,9 @@ def run(args: argparse.Namespace) -> None:
     )
     output.save_image(answer.image, args.out)
     if answer.received is None:
-        output.say(
-            "this server decodes itself: no user equipment can decode its backbone" + (", so --payload has none" if args.payload else "")
-        )
+        output.say("this server decodes itself: no user equipment can decode its backbone")
+        if args.payload:
+            raise InputError("--payload has nothing to hold: this server sends pictures (the picture is written)")
     elif args.payload:
         from megen.codec.framing import pack
         from megen.files import replacing
@@ -99,7 +99,8 @@ def run(args: argparse.Namespace) -> None:
 
 def report(answer: Answer) -> dict[str, object]:
     """The server's report with what this side measured."""
-    server_s = sum(answer.report["latency_s"][k] for k in ("queue", "text", "denoise", "merge", "code"))
+    stages = answer.report["latency_s"]
+    server_s = sum(stages.get(k, 0.0) for k in ("queue", "text", "denoise", "merge", "code", "es_decode"))
     air_s = max(0.0, answer.latency_s - server_s - answer.decode_s)
     latency = {**answer.report["latency_s"], "transmit": air_s, "decode": answer.decode_s, "total": answer.latency_s}
     height, width = answer.image.shape[:2]
@@ -124,7 +125,7 @@ def _say(event: Event) -> None:
     elif isinstance(event, Stepped):
         output.say(f"step {event.done} of {event.of}")
     elif isinstance(event, Coded):
-        output.say(f"{event.bytes} bytes of features in {event.parts} parts")
+        output.say(f"{event.bytes} bytes of {'features' if event.picture is None else 'a picture'} in {event.parts} parts")
     elif isinstance(event, Frame) and event.kind == PREVIEW:
         output.say(f"preview after step {event.part}: {len(event.data)} bytes")
 

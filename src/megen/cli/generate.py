@@ -37,7 +37,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     g.add_argument(
         "--drafts", type=int, default=1, metavar="N", help="one-step drafts, of which a judge picks the one to go on with (1 to 16)"
     )
-    g.add_argument("--steps", default="4", metavar="N", help="denoising steps that the backbone offers, or auto (default: %(default)s)")
+    g.add_argument("--steps", metavar="N", help="denoising steps that the backbone offers, or auto (default: 4, or the most it offers)")
     g.add_argument("--merge-ratio", default="0", metavar="R", help="share of tokens merged away, 0 to 0.75, or auto (default: %(default)s)")
     _add_link(g)
     g.add_argument("--quantiser-bits", type=float, metavar="Q", help="0.25 to 8 bits a value (default: 5, or what auto chooses)")
@@ -87,9 +87,11 @@ def run(args: argparse.Namespace) -> None:
 
     _check_alone(args)
     budget = Budget(args.deadline_s, args.energy_budget_j)
-    steps, ratio = _whole("--steps", args.steps), _number("--merge-ratio", args.merge_ratio)
+    steps, ratio = _whole("--steps", args.steps or "4"), _number("--merge-ratio", args.merge_ratio)
     _check_pairs(args, auto=None in (steps, ratio))
     pipe, decided_by = _pipeline(args, steps, ratio)
+    if args.steps is None:
+        steps = pipe.transmitter.backbone.spec.default.steps
     decision = pipe.decide(_completed(pipe, args), steps=steps, merge_ratio=ratio, quantiser_bits=args.quantiser_bits, budget=budget)
     if decided_by != "given":
         bits = "" if args.bits_budget else f", {decision.quantiser_bits:g} bits a value"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import zlib
+from contextlib import nullcontext
 from pathlib import Path
 
 from megen.cli import output
@@ -56,18 +58,28 @@ def _add_examples(parser: argparse.ArgumentParser, default: int) -> None:
 def run_decoder(args: argparse.Namespace) -> None:
     """Train, or go on where the folder left off, and write the graph."""
     _check(args)
+    import torch
+    from accelerate import PartialState
+
     from megen import run_folder
+    from megen.models.placement import device_of
     from megen.training.decoder import DecoderRecipe, train
 
     recipe = DecoderRecipe(args.steps, args.batch, args.lr, save_every=args.save_every, seed=args.seed)
     output.bounded("--width", args.width, 0.05, 8)
+    state = PartialState(cpu=device_of(args.device).type == "cpu")  # of this process, where there are several
+    if state.device.type == "cuda":
+        torch.cuda.set_device(state.device)
     backbone, made_from = _backbone(args)
-    with run_folder.held(args.out, {"backbone": made_from}):
+    with run_folder.held(args.out, {"backbone": made_from}) if state.is_main_process else nullcontext():
         from megen.models.light_decoder import config_for
 
         config = config_for(backbone.spec.latent_shape, backbone.spec.image_px, args.width)
-        model = train(recipe, config, backbone, _examples(args, backbone, made_from), _prior(args.out, backbone), args.out)
-        print(_write_graph(args.out, backbone, model))
+        with state.main_process_first():
+            data = _examples(args, backbone, made_from)
+        model = train(recipe, config, backbone, data, _prior(args, backbone), args.out)
+        if state.is_main_process:
+            print(_write_graph(args, backbone, model))
 
 
 def run_prior(args: argparse.Namespace) -> None:
@@ -80,6 +92,8 @@ def run_prior(args: argparse.Namespace) -> None:
     from megen.training import prior as fitting
 
     backbone, made_from = _backbone(args)
+    if not hasattr(backbone, "checkpoint"):
+        raise InputError("an embedded backbone has a prior: megen train fits it, with --receiver-steps")
     with run_folder.held(args.out, {"backbone": made_from}):
         latents = _examples(args, backbone, made_from).latents
         relative = fitting.relative_steps(lambda z: backbone.decode(z.to(backbone.device)).cpu(), latents[:4], args.seed)
@@ -88,7 +102,7 @@ def run_prior(args: argparse.Namespace) -> None:
         from megen.models import light_decoder
 
         if (args.out / light_decoder.FILE).is_file():
-            _write_graph(args.out, backbone, light_decoder.load(args.out))
+            _write_graph(args, backbone, light_decoder.load(args.out))
         print(args.out / prior.FILE)
 
 
@@ -104,10 +118,17 @@ def _check(args: argparse.Namespace) -> None:
 
 def _backbone(args: argparse.Namespace) -> tuple[Backbone, str]:
     """The backbone, and what its examples are made from."""
+    from megen.files import read_text
     from megen.halves import transmitter_of
+    from megen.training import pictures
 
     backbone = transmitter_of(args.backbone, args.device).backbone
-    what = args.pictures or ("scenes" if args.scenes else args.prompts or "samples")
+    what: object = "scenes"
+    if args.pictures:
+        what = pictures.digest(pictures.read_captions(args.pictures))
+    elif not args.scenes:  # samples depend on all of how the backbone is run
+        how = getattr(backbone, "checkpoint", ""), backbone.spec.steps, getattr(backbone, "guidance", "")
+        what = f"{how}, {zlib.crc32((read_text(args.prompts) if args.prompts else '').encode())}"
     return backbone, f"{getattr(backbone, 'digest', '')}, {backbone.spec.latent_shape}, {what}, seed {args.seed}"
 
 
@@ -128,16 +149,20 @@ def _examples(args: argparse.Namespace, backbone: Backbone, made_from: str) -> E
     return examples.collect(backbone, source, args.examples, args.out / "examples", made_from)
 
 
-def _prior(folder: Path, backbone: Backbone) -> Prior:
+def _prior(args: argparse.Namespace, backbone: Backbone) -> Prior:
+    """Of the folder, or of an embedded backbone."""
     from megen.codec import prior
+    from megen.halves import prior_of
 
     channels = backbone.spec.latent_shape[0]
-    return prior.load(folder, channels) if (folder / prior.FILE).is_file() else prior.plain(channels)
+    if not hasattr(backbone, "checkpoint"):
+        return prior_of(backbone, args.backbone)
+    return prior.load(args.out, channels) if (args.out / prior.FILE).is_file() else prior.plain(channels)
 
 
-def _write_graph(folder: Path, backbone: Backbone, model: object) -> Path:
+def _write_graph(args: argparse.Namespace, backbone: Backbone, model: object) -> Path:
     from megen.export import export_receiver
     from megen.ue.receiver import GRAPH
 
-    export_receiver(model, backbone, _prior(folder, backbone), folder / GRAPH)  # type: ignore[arg-type]
-    return folder / GRAPH
+    export_receiver(model, backbone, _prior(args, backbone), args.out / GRAPH)  # type: ignore[arg-type]
+    return Path(args.out) / GRAPH

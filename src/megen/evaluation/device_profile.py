@@ -15,6 +15,7 @@ from megen import merging
 from megen.cost import device_profile
 from megen.cost.device_profile import DeviceProfile
 from megen.diffusion.denoise import noise_of
+from megen.errors import InputError
 from megen.export import TorchReceiver
 from megen.halves import Receives, Transmitter, tokens_of
 from megen.models.embedded import EmbeddedBackbone
@@ -91,7 +92,8 @@ def fixed_share(alone_s: float, batch_s: float) -> float:
 def profile(transmitter: Transmitter, receiver: Receives, name: str, repeats: int, power_w: float) -> DeviceProfile:
     """Measure all stages of one image; `power_w` stands where no counter tells the power, and is marked assumed then."""
     backbone = transmitter.backbone
-    assert isinstance(backbone, EmbeddedBackbone)  # whose halves are counted apart
+    if not isinstance(backbone, EmbeddedBackbone):
+        raise InputError("a profile is of the embedded backbone or one of megen train, whose halves are counted apart")
     shape, device = backbone.latent_shape, backbone.device
     with torch.inference_mode():
         step = step_of(backbone, 1)

@@ -137,7 +137,13 @@ class Images:
         steps, previews = asked.steps(self.steps), bool(asked.partial_images)
         wanted = Generate(id=secrets.token_hex(16), prompt=asked.prompt, seed=seed, steps=steps, previews=previews)
         served = self.service.submit(
-            wanted, owner, lambda s, e: events.put_nowait(e), channel=ChannelState(None, 0.0, LOCAL_BPS), decode_s=None, previews=("webp",)
+            wanted,
+            owner,
+            lambda s, e: events.put_nowait(e),
+            channel=ChannelState(None, 0.0, LOCAL_BPS),
+            decode_s=None,
+            previews=("webp",),
+            decodes=False,
         )
         return served, events
 

@@ -74,6 +74,7 @@ class Service:
         self.engine, self.decider, self.complete, self.settings = engine, decider, complete, settings or Settings()
         self.link, self.outcomes, self.about, self.clock = link, outcomes or Outcomes(), about or {}, clock
         self.picture = picture  # decodes to a WebP file, where no user equipment can
+        self._decoding = asyncio.Semaphore(1)
         self.scheduler: Scheduler[Served] = Scheduler(self.settings.capacity, self.settings.engines)
         self.step_s = 0.0  # of one row, by what finished requests took
         self.draining = False
@@ -90,8 +91,11 @@ class Service:
         channel: ChannelState,
         decode_s: float | None,
         previews: tuple[str, ...] = (),
+        decodes: bool = True,
     ) -> Served:
         """Take a request on, or the same one again. It is followed from here on, and is sent that it is accepted.
+
+        `decodes`: where no user equipment can decode, its pieces are the picture's; False: its payload is all that is wanted.
 
         Errors: BusyError where the queue is full; InputError on what the backbone cannot make; RunError where the server shuts down.
         """
@@ -109,7 +113,7 @@ class Service:
         wanted = Asked(full.text, asked.steps, asked.merge_ratio, asked.quantiser_bits, budget)
         seen = getattr(self.link, "state", lambda: channel)()
         decided = self.decider.decide(wanted, seen, backlog_s, self._phase(now_s), decode_s)
-        served = Served(asked, owner, full, decided, seen, backlog_s, now_s, previews if asked.previews else ())
+        served = Served(asked, owner, full, decided, seen, backlog_s, now_s, previews if asked.previews else (), decodes)
         served.place = self.scheduler.put(served, self._work_s(decided.decision), now_s, asked.deadline_s)
         served.position = self.scheduler.position(served.place)
         served.followers.append(follower)
@@ -256,9 +260,11 @@ class Service:
         served.work_s, served.rows = event.work_s, event.rows
         served.payload = payload
         sent = (payload.header, payload.merge_map, *payload.features)
-        if self.picture is not None:
-            began_s, file = self.clock(), await asyncio.to_thread(self.picture, payload)
-            served.seconds["decode"] = self.clock() - began_s
+        if self.picture is not None and served.decodes:
+            async with self._decoding:  # one at a time: an autoencoder takes gigabytes
+                began_s, file = self.clock(), await asyncio.to_thread(self.picture, payload)
+            served.seconds["es_decode"] = self.clock() - began_s
+            served.work_s += served.seconds["es_decode"]
             size = max(PIECE_BYTES, -(-len(file) // MOST_PARTS))
             sent, served.picture = tuple(file[i : i + size] for i in range(0, len(file), size)), "image/webp"
         served.pieces = tuple(Piece(FEATURES, k, data) for k, data in enumerate(sent))
@@ -276,8 +282,8 @@ class Service:
             "decision": {"steps": d.steps, "merge_ratio": d.merge_ratio, "quantiser_bits": d.quantiser_bits},
             "decided_by": served.decided.why,
             "latency_s": {**served.seconds, "rows": event.rows},
-            "payload_bits": vars(PayloadBits(**payload.bits())),
-            "energy_j": {"es": event.work_s * self.decider.es_w},
+            "payload_bits": vars(PayloadBits(**payload.bits()) if served.picture is None else _picture_bits(served)),
+            "energy_j": {"es": served.work_s * self.decider.es_w},
             "modelled": ["energy_j.es"],
             "made_by": self.about,
         }
@@ -303,3 +309,9 @@ class Service:
                 continue
             del self._requests[request]
             self.outcomes.forgotten(served)
+
+
+def _picture_bits(served: Served) -> PayloadBits:
+    """What crossed of a picture that the server decoded."""
+    bits = 8 * sum(len(piece.data) for piece in served.pieces)
+    return PayloadBits(header=0, merge_map=0, features=bits, total=bits)

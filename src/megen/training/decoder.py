@@ -101,12 +101,13 @@ def train(
         model = LightReceiver(config)
     fitted = slice(held, held + FITTED)
     model.decoder.start_from_least_squares(examples.latents[fitted], examples.pictures[fitted].float() / 255)
+    place(model, accelerator.device)  # before its optimisers, whose state lies where the weights do
     optimisers = optimisers_of(model, recipe.lr)
     path, done = folder / CHECKPOINT, 0
     about = {"recipe": asdict(recipe), "config": asdict(config), "prior": learned.digest, "examples": len(examples.latents)}
     if path.is_file():
         done = int(loop.load_checkpoint(path, {"model": model}, optimisers, about)["step"])
-    net = accelerator.prepare(place(model, accelerator.device))
+    net = accelerator.prepare(model)
     pool = _pool(examples, held, learned, recipe.seed)
     for step, shown in loop.progress(done, recipe.steps, "decoder"):
         loop.set_lr(optimisers, loop.lr_factor(step, recipe.steps, decay_share=0.5))
@@ -122,7 +123,7 @@ def train(
             loop.save_checkpoint(path, {"model": model}, optimisers, {"step": step + 1, "recipe": about, **provenance()})
     model.cpu().eval()
     if accelerator.is_main_process:
-        figures = {"held_out_psnr_db": held_out_psnr_db(model, examples, held)}
+        figures = {"held_out_psnr_db": held_out_psnr_db(model, examples, held), "processes": accelerator.num_processes}
         light_decoder.save(model, folder, {"recipe": about, **figures, **provenance()})
     accelerator.wait_for_everyone()
     return model
@@ -130,7 +131,7 @@ def train(
 
 @torch.inference_mode()
 def held_out_psnr_db(model: LightReceiver, examples: Examples, held: int) -> float:
-    """The mean PSNR to the backbone's own decoder, clean, on examples that were not trained on."""
+    """The mean PSNR to the pictures of examples that were not trained on, from their clean latents."""
     states = torch.zeros(1, 4, *examples.latents.shape[-2:])
     values = []
     for latent, picture in zip(examples.latents[:held], examples.pictures[:held], strict=True):

@@ -67,15 +67,20 @@ def of_scenes(teacher: Teacher, seed: int) -> Source:
 
 
 def of_samples(backbone: Backbone, prompts: Sequence[str], seed: int) -> Source:
-    """Latents that the backbone makes in a random number of steps; shown is the one of the same seed in most steps."""
+    """Latents that the backbone makes in a random number of steps; shown is the one of the same seed in most steps.
+
+    Where steps draw noise of their own, that would be another picture: then the latent itself is shown.
+    """
     offered = backbone.spec.steps
 
     def example(index: int) -> tuple[Tensor, Tensor]:
         drawn = torch.Generator().manual_seed(1_000_003 * seed + index)
         steps = offered[int(torch.randint(len(offered), (), generator=drawn))]
         condition = backbone.condition([prompts[index % len(prompts)]])
-        sent, shown = (denoise.sample(backbone, condition, [seed + index], backbone.spec.times[n]) for n in (steps, max(offered)))
-        return sent, shown
+        sent = denoise.sample(backbone, condition, [seed + index], backbone.spec.times[steps])
+        if backbone.spec.stochastic:
+            return sent, sent
+        return sent, denoise.sample(backbone, condition, [seed + index], backbone.spec.times[max(offered)])
 
     return example
 
@@ -103,7 +108,10 @@ def collect(backbone: Backbone, source: Source, count: int, folder: Path, made_f
             if about.get("made_from") != made_from:
                 raise InputError(f"{path} holds examples of another source: train into another folder, or remove it")
         else:
-            tensors = _made(backbone, source, range(first * SHARD, min(count, (first + 1) * SHARD)))
+            tensors = {}
+        wanted = range(first * SHARD, min(count, (first + 1) * SHARD))
+        if not tensors or len(tensors["latents"]) < len(wanted):  # the last shard of a smaller run is short
+            tensors = _made(backbone, source, wanted)
             weights.write_safely(tensors, path, {"made_from": made_from})
         parts.append(tensors)
         shown["of"] = float(count)

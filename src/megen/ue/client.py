@@ -150,6 +150,8 @@ class Client:
             if isinstance(welcome, Error):
                 raise (InputError if welcome.code == "unauthorised" else ServerError)(f"{server}: {welcome.message}")
             assert isinstance(welcome, Welcome)
+            if welcome.receiver is None and self.receiver is not None:
+                raise InputError(f"{server} decodes itself and sends pictures: leave --receiver out")
             receiver = await asyncio.to_thread(receiver_for, welcome, server, self.receiver) if welcome.receiver else None
             state.connections += 1
             begun = state.accepted is not None

@@ -8,7 +8,7 @@ export interface Spans {
   readonly device: number
 }
 
-const SERVER_STAGES = ['text', 'denoise', 'merge', 'code']
+const SERVER_STAGES = ['text', 'denoise', 'merge', 'code', 'es_decode']
 
 /** Where the seconds of a picture passed; the link's are what neither side has measured. */
 export function spansOf({ report, latencyS, decodeS }: Pick<Entry, 'report' | 'latencyS' | 'decodeS'>): Spans {
