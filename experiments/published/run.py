@@ -1,7 +1,7 @@
 """FLOPs and parameters of published models at 1024 px, counted on the meta device: `python -m experiments.published.run`.
 
 The configurations are those that the checkpoints publish; no weight is loaded and nothing is run. A multiply-add counts twice.
-Attention counts by its matrix products. Text encoders are counted at the tokens that each family pads to.
+Attention counts by its matrix products. Text encoders are not counted.
 """
 
 from __future__ import annotations
@@ -127,9 +127,8 @@ def profiles(rows: dict[str, dict[str, float]]) -> dict[str, DeviceProfile]:
         step, decode = (1 + doubled) * rows[net]["tflop"], rows[decoder]["tflop"]
         seconds = {"step_s": S_PER_TFLOP * step, "decode_s": S_PER_TFLOP * decode, "decode_torch_s": S_PER_TFLOP * decode}
         counts = {"step_gflop": 1e3 * step, "decode_gflop": 1e3 * decode}
-        source = (
-            f"counted by experiments.published.run: {step:.3g} TFLOP a step{' with guidance' * doubled}, {decode:.3g} for its own decoder; "
-        )
+        guided = " with guidance" * doubled
+        source = f"counted by experiments.published.run: {step:.3g} TFLOP a step{guided}, {decode:.3g} for its decoder ({decoder}); "
         source += "seconds assumed at the 7.9 ms a TFLOP that SDXL takes on an A100, whose power this is; text encoder as SDXL's"
         out[f"a100-{name}"] = replace(
             known, name=f"a100-{name}", source=source, backbone=name, assumed=(*known.assumed, "step_s", "power_w"), **seconds, **counts
