@@ -25,7 +25,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "train decoder",
         help="distil a light receiver from a backbone's own decoder",
         description="Distil a light receiver (restorer and decoder) from a backbone's own decoder, for latents that crossed noisy links. "
-        "Run the same command again to go on after an interruption; several GPUs by accelerate launch.",
+        "Run the same command again to go on after an interruption; several devices by torchrun.",
     )
     _add_examples(d, default=512)
     d.set_defaults(run=run_decoder)

@@ -86,7 +86,7 @@ def train(
     learned: Prior,
     folder: Path,
 ) -> LightReceiver:
-    """Train (or resume from `folder`) on one or several devices, as `accelerate launch` says; writes `light_decoder.FILE`.
+    """Train (or resume from `folder`) on one or several devices, as torchrun says; writes `light_decoder.FILE`.
 
     Errors: InputError on too few examples, or on a folder of another recipe.
     """
