@@ -284,10 +284,13 @@ class Hub:
 
 
 def hub_error(kind: str) -> Exception:
-    import httpx2
     from huggingface_hub import errors
 
-    response = httpx2.Response(403, request=httpx2.Request("GET", "https://hub"))
+    try:
+        import httpx2 as web
+    except ImportError:  # of an older hub
+        import httpx as web
+    response = web.Response(403, request=web.Request("GET", "https://hub"))
     return getattr(errors, kind)("no", response=response)  # type: ignore[no-any-return]
 
 
