@@ -271,16 +271,16 @@ def test_what_latents_mean_does_not_depend_on_the_machine(folders: Path, monkeyp
     assert next(there.decoder.parameters()).dtype == torch.float32
 
 
-class Hub:
+def hub(monkeypatch: pytest.MonkeyPatch, error: Exception | None, files: tuple[str, ...] = ()) -> None:
     """A hub that answers as it is told to."""
+    import huggingface_hub
 
-    def __init__(self, error: Exception | None, files: tuple[str, ...] = ()) -> None:
-        self.error, self.files = error, files
+    def model_info(self: object, name: str, timeout: float) -> Any:
+        if error is not None:
+            raise error
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=f) for f in files])
 
-    def model_info(self, name: str, timeout: float) -> Any:
-        if self.error is not None:
-            raise self.error
-        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=f) for f in self.files])
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
 
 
 def hub_error(kind: str) -> Exception:
@@ -303,10 +303,7 @@ def hub_error(kind: str) -> Exception:
     ],
 )
 def test_a_hub_that_refuses_or_is_away_is_one_line(error: str | None, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-
-    raised = ConnectionError("no network") if error is None else hub_error(error)
-    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: Hub(raised))
+    hub(monkeypatch, ConnectionError("no network") if error is None else hub_error(error))
     with pytest.raises(InputError, match=why):
         published.load("owner/model")
 
@@ -322,12 +319,12 @@ def test_of_a_hubs_files_those_that_are_read_are_downloaded(monkeypatch: pytest.
         asked.update(options)
         return str(folders / "sdxl")
 
-    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: Hub(None, files))
+    hub(monkeypatch, None, files)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     assert published.load("owner/model").spec.name == "owner/model"
     wanted = {"model_index.json", "unet/config.json", "unet/m.fp16.safetensors", "vae/m.safetensors", "tokenizer/merges.txt"}
     assert set(asked["allow_patterns"]) == wanted
-    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: Hub(None, ("weights.bin",)))
+    hub(monkeypatch, None, ("weights.bin",))
     with pytest.raises(InputError, match="it is no checkpoint of a diffusers pipeline"):
         published.load("owner/model")
 
