@@ -25,7 +25,7 @@ from megen.models.fingerprint import fingerprint
 from megen.models.placement import device_of
 from megen.types import Decision, Features, FloatArray, InputError, Received, RunError, Transmission, check_number
 from megen.ue import Receiver
-from megen.ue.receiver import GRAPH, TAIL
+from megen.ue.receiver import GRAPH
 from megen.words import check_words
 
 LARGEST_SEED = 2**63 - 1
@@ -128,41 +128,29 @@ def prior_of(model: Backbone, backbone: str) -> Prior:
     return prior.plain(channels) if folder is None else prior.load(Path(folder), channels)
 
 
-def receiver_of(transmitter: Transmitter, backbone: str = "scenes") -> Receives:
-    """The user equipment's half of that backbone: its graph, written at first use; a published checkpoint's where its file names one,
-    else its own decoder in this process.
+def placed_receiver(transmitter: Transmitter, backbone: str = "scenes") -> tuple[Path | None, Receives]:
+    """The user equipment's half of that backbone, and where its graph lies for others to take: written at first use, or a published
+    checkpoint's where its file names one, else its own decoder in this process.
 
-    Errors: InputError on a receiver that was exported from another backbone.
+    None: no phone can decode, or the graph is in tiles. Errors: InputError on a receiver that was exported from another backbone.
     """
     model = transmitter.backbone
     if isinstance(model, embedded.EmbeddedBackbone):
-        return export.receiver_of(model, embedded.folder_of(backbone))
+        return export.placed_receiver(model, embedded.folder_of(backbone))
     assert isinstance(model, published.PublishedBackbone)
     if model.checkpoint.receiver is None:
-        return LocalReceiver(transmitter)
-    receiver = Receiver.load(model.checkpoint.receiver)
+        return None, LocalReceiver(transmitter)
+    folder = Path(model.checkpoint.receiver)
+    receiver = Receiver.load(folder)
     if receiver.codec.fingerprint != transmitter.codec.fingerprint:
-        raise InputError(f"the receiver in {model.checkpoint.receiver} is of another backbone: write it again with megen export")
-    return receiver
-
-
-def graph_of(transmitter: Transmitter, backbone: str = "scenes") -> Path | None:
-    """Where that backbone's receiver graph lies; None where its autoencoder decodes, which no phone can, or the graph is in tiles.
-
-    Errors: InputError.
-    """
-    model = transmitter.backbone
-    if isinstance(model, embedded.EmbeddedBackbone):
-        return export.placed_receiver(model, embedded.folder_of(backbone))[0]
-    assert isinstance(model, published.PublishedBackbone)
-    folder = None if model.checkpoint.receiver is None else Path(model.checkpoint.receiver)
-    return None if folder is None or (folder / TAIL).is_file() else folder / GRAPH
+        raise InputError(f"the receiver in {folder} is of another backbone: write it again with megen export")
+    return None if receiver.tiles else folder / GRAPH, receiver
 
 
 def halves(backbone: str = "scenes", device: str = "auto") -> tuple[Transmitter, Receives]:
     """Both halves of a backbone by name. Errors: InputError."""
     transmitter = transmitter_of(backbone, device)
-    return transmitter, receiver_of(transmitter, backbone)
+    return transmitter, placed_receiver(transmitter, backbone)[1]
 
 
 @dataclass(frozen=True)

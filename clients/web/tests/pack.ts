@@ -1,5 +1,5 @@
 import { type Parts, unpack } from '../src/codec'
-import { crc32, viewOf } from '../src/codec/bytes'
+import { crc32, joined, viewOf } from '../src/codec/bytes'
 
 /** The parts of a payload without their checksums, to be changed and sealed again. */
 export interface Bodies {
@@ -49,17 +49,6 @@ export function pack({ header, map, features, symbols }: Parts): Uint8Array {
 /** Bytes and their CRC-32. */
 export function checked(body: Uint8Array): Uint8Array {
   return joined(body, u32(crc32(body)))
-}
-
-/** Bytes one after the other. */
-export function joined(...pieces: readonly Uint8Array[]): Uint8Array {
-  const out = new Uint8Array(pieces.reduce((sum, piece) => sum + piece.length, 0))
-  let at = 0
-  for (const piece of pieces) {
-    out.set(piece, at)
-    at += piece.length
-  }
-  return out
 }
 
 function u32(value: number): Uint8Array {

@@ -1,8 +1,8 @@
 import { describe, expect, test } from 'vitest'
 import { CodecError, type CodecFile, decode, type Features, readCodecFile } from '../src/codec'
-import { viewOf } from '../src/codec/bytes'
+import { joined, viewOf } from '../src/codec/bytes'
 import { bytesOf, CODEC_BYTES, CODECS, fromHex, VECTORS } from './helpers'
-import { bodiesOf, joined, pack, seal } from './pack'
+import { bodiesOf, pack, seal } from './pack'
 
 const [ANALOG, BANDS, OWN] = ['analog', 'several bands', 'own scales'].map((name) => fromHex(vectorOf(name)))
 

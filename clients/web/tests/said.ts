@@ -1,5 +1,4 @@
-import { crc32, viewOf } from '../src/codec/bytes'
-import { joined } from './pack'
+import { crc32, joined, viewOf } from '../src/codec/bytes'
 
 /** The id of a request. */
 export const ID = '000102030405060708090a0b0c0d0e0f'

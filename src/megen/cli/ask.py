@@ -102,7 +102,7 @@ def report(answer: Answer) -> dict[str, object]:
     stages = answer.report["latency_s"]
     server_s = sum(stages.get(k, 0.0) for k in ("queue", "text", "denoise", "merge", "code", "es_decode"))
     air_s = max(0.0, answer.latency_s - server_s - answer.decode_s)
-    latency = {**answer.report["latency_s"], "transmit": air_s, "decode": answer.decode_s, "total": answer.latency_s}
+    latency = {**stages, "transmit": air_s, "decode": answer.decode_s, "total": answer.latency_s}
     height, width = answer.image.shape[:2]
     own = {"reconnects": answer.reconnects, "received_bytes": answer.bytes, "image": {"width_px": width, "height_px": height}}
     return {**answer.report, "latency_s": latency, **own}

@@ -29,7 +29,7 @@ from megen.control.controller import Controller
 from megen.control.scenarios.scenario import Scenario, long_run
 from megen.cost import device_profile
 from megen.errors import InputError
-from megen.halves import Receives, Transmitter, graph_of, receiver_of, transmitter_of
+from megen.halves import Receives, Transmitter, placed_receiver, transmitter_of
 from megen.link import Link
 from megen.pipeline import WORLD, Pipeline
 from megen.protocol.messages import Backbone
@@ -80,12 +80,11 @@ def build(options: Options, access: Access | None = None, prepare: Halves = lamb
     Errors: InputError.
     """
     transmitter = transmitter_of(options.backbone, options.device)
-    receiver, spec = receiver_of(transmitter, options.backbone), transmitter.backbone.spec
+    (graph, receiver), spec = placed_receiver(transmitter, options.backbone), transmitter.backbone.spec
     prepare(transmitter, receiver)
     complete = Pipeline(transmitter, receiver, complete=completion.complete if spec.name == WORLD else None).completed
     engine = _engine(options, transmitter)
     about = asdict(made_by(transmitter.backbone))
-    graph = graph_of(transmitter, options.backbone)
     service = Service(
         engine,
         decider(options.policy, transmitter, about["weights"]),

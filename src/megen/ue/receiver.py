@@ -74,6 +74,7 @@ class Receiver:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        options.enable_cpu_mem_arena = not path.with_name(TAIL).is_file()  # it would keep what the largest layer took
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=PROVIDERS)
             metadata = session.get_modelmeta().custom_metadata_map
@@ -83,8 +84,6 @@ class Receiver:
             grid = (int(height), int(width))
             tiles = None
             if "tiles" in metadata:
-                options.enable_cpu_mem_arena = False  # it would keep what the largest layer took
-                session = onnxruntime.InferenceSession(str(path), options, providers=PROVIDERS)
                 tail = onnxruntime.InferenceSession(str(path.with_name(TAIL)), options, providers=PROVIDERS)
                 tiles = Tiles(tail, **json.loads(metadata["tiles"]))
             last = session if tiles is None else tiles.session

@@ -20,3 +20,14 @@ export function viewOf(data: Uint8Array): DataView {
 export function hex32(value: number): string {
   return value.toString(16).padStart(8, '0')
 }
+
+/** Bytes one after the other. */
+export function joined(...pieces: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
+  const out = new Uint8Array(pieces.reduce((sum, piece) => sum + piece.length, 0))
+  let at = 0
+  for (const piece of pieces) {
+    out.set(piece, at)
+    at += piece.length
+  }
+  return out
+}

@@ -1,3 +1,4 @@
+import { joined } from '../codec/bytes'
 import type { News, Notice, Reply, Session } from '../protocol/session'
 import { Shell } from '../protocol/socket'
 import { dropOthers } from '../receiver/kept'
@@ -12,7 +13,7 @@ import { type Asked, Form, newSeed } from './form'
 import { Picture } from './picture'
 import { pixelsOf } from './pixels'
 import { Result } from './result'
-import { entryOf, fileOf, newRun, partsOf, requestOf, restart, type Run } from './run'
+import { entryOf, newRun, partsOf, requestOf, restart, type Run } from './run'
 import { canShare, pngOf, save, share } from './saving'
 import { Shelf } from './shelf'
 import { Status } from './status'
@@ -148,7 +149,7 @@ export class App {
       run.parts.set(part, data)
       const whole = run.parts.size === run.total
       if (run.picture === null) this.#receiver.part(request, part, data)
-      else if (whole) void this.#read(request, fileOf(partsOf(run)))
+      else if (whole) void this.#read(request, joined(...partsOf(run)))
       this.#status.stage(whole ? { at: 'decoding' } : { at: 'sending', parts: run.parts.size, of: run.total, bytes: run.size })
     }
   }

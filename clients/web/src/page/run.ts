@@ -1,3 +1,4 @@
+import { joined } from '../codec/bytes'
 import type { Accepted, Generate } from '../protocol/messages'
 import type { Decoded } from '../receiver/messages'
 import { packPayload } from '../store/pack'
@@ -46,17 +47,6 @@ export function partsOf({ parts, total }: Run): Uint8Array[] {
   return Array.from({ length: total }, (_, number) => parts.get(number) ?? new Uint8Array(0))
 }
 
-/** A file from its parts. */
-export function fileOf(parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
-  const file = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0))
-  let at = 0
-  for (const part of parts) {
-    file.set(part, at)
-    at += part.length
-  }
-  return file
-}
-
 /** The picture as it is kept, once the server's report and the last picture are there; image files of it are added. */
 export function entryOf(run: Run, files: Entry['files'], made: Pick<Entry, 'png' | 'webp' | 'thumbnail'>): Entry {
   const { asked, accepted, done, final } = run
@@ -72,7 +62,7 @@ export function entryOf(run: Run, files: Entry['files'], made: Pick<Entry, 'png'
     added,
     missing,
     conflict,
-    payload: files === null ? fileOf(parts) : packPayload(parts),
+    payload: files === null ? joined(...parts) : packPayload(parts),
     files,
     ...done,
     latencyS: (final.shownMs - run.beganMs) / 1000,
