@@ -1,7 +1,7 @@
 """Block error curves of the bundled MCS from link-level runs of Sionna, and sigmoid fits of them.
 
 `python -m experiments.bler.run` runs LDPC (TS 38.212), QAM and an AWGN channel for every MCS and several block sizes,
-fits Q((snr - a - b/sqrt(K)) / (c + d/sqrt(K))) to each MCS, and writes `src/megen/assets/bler.json` and
+fits Q((snr - a - b/sqrt(K)) / (c + d/sqrt(K))) to each MCS and base graph, and writes `src/megen/assets/bler.json` and
 `experiments/bler/result.json`. Interrupted, it goes on where it was. Needs the extra `sionna`.
 """
 
@@ -19,17 +19,24 @@ from scipy.special import ndtr
 
 from experiments import common
 from megen.files import write_json
-from megen.link.digital import MCS, block_error, threshold_db
+from megen.link.digital import MCS, block_error, first_graph, threshold_db
 from megen.provenance import provenance
 
-SIZES = {256: 300, 1024: 150, 3584: 40}  # information bits of a code block, and blocks a point: a longer one's curve is steeper
-CHECK_SIZE, CHECK_BLOCKS, CHECK_EVERY = 2048, 80, 4  # measured at every fourth MCS for the check alone, never fitted
+# information bits of a code block, and blocks a point: a longer one's curve is steeper
+SECOND = {256: 300, 1024: 150, 3584: 40}  # of rates whose shorter blocks use the second base graph
+LONGER = {4224: 40, 8448: 24}  # of the same rates from .25 on: the first graph
+FAST = {128: 300, 288: 300, 320: 300, 1024: 150, 3584: 40, 8448: 24}  # above a rate of .67: the second graph up to 292 bits alone
+CHECKED, CHECK_EVERY = {2048: 80, 6144: 30}, 4  # measured at every fourth MCS for the check alone, never fitted
+GRAPHS = {"first": True, "second": False}
 ASSET = common.ROOT / "src" / "megen" / "assets" / "bler.json"
 
 
 def sizes(mcs: int) -> dict[int, int]:
     """Block sizes that are measured for an MCS, and blocks a point."""
-    return {**SIZES, CHECK_SIZE: CHECK_BLOCKS} if mcs % CHECK_EVERY == 2 else SIZES
+    rate = MCS[mcs][1] / 1024
+    own = SECOND if rate <= 0.25 else SECOND | LONGER if rate <= 0.67 else FAST
+    held = {k: n for k, n in CHECKED.items() if mcs % CHECK_EVERY == 2 and k < max(own)}
+    return own | held
 
 
 def link(order: int, rate: float, k: int):
@@ -39,7 +46,8 @@ def link(order: int, rate: float, k: int):
     from sionna.phy.mapping import Demapper, Mapper
 
     n = int(np.ceil(k / rate / order)) * order
-    mother = min(n, 5 * k // order * order)  # the code's lowest rate is 1/5: below it coded bits are repeated (TS 38.212, 5.4.2)
+    copies = 3 if k > 3824 and rate > 0.25 else 5  # of the graphs' lowest rates: below, coded bits are repeated (TS 38.212, 5.4.2)
+    mother = min(n, copies * k // order * order)
     encoder = LDPC5GEncoder(k, mother, num_bits_per_symbol=order)
     decoder = LDPC5GDecoder(encoder, num_iter=20, hard_out=True)
     mapper, demapper, channel = Mapper("qam", order), Demapper("app", "qam", order), AWGN()
@@ -89,8 +97,8 @@ def at_ten_percent(points: list[tuple[float, int, int]]) -> float:
 
 
 def fit(points: dict[int, list[tuple[float, int, int]]]) -> dict[str, float]:
-    """a, b, c, d of one MCS by weighted least squares of the error rates."""
-    rows = [(k, *p) for k, curve in points.items() if k != CHECK_SIZE for p in curve]
+    """a, b, c, d of one MCS and base graph by weighted least squares of the error rates."""
+    rows = [(k, *p) for k, curve in points.items() if k not in CHECKED for p in curve]
     k, snr, failed, sent = (np.array(v, float) for v in zip(*rows, strict=True))
     share, root = failed / sent, 1 / np.sqrt(k)
     weight = np.sqrt(sent / ((share + 0.02) * (1.02 - share)))
@@ -98,7 +106,7 @@ def fit(points: dict[int, list[tuple[float, int, int]]]) -> dict[str, float]:
     def residual(x: np.ndarray) -> np.ndarray:
         return weight * (ndtr(-(snr - x[0] - x[1] * root) / np.maximum(x[2] + x[3] * root, 0.01)) - share)
 
-    middle = float(np.interp(-0.5, -share[k == max(SIZES)], snr[k == max(SIZES)]))
+    middle = float(np.interp(-0.5, -share[k == k.max()], snr[k == k.max()]))
     a, b, c, d = least_squares(residual, (middle, 5.0, 0.05, 10.0)).x
     return {"a": float(a), "b": float(b), "c": float(c), "d": float(d)}
 
@@ -126,8 +134,12 @@ def main() -> None:
                 print(f"MCS {m} ({order}, {rate:.3f}) K={k}: {len(known[key])} points, {time.monotonic() - began:.1f} s", flush=True)
             last[k] = at_ten_percent(known[key]) + 0.6
     curves = {m: {k: known[f"{m}/{k}"] for k in sizes(m)} for m in range(len(MCS))}
-    fits = [{"bits_per_symbol": MCS[m][0], "code_rate_1024": MCS[m][1], **fit(curves[m])} for m in range(len(MCS))]
-    made = {**provenance(), "command": "python -m experiments.bler.run", "blocks_per_point": SIZES, "iterations": 20}
+    fits = []
+    for m, (order, rate) in enumerate(MCS):
+        graphs = {name: {k: c for k, c in curves[m].items() if first_graph(m, k) == first} for name, first in GRAPHS.items()}
+        fits.append({"bits_per_symbol": order, "code_rate_1024": rate} | {name: fit(part) for name, part in graphs.items() if part})
+    about = {"iterations": 20, "blocks_per_point": {str(k): n for k, n in (SECOND | LONGER | FAST).items()}}
+    made = {**provenance(), "command": "python -m experiments.bler.run", **about}
     text = {"source": "Sionna: LDPC5G with 20 iterations, QAM, AWGN; Q((snr_db - a - b/sqrt(K)) / (c + d/sqrt(K)))", **made, "fits": fits}
     write_json(ASSET, text, 1)
     common.write("bler", check(curves))
@@ -142,7 +154,7 @@ def check(curves: dict[int, dict[int, list]]) -> dict:
             fitted, measured = centre + 1.2815515655 * spread, at_ten_percent(points)
             rows.append({"mcs": m, "block_bits": k, "fitted_db": fitted, "measured_db": measured, "error_db": fitted - measured})
     worst = max(rows, key=lambda r: abs(r["error_db"]))
-    held = [abs(r["error_db"]) for r in rows if r["block_bits"] == CHECK_SIZE]
+    held = [abs(r["error_db"]) for r in rows if r["block_bits"] in CHECKED]
     order, rate = MCS[14][0], MCS[14][1] / 1024
     run, generator = link(order, rate, 2048), torch.Generator().manual_seed(0)
     run(7.0, 4, generator)

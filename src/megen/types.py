@@ -159,8 +159,8 @@ class Payload:
 class Transmission:
     """One image as the edge server hands it to the link: what it holds decides how it crosses.
 
-    Bytes go by modulation, coding and retransmission; `symbols` [n], of unit mean power, as I/Q. `error_rates` is the block error
-    rate that each sealed part's first attempt is sent for: header and map together, then each feature part.
+    Bytes go by modulation, coding and retransmission; `symbols` [n], of unit mean power, as I/Q. `error_rates` is the largest
+    block error rate of the first attempts of each sealed part: header and map together, then each feature part.
     """
 
     payload: Payload
@@ -186,7 +186,9 @@ class Delivery:
     attempts: float = 1.0
     parts: int = 0
     parts_lost: int = 0
-    outer_loop_db: float = 0.0  # the link adaptation's offset afterwards, for the next transmission
+    outer_loop: tuple[
+        tuple[float, float], ...
+    ] = ()  # (limit of the error rate, offset in dB) of the link adaptation, for the next transmission
 
     def __post_init__(self) -> None:
         check_type("received", self.received, Received)
@@ -194,7 +196,9 @@ class Delivery:
         check_number("attempts", self.attempts, 0)
         check_number("parts", self.parts, 0, whole=True)
         check_number("parts_lost", self.parts_lost, 0, self.parts, whole=True)
-        check_number("outer_loop_db", self.outer_loop_db)
+        for target, offset_db in self.outer_loop:
+            check_number("an error rate of outer_loop", target, 0, 1)
+            check_number("an offset of outer_loop", offset_db)
 
 
 @dataclass(frozen=True)

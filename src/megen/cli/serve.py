@@ -115,7 +115,7 @@ def _tls(args: argparse.Namespace) -> dict[str, str] | None:
 
 
 def emulated_link(text: str) -> Link:
-    """A radio link from `name=value` pairs. Errors: InputError naming what it knows."""
+    """A radio link from `name=value` pairs, whose adaptation goes on from image to image. Errors: InputError naming what it knows."""
     from megen.link import RadioLink
 
     numbers = ("snr_db", "speed_m_s", "bandwidth_hz")
@@ -130,4 +130,4 @@ def emulated_link(text: str) -> Link:
             raise InputError(f"{name} of --emulate-link must be a number, got {value!r}") from None
     if "speed_m_s" in fields:
         fields.setdefault("fading", "rayleigh")
-    return RadioLink(**fields)  # type: ignore[arg-type]
+    return RadioLink(**fields).connect()  # type: ignore[arg-type]

@@ -154,10 +154,10 @@ def _opened(part: bytes, number: int, header: bytes) -> bytes | None:
 
 
 def error_rates(payload: Payload, order: str = "band") -> tuple[float, ...]:
-    """Block error rate that each part's first attempt is sent for: header and map together, then the base, then the rest.
+    """Largest block error rate of each part's first attempts: header and map together, then the base, then the rest.
 
     Parts from which others are predicted take a lower one: the base, and by stage all but the last.
     """
     parts = len(payload.features)
     last = 1 if order == "stage" else parts - 1
-    return (0.001, *[0.01] * (parts - last), *[0.1] * last)[: 1 + parts]
+    return (0.003, *[0.01] * (parts - last), *[0.3] * last)[: 1 + parts]

@@ -21,7 +21,8 @@ from PIL import Image
 from megen import merging
 from megen.codec import QUANTISER_BITS, FeatureCodec, features
 from megen.halves import Receives, Transmitter, tokens_of
-from megen.link import NotDeliveredError, RadioLink, digital
+from megen.link import NotDeliveredError, RadioLink, harq
+from megen.link.fading import Forecast
 from megen.metrics import psnr_db, ssim
 from megen.scenes.captions import caption
 from megen.scenes.splits import scene
@@ -36,7 +37,6 @@ SCHEMES = (  # how features travel, merge ratio, receiver, name
     ("analog", 0.5, "knows", "analog 0.5"),
     ("analog", 0.5, "blind", "analog 0.5, blind receiver"),
 )
-BLOCK_BITS = 8424  # a file travels in transport blocks of one code block each
 PROMPT_SEED = 4  # captions of scenes that no training drew
 
 
@@ -183,11 +183,9 @@ def png_bits(image: np.ndarray) -> int:
 
 
 def airtime(bits: int, snr_db: float, bandwidth_hz: float, rng: np.random.Generator) -> tuple[float, bool]:
-    """Latency of a file over the digital link, in whole blocks, and whether all of it arrived."""
-    sizes = [BLOCK_BITS] * (bits // BLOCK_BITS) + ([bits % BLOCK_BITS] if bits % BLOCK_BITS else [])
-    reception = digital.transmit(
-        sizes, [digital.TARGET_BLER] * len(sizes), lambda t: np.full(np.shape(t), snr_db), lambda t: snr_db, bandwidth_hz, rng
-    )
+    """Latency of a file over the digital link, and whether all of it arrived."""
+    known = Forecast(10 ** (snr_db / 10))
+    reception = harq.transmit([bits], [harq.MOST_ERRORS], lambda t: np.full(np.shape(t), snr_db), lambda t: known, bandwidth_hz, rng)
     return reception.latency_s, all(reception.delivered)
 
 

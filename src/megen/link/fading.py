@@ -6,9 +6,11 @@ Gains are complex with mean power 1. Slots of one block each: a gain is constant
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import j0
 
 from megen.link.propagation import LIGHT_M_S
 from megen.types import ComplexArray, InputError, check_number
@@ -16,6 +18,7 @@ from megen.types import ComplexArray, InputError, check_number
 Array = NDArray[np.float64]
 FADINGS = ("awgn", "rayleigh", "rician")
 SPEED_M_S, CARRIER_HZ = (0.0, 1000.0), (1e8, 3e11)  # bounds
+RICIAN_DB = 6.0  # the factor of a line of sight
 Gain = Callable[[Array], ComplexArray]  # times in s to channel gains
 
 
@@ -59,7 +62,31 @@ def jakes(doppler: float, rng: np.random.Generator, shape: tuple[int, ...] = (),
     return gain
 
 
-def gain_of(fading: str, doppler: float, rng: np.random.Generator, rician_db: float = 6.0) -> Gain:
+@dataclass(frozen=True)
+class Forecast:
+    """What a sender expects of an SNR: that of |sqrt(steady) + sqrt(scattered) w|^2, w of CN(0, 1). Both are linear."""
+
+    steady: float
+    scattered: float = 0.0
+
+
+def forecast(fading: str, doppler: float, age_s: float, snr_db: float, mean_snr_db: float) -> Forecast:
+    """The SNR to expect where it was `snr_db` so long ago, by Jakes' correlation J0(2 pi f age).
+
+    What is scattered loses its phase with age; a line of sight does not. A recording is taken as steady.
+    """
+    known, mean = 10 ** (snr_db / 10), 10 ** (mean_snr_db / 10)
+    if fading not in ("rayleigh", "rician"):
+        return Forecast(known)
+    correlation = float(j0(2 * np.pi * doppler * age_s))
+    if fading == "rayleigh":
+        return Forecast(known * correlation**2, mean * (1 - correlation**2))
+    k = 10 ** (RICIAN_DB / 10)
+    amplitude = np.sqrt(mean * k / (k + 1)) * (1 - correlation) + correlation * np.sqrt(known)  # as if both were in phase
+    return Forecast(float(amplitude) ** 2, mean * (1 - correlation**2) / (k + 1))
+
+
+def gain_of(fading: str, doppler: float, rng: np.random.Generator, rician_db: float = RICIAN_DB) -> Gain:
     """The channel gain over time of one transmission: 1 (awgn), Rayleigh, or Rician with a factor of `rician_db`."""
     if fading not in FADINGS:
         raise InputError(f"fading must be {', '.join(FADINGS)}, got {fading!r}")

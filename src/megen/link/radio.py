@@ -9,7 +9,9 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from megen.link import analog, digital, fading
+from megen.link import analog, fading, harq
+from megen.link.adaptation import OuterLoop
+from megen.link.carrier import symbol_rate_hz
 from megen.link.trace import Trace
 from megen.types import (
     ChannelState,
@@ -96,55 +98,82 @@ class RadioLink:
             return lambda time_s: (10 ** ((recorded.at(time_s) - self.snr_db) / 20)).astype(np.complex128)
         return fading.gain_of(self.fading, fading.doppler_hz(self.speed_m_s, self.carrier_hz), rng)
 
-    def send(self, transmission: Transmission, rng: np.random.Generator, outer_loop_db: float = 0.0) -> Delivery:
+    def send(self, transmission: Transmission, rng: np.random.Generator, outer_loop: tuple[tuple[float, float], ...] = ()) -> Delivery:
         """Carry one transmission: its bytes first, then its symbols.
 
-        `outer_loop_db` is the link adaptation's offset that the last transmission left. Errors: NotDeliveredError where header, map
-        or base were lost.
+        `outer_loop` is the link adaptation's state that the last transmission left (`Delivery.outer_loop`). Errors: NotDeliveredError
+        where header, map or base were lost.
         """
         gain = self.gain(rng)
-        delivery = self._send_bytes(transmission, gain, rng, outer_loop_db)
+        delivery = self._send_bytes(transmission, gain, rng, OuterLoop(outer_loop))
         if transmission.symbols is None:
             return delivery
         symbols, variance = self._send_symbols(transmission.symbols, gain, delivery.latency_s, rng)
-        airtime_s = len(symbols) / self.bandwidth_hz / (1 - digital.OVERHEAD)
+        airtime_s = len(symbols) / symbol_rate_hz(self.bandwidth_hz)
         received = replace(delivery.received, symbols=symbols, variance=variance)
         return replace(delivery, received=received, latency_s=delivery.latency_s + airtime_s)
 
-    def _send_bytes(self, transmission: Transmission, gain: fading.Gain, rng: np.random.Generator, outer_loop_db: float) -> Delivery:
+    def connect(self) -> Connection:
+        """The same link for one transmission after another: its link adaptation goes on where the last one left it."""
+        return Connection(self)
+
+    def _send_bytes(self, transmission: Transmission, gain: fading.Gain, rng: np.random.Generator, outer_loop: OuterLoop) -> Delivery:
         payload = transmission.payload
         snr_db = self._snr_db(gain)
         bits = [8 * (len(payload.header) + len(payload.merge_map)), *(8 * len(part) for part in payload.features)]
         present = [i for i, n in enumerate(bits) if n]  # a part without tokens has no block
-        reception = digital.transmit(
+        reception = harq.transmit(
             [bits[i] for i in present],
-            [transmission.error_rates[i] if i < len(transmission.error_rates) else digital.TARGET_BLER for i in present],
+            [transmission.error_rates[i] if i < len(transmission.error_rates) else harq.MOST_ERRORS for i in present],
             snr_db,
-            lambda time_s: float(snr_db(np.array([time_s - self.csi_delay_s]))[0]),
+            lambda time_s: self._forecast(float(snr_db(np.array([time_s - self.csi_delay_s]))[0])),
             self.bandwidth_hz,
             rng,
-            outer_loop_db,
+            outer_loop,
         )
         lost = {i for i, delivered in zip(present, reception.delivered, strict=True) if not delivered}
         if lost & {0, 1}:
             what = "the header" if 0 in lost else "the base of the features"
-            times = f"{digital.MAX_ATTEMPTS} times at {self.state().snr_db:g} dB"
+            times = f"{harq.MAX_ATTEMPTS} times at {self.state().snr_db:g} dB"
             raise NotDeliveredError(f"the link lost {what} {times}: raise the SNR or reduce the distance", reception.latency_s)
-        attempts = float(np.mean(reception.attempts))
+        attempts = float(np.mean([block.attempts for block in reception.blocks]))
         received = Received(_without(payload, lost))
-        return Delivery(received, reception.latency_s, attempts, len(present), len(lost), reception.olla_db)
+        return Delivery(received, reception.latency_s, attempts, len(present), len(lost), reception.outer_loop.offsets_db)
+
+    def _forecast(self, snr_db: float) -> fading.Forecast:
+        """What a sender expects that knows the SNR of `csi_delay_s` before."""
+        kind = self.fading if self.trace is None else "trace"
+        return fading.forecast(kind, fading.doppler_hz(self.speed_m_s, self.carrier_hz), self.csi_delay_s, snr_db, self.snr_db)
 
     def _send_symbols(
         self, symbols: ComplexArray, gain: fading.Gain, start_s: float, rng: np.random.Generator
     ) -> tuple[ComplexArray, NDArray[np.float64]]:
-        per_slot = max(1, int(self.bandwidth_hz * digital.SLOT_S * (1 - digital.OVERHEAD)))
+        per_slot = max(1, int(symbol_rate_hz(self.bandwidth_hz) * harq.SLOT_S))
         slot = np.arange(-(-len(symbols) // per_slot), dtype=np.float64)
-        gains = np.repeat(gain(start_s + slot * digital.SLOT_S), per_slot)[: len(symbols)]
+        gains = np.repeat(gain(start_s + slot * harq.SLOT_S), per_slot)[: len(symbols)]
         no = analog.noise_variance(self.snr_db)
         return analog.equalise(analog.transmit(symbols, gains, no, rng), gains, no)
 
     def _snr_db(self, gain: fading.Gain) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
         return lambda time_s: np.asarray(self.snr_db + 10 * np.log10(np.maximum(np.abs(gain(time_s)) ** 2, 1e-12)))
+
+
+@dataclass
+class Connection:
+    """A radio link that keeps what its link adaptation learned of the transmissions before."""
+
+    link: RadioLink
+    outer_loop: tuple[tuple[float, float], ...] = ()
+
+    def send(self, transmission: Transmission, rng: np.random.Generator) -> Delivery:
+        """As `RadioLink.send`. Errors: NotDeliveredError, after which the adaptation is as before."""
+        delivery = self.link.send(transmission, rng, self.outer_loop)
+        self.outer_loop = delivery.outer_loop
+        return delivery
+
+    def state(self) -> ChannelState:
+        """What a policy can observe."""
+        return self.link.state()
 
 
 def _without(payload: Payload, lost: set[int]) -> Payload:
