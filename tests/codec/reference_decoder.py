@@ -155,8 +155,8 @@ def read_header(part: bytes) -> Header:
     require(body[:3] == b"ME\x03" and len(body) >= 24, "no header of format 3")
     depth, order, prior, reduction, layer, height, width, channels, rows = struct.unpack_from("<BBBBBHHHH", body, 3)
     amplitude, backbone = struct.unpack_from("<fI", body, 16)
-    require(order <= 1 and prior <= 1 and reduction == 0 and layer == 0, "a code that is kept free")
-    require(depth <= 32, "depth")
+    require(order <= 2 and prior <= 1 and reduction == 0 and layer == (8 if order == 2 else 0), "a code that is kept free")
+    require(depth <= 32 and (order != 2 or depth >= 9), "depth")
     require(math.isfinite(amplitude) and amplitude >= 0, "amplitude")
     require(all(2 <= side <= 128 and side % 2 == 0 for side in (height, width)) and 1 <= channels <= 256, "grid")
     require(height * width // 4 <= rows <= height * width, "rows")
@@ -222,6 +222,8 @@ def parts_of(height: int, width: int, order: int) -> list[list[tuple[int, list[i
     base = [stage(kind, None) for kind in (0, 1, 2)]
     if order == 0:
         return [base, *([stage(kind, band) for kind in (3, 4, 5, 6)] for band in bands)]
+    if order == 2:
+        return [[stage(kind, band) for kind in range(KINDS) for band in bands], *([] for _ in bands)]
     return [base, *([stage(kind, band) for band in bands] for kind in (3, 4, 5, 6))]
 
 
@@ -274,6 +276,10 @@ def predict(net: tuple, inputs: list[int]) -> list[int]:
     return [s >> 10 for s in out]
 
 
+def class_of(log_scale: int, step: int) -> int:
+    return max(0, min(MOST, (log_scale - log2(step) + 1024 + 32) // 64))
+
+
 def level_symbols(coder: RangeDecoder, classes: list[int], edges: list[list[int]]) -> list[int]:
     """The levels of one block: first all high parts, then the escapes, then the low bits."""
     low = [-(-max(k - CLASSES + 1, 0) // 4) for k in classes]
@@ -288,16 +294,25 @@ def level_symbols(coder: RangeDecoder, classes: list[int], edges: list[list[int]
     return [clip(level, MAX_LEVEL) for level in levels]
 
 
-def read_features(parts: list[bytes], header: Header, target: list[int], prior: Prior) -> list[list[int]]:
-    """Every token's values in 1 / 256, raster order, after unmerging."""
-    height, width, channels = header.height, header.width, header.channels
-    require(len(prior.step) == channels, "another number of channels")
-    require(header.own_scales or bool(prior.nets), "no nets")
-    whole, quarter = divmod(header.depth, 4)
+def steps_of(depth: int, prior: Prior) -> tuple[int, list[int]]:
+    """The base step and each channel's."""
+    whole, quarter = divmod(depth, 4)
     base = (2048 * (4096, 3444, 2896, 2435)[quarter] >> 12) >> whole
-    step = [max(s * base // UNIT, 1) for s in prior.step]
-    layout = parts_of(height, width, header.order)
-    require(len(parts) == len(layout), "another number of parts")
+    return base, [max(s * base // UNIT, 1) for s in prior.step]
+
+
+def refinement_edges(levels: list[list[int]]) -> list[list[list[int]]]:
+    """By the fine step's class and the coarse level's magnitude up to 5."""
+    shares = [[1, 12, 16, 16, 16, 12, 1], [0, 2, 16, 16, 16, 12, 1]]
+    return [
+        [edges_of([row[24 + 4 * n + m] * share >> 4 for m, share in zip(range(-3, 4), shares[n > 0], strict=True)]) for n in range(6)]
+        for row in levels
+    ]
+
+
+def bodies_of(parts: list[bytes], header: Header, count: int) -> list[bytes | None]:
+    """The parts without their checksums; None: lost, or of no use without a lost one."""
+    require(len(parts) == count, "another number of parts")
     bodies = []
     for number, part in enumerate(parts):
         body = part[:-3]
@@ -308,6 +323,41 @@ def read_features(parts: list[bytes], header: Header, target: list[int], prior: 
     if header.order == 1 and None in bodies:
         first = bodies.index(None)
         bodies[first:] = [None] * (len(bodies) - first)
+    return bodies
+
+
+def refine(
+    bodies: list[bytes | None],
+    header: Header,
+    target: list[int],
+    prior: Prior,
+    coarse_levels: list[list[int]],
+    fine_classes: list[list[int]],
+    values: list[list[int]],
+) -> None:
+    """Bring the values of every band whose part arrived from the base's step to the fine one."""
+    edges, (_, step), width = refinement_edges(prior.levels), steps_of(header.depth, prior), header.width
+    for band, body in enumerate(bodies[1:]):
+        coder = None if body is None else RangeDecoder(body)
+        tokens = range(8 * band * width, min(8 * (band + 1), header.height) * width) if coder else ()
+        for t in (t for t in tokens if target[t] == t):
+            for c, level in enumerate(coarse_levels[t]):
+                row = edges[min(fine_classes[t][c], CLASSES - 1)][min(abs(level), 5)]
+                change = (coder.symbol(row) - 3) * step[c]
+                values[t][c] = clip(values[t][c] + (-change if level < 0 else change), BOUND)
+
+
+def read_features(parts: list[bytes], header: Header, target: list[int], prior: Prior) -> list[list[int]]:
+    """Every token's values in 1 / 256, raster order, after unmerging."""
+    height, width, channels = header.height, header.width, header.channels
+    require(len(prior.step) == channels, "another number of channels")
+    require(header.own_scales or bool(prior.nets), "no nets")
+    base, step = steps_of(header.depth - (8 if header.order == 2 else 0), prior)
+    _, fine_step = steps_of(header.depth, prior)
+    coarse_levels = [[0] * channels for _ in range(height * width)]
+    fine_classes = [[0] * channels for _ in range(height * width)]
+    layout = parts_of(height, width, header.order)
+    bodies = bodies_of(parts, header, len(layout))
     count = 8 if header.own_scales else len(prior.nets[0])
     edges = [channels * k // count for k in range(count + 1)]
     groups = [(a, b) for a, b in itertools.pairwise(edges) if b > a]
@@ -328,23 +378,27 @@ def read_features(parts: list[bytes], header: Header, target: list[int], prior: 
                     if header.own_scales:
                         means += [sum(n[c] for n in around[t]) + 2 >> 2 for c in range(a, b)]
                         classes += header.scales[kind][a:b]
+                        fine_classes[t][a:b] = [k + 8 for k in header.scales[kind][a:b]]
                         continue
                     place = [t // width * 512 // height - 256, t % width * 512 // width - 256, log2(base)]
                     inputs = [v for n in around[t] for v in n] + place + [clip(v, LIMIT) for v in values[t][:a]]
                     out = predict(prior.nets[kind][number], inputs)
                     means += [clip(m, LIMIT) for m in out[: b - a]]
-                    scale = zip(out[b - a :], range(a, b), strict=True)
-                    classes += [max(0, min(MOST, (s - log2(step[c]) + 1024 + 32) // 64)) for s, c in scale]
+                    classes += [class_of(s, step[c]) for s, c in zip(out[b - a :], range(a, b), strict=True)]
+                    fine_classes[t][a:b] = [class_of(s, fine_step[c]) for s, c in zip(out[b - a :], range(a, b), strict=True)]
                 levels = level_symbols(coder, classes, tables) if coder else [0] * len(means)
                 for i, (mean, level) in enumerate(zip(means, levels, strict=True)):
                     t, c = own[i // (b - a)], a + i % (b - a)
                     values[t][c] = clip(mean + level * step[c], BOUND)
+                    coarse_levels[t][c] = level
             for t in tokens:
                 if target[t] != t:
                     n = target[t]
                     if header.order == 0 and part_number[n] not in (0, part_number[t]):
                         n = t // width // 2 * 2 * width + t % width // 2 * 2
                     values[t] = list(values[n])
+    if header.order == 2:
+        refine(bodies, header, target, prior, coarse_levels, fine_classes, values)
     return [values[target[t]] for t in range(height * width)]
 
 

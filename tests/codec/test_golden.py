@@ -13,8 +13,8 @@ import pytest
 
 from megen import codec, merging
 from megen.codec import FeatureCodec, Prior, payload, prior
-from megen.codec.header import LAYOUT, MAGIC, VERSION, seal
-from megen.codec.pyramid import KINDS
+from megen.codec.header import LAYOUT, MAGIC, VERSION, layer_code, seal
+from megen.codec.pyramid import KINDS, ORDERS
 from megen.types import Payload, Received
 from megen.ue import Receiver
 from tests.codec import reference_decoder as reference
@@ -116,7 +116,8 @@ def strings(count: int, seed: int, kind: str) -> list[bytes]:
     for number in range(count):
         height, width = map(int, grids[number // 10 % 4 if seed == 0 else 4 * number // count])
         channels = int(rng.integers(1, 5)) if kind == "none" else 3
-        order, depth = int(rng.integers(0, 2)), int(rng.integers(1, 33))
+        order = int(rng.integers(0, 3))
+        depth = int(rng.integers(9 if order == 2 else 1, 33))
         if number % 20 == 19:
             out.append(b"MEGP\x03" * (number % 40 == 39) + rng.bytes(int(rng.integers(0, 90))))
             continue
@@ -125,7 +126,7 @@ def strings(count: int, seed: int, kind: str) -> list[bytes]:
                 tokens = rng.standard_normal((height * width, channels)).astype(np.float32)
                 merged = merging.merged(tokens, (height, width), 0.75 * rng.random())
                 encoder = FeatureCodec(library_prior(kind), BACKBONE)
-                sent = encoder.encode(merged, quantiser_bits=depth / 4, order=("band", "stage")[order]).payload
+                sent = encoder.encode(merged, quantiser_bits=depth / 4, order=ORDERS[order]).payload
             bodies, choice, header = [p[: -payload.CRC_BYTES] for p in sent.features], sent.merge_map[:-4], sent.header
             changed = int(rng.integers(0, len(bodies) + bool(choice)))
             if changed == len(bodies):
@@ -136,9 +137,10 @@ def strings(count: int, seed: int, kind: str) -> list[bytes]:
             own_scales = kind == "none" or rng.random() < 0.2
             scales = rng.integers(0, 61, KINDS * channels).astype(np.uint8).tobytes() if own_scales else b""
             count_sent = int(rng.integers(height * width // 4, height * width + 1))
-            codes = (depth, order, int(own_scales), 0, 0) if rng.random() < 0.9 else tuple(rng.integers(0, 3, 5).tolist())
+            codes = (depth, order, int(own_scales), 0, layer_code(ORDERS[order]))
+            codes = codes if rng.random() < 0.9 else tuple(rng.integers(0, 4, 5).tolist())
             header = seal(LAYOUT.pack(MAGIC, VERSION, *codes, height, width, channels, count_sent, 0.0, BACKBONE) + scales)
-            bodies = [rng.bytes(4 * int(rng.integers(0, 30))) for _ in range(5 if order else 1 + (height > 0))]
+            bodies = [rng.bytes(4 * int(rng.integers(0, 30))) for _ in range(5 if order == 1 else 1 + (height > 0))]
             choice = b"" if count_sent == height * width else rng.bytes(4 * int(rng.integers(1, 10)))
         whole = sealed(header, bodies, choice or None)
         if rng.random() < 0.1:

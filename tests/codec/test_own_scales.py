@@ -31,7 +31,7 @@ def smooth(side: int, channels: int, seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize(("side", "channels"), SHAPES)
 def test_every_value_comes_back_within_the_quantisers_dead_zone(side: int, channels: int) -> None:
     merged = merging.merged(smooth(side, channels), (side, side), 0.25)
-    for order in ("band", "stage"):
+    for order in ("band", "stage", "layer"):
         sent = FeatureCodec(None, 0).encode(merged, quantiser_bits=5, order=order).payload
         crossed = codec.unpack(codec.pack(Received(sent)))
         features = FeatureCodec(None, 0, (side, side)).decode(crossed)

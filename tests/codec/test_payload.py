@@ -17,7 +17,7 @@ from megen.codec.header import Header, decode_header, encode_header
 from megen.types import Payload, Received
 from tests.codec.helpers import BACKBONE, DEPTH, codec_of, coded, decode, merged_of, sealed
 
-ORDERS = st.sampled_from(["band", "stage"])
+ORDERS = st.sampled_from(pyramid.ORDERS)
 GOOD = coded(merged_of(7, 0.5))
 SCALES = bytes([20] * pyramid.KINDS * 5)  # of five channels
 
@@ -25,7 +25,7 @@ SCALES = bytes([20] * pyramid.KINDS * 5)  # of five channels
 @given(st.integers(0, 2**20), st.floats(0, 0.75), st.sampled_from([2, 4, 8, 10, 32]), st.integers(1, 32), ORDERS)
 @settings(max_examples=60, deadline=None)
 def test_decoding_gives_what_was_encoded(seed: int, ratio: float, side: int, depth: int, order: str) -> None:
-    merged = merged_of(seed, ratio, side, 8)
+    merged, depth = merged_of(seed, ratio, side, 8), max(depth, 9) if order == "layer" else depth
     sent = coded(merged, depth, order)
     read, choice = payload.decode_protected(sent, BACKBONE)
     rows, arrived = decode(sent)
@@ -54,11 +54,11 @@ def test_a_map_of_4096_tokens_half_merged_takes_at_most_9500_bits() -> None:
     assert 8 * len(payload.encode_map(choice, b"")) <= 9500
 
 
-@pytest.mark.parametrize("order", ["band", "stage"])
+@pytest.mark.parametrize("order", pyramid.ORDERS)
 def test_a_finer_quantiser_takes_more_bits_and_errs_less(order: str) -> None:
     bits, errors = [], []
     merged = merged_of(3, 0.25, 32, 32)
-    for depth in (1, 4, 8, 14, 20, 26, 32):
+    for depth in (9, 14, 20, 26, 32) if order == "layer" else (1, 4, 8, 14, 20, 26, 32):
         sent = coded(merged, depth, order)
         bits.append(sent.bits()["features"])
         errors.append(float(np.square(decode(sent)[0] - merged.rows).mean()))
@@ -73,7 +73,7 @@ def test_another_quantiser_is_refused(quantiser_bits: float) -> None:
 
 
 def test_another_order_is_refused() -> None:
-    with pytest.raises(ValueError, match="the order of parts must be one of band, stage, got 'rows'"):
+    with pytest.raises(ValueError, match="the order of parts must be one of band, stage, layer, got 'rows'"):
         codec_of().encode(merged_of(0, 0.0), order="rows")
 
 
@@ -170,7 +170,7 @@ def test_reconstructed_values_are_clipped_inside_the_loop() -> None:
     assert largest == features.BOUND / prior.UNIT
 
 
-@pytest.mark.parametrize("order", ["band", "stage"])
+@pytest.mark.parametrize("order", pyramid.ORDERS)
 @pytest.mark.parametrize("channels", [32, 256])
 def test_the_largest_grid_takes_little_memory(order: str, channels: int) -> None:
     scales = bytes([30] * pyramid.KINDS * channels)
@@ -351,8 +351,36 @@ def test_threads_that_code_at_once_agree_and_leave_the_process_its_threads() -> 
     assert [pool["num_threads"] for pool in threadpoolctl.threadpool_info()] == before
 
 
+def test_a_lost_refinement_leaves_its_rows_coarse_and_all_others_as_they_are() -> None:
+    merged = merged_of(5, 0.25, 32, 32)
+    sent = coded(merged, 20, "layer")
+    whole = codec_of().decode(Received(sent))
+    for lost in (1, 3):
+        left = replace(sent, features=tuple(b"" if i == lost else part for i, part in enumerate(sent.features)))
+        got = codec_of().decode(Received(left))
+        coarse = np.flatnonzero(got.degradation[:, 1] != whole.degradation[:, 1])
+        shown, before = got.rows[got.merge_map], whole.rows[whole.merge_map]
+        fine = np.setdiff1d(np.arange(32 * 32), coarse)
+        np.testing.assert_array_equal(shown[fine], before[fine])
+        assert set(range(8 * 32 * (lost - 1), 8 * 32 * lost)) & set(coarse.tolist())
+        assert not got.degradation[:, 3].any()  # nothing is predicted
+        assert np.abs(shown[coarse] - merged.rows[merged.merge_map][coarse]).max() <= 0.6 * features.base_step(12) / prior.UNIT
+
+
+def test_layers_cost_a_tenth_and_too_coarse_ones_are_refused() -> None:
+    merged = merged_of(5, 0.0, 32, 32)
+    assert coded(merged, 20, "layer").bits()["features"] <= 1.2 * coded(merged, 20, "stage").bits()["features"]
+    with pytest.raises(ValueError, match=r"in layers needs a quantiser of at least 2\.25 bits, got 2"):
+        coded(merged, 8, "layer")
+    with pytest.raises(ValueError, match="no payload in layers has a depth of 8"):
+        Header(8, 8, 5, 64, BACKBONE, 8, order="layer")
+    budget = coded(merged, 12, "layer").bits()["total"]
+    assert codec_of().encode(merged, bits_budget=budget, order="layer").payload.bits()["total"] <= budget
+
+
 def test_error_rates_protect_what_others_are_predicted_from() -> None:
     merged = merged_of(0, 0.0, 32, 32)
-    assert codec_of().encode(merged).error_rates == (0.001, 0.01, 0.1, 0.1, 0.1, 0.1)
-    assert codec_of().encode(merged, order="stage").error_rates == (0.001, 0.01, 0.01, 0.01, 0.01, 0.1)
-    assert codec_of().encode(merged, analog=True).error_rates == (0.001,)
+    assert codec_of().encode(merged).error_rates == (0.003, 0.01, 0.3, 0.3, 0.3, 0.3)
+    assert codec_of().encode(merged, order="stage").error_rates == (0.003, 0.01, 0.01, 0.01, 0.01, 0.3)
+    assert codec_of().encode(merged, order="layer").error_rates == (0.003, 0.01, 0.3, 0.3, 0.3, 0.3)
+    assert codec_of().encode(merged, analog=True).error_rates == (0.003,)

@@ -75,11 +75,15 @@ def decoded() -> Iterator[dict[str, object]]:
         *(
             (f"quarter bits {depth}, {order}", "small", 8, 8, 3, 0.25, depth, order)
             for depth in (1, 7, 20, 32)
-            for order in ("band", "stage")
+            for order in ("band", "stage", "layer")
+            if order != "layer" or depth > 8
         ),
         ("all that can merge", "small", 6, 10, 3, 0.75, 20, "band"),
         ("several bands", "small", 20, 12, 3, 0.5, 16, "band"),
         ("several bands by stage", "small", 20, 12, 3, 0.5, 16, "stage"),
+        ("several bands in layers", "small", 20, 12, 3, 0.5, 16, "layer"),
+        ("own scales in layers", "none", 18, 4, 12, 0.6, 22, "layer"),
+        ("bundled backbone in layers", "scenes", 12, 8, 32, 0.25, 20, "layer"),
         ("own scales", "none", 8, 12, 5, 0.25, 24, "band"),
         ("own scales by stage", "none", 18, 4, 12, 0.6, 9, "stage"),
         ("own scales, finest", "none", 4, 4, 2, 0.0, 32, "band"),

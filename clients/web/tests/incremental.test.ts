@@ -4,7 +4,15 @@ import { CODECS, fromHex, VECTORS } from './helpers'
 import { pack } from './pack'
 import { randomOf } from './random'
 
-const NAMES = ['several bands', 'several bands by stage', 'own scales by stage', 'bundled backbone', 'the worked example']
+const NAMES = [
+  'several bands',
+  'several bands by stage',
+  'several bands in layers',
+  'own scales in layers',
+  'own scales by stage',
+  'bundled backbone',
+  'the worked example',
+]
 const WHOLE = VECTORS.decoded.filter(({ name }) => NAMES.includes(name))
 
 describe('parts that arrive one by one', () => {

@@ -18,14 +18,18 @@ import numpy as np
 
 from megen import codec, merging
 from megen.codec import FeatureCodec, header
-from megen.codec.pyramid import KINDS
+from megen.codec.pyramid import KINDS, ORDERS
+from megen.codec.refinement import LAYER
 from megen.types import Payload, Received
 from tests.codec.helpers import BACKBONE, sealed
 from tests.codec.test_golden import library_prior, strings
 from tests.golden.make import tokens_of
 
 CHANNELS = {"small": 3, "scenes": 32}
-ORDERS = ("band", "stage")
+
+
+def _depth(order: str, rng: np.random.Generator) -> int:
+    return int(rng.integers(LAYER + 1 if order == "layer" else 1, 33))
 
 
 def coded(rng: np.random.Generator) -> tuple[str, bytes]:
@@ -47,7 +51,8 @@ def coded(rng: np.random.Generator) -> tuple[str, bytes]:
         if rng.random() < 0.1:
             received = replace(received, symbols=received.symbols[1:], variance=variance[1:])
         return kind, codec.pack(received)
-    sent = encoder.encode(merged, quantiser_bits=int(rng.integers(1, 33)) / 4, order=str(rng.choice(ORDERS)))
+    order = str(rng.choice(ORDERS))
+    sent = encoder.encode(merged, quantiser_bits=_depth(order, rng) / 4, order=order)
     lost = rng.random(len(sent.payload.features)) < rng.choice([0, 0.3])
     lost[0] &= rng.random() < 0.2
     left = tuple(b"" if gone else part for part, gone in zip(sent.payload.features, lost, strict=True))
@@ -63,8 +68,8 @@ def sealed_garbage(rng: np.random.Generator) -> tuple[str, bytes]:
     rows = int(rng.choice([tokens, tokens // 4, rng.integers(tokens // 4, tokens)]))
     own_scales = kind == "none" or rng.random() < 0.3
     scales = rng.integers(0, rng.integers(2, 62), KINDS * channels).astype(np.uint8).tobytes() if own_scales else b""
-    first = header.encode_header(header.Header(height, width, channels, rows, BACKBONE, int(rng.integers(1, 33)), 0.0, order, scales))
-    count = 1 + -(-height // 8) if order == "band" else 5
+    first = header.encode_header(header.Header(height, width, channels, rows, BACKBONE, _depth(order, rng), 0.0, order, scales))
+    count = 5 if order == "stage" else 1 + -(-height // 8)
     bodies = [rng.bytes(4 * int(rng.integers(0, 200))) for _ in range(count)]
     choice = bytes([16 * int(rng.random() < 0.9), *rng.bytes(1)]) + bytes(2) if rng.random() < 0.7 else rng.bytes(4)  # often few weights
     whole = sealed(first, bodies, None if rows == tokens else choice + rng.bytes(4 * int(rng.integers(0, 100))))

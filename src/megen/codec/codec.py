@@ -62,7 +62,8 @@ class FeatureCodec:
         """Quantise and entropy-code merged features, or with `analog` make I/Q symbols of them.
 
         The quantiser is that of `quantiser_bits`, in steps of 1/4, or the finest whose payload fits `bits_budget`. The parts'
-        `order` is "band", where a lost one harms no other, or "stage", where each that arrives refines the whole picture.
+        `order` is "band", where a lost one harms no other, "stage", where each that arrives refines the whole picture, or "layer", where
+        the base is a coarse picture and a lost part leaves eight token rows of it coarse.
         Errors: InputError on values that cannot be coded, on another quantiser, order, grid or number of channels, on a budget that
         is too small, and on one with `analog`.
         """
@@ -79,11 +80,13 @@ class FeatureCodec:
             iq, amplitude = symbols.modulate(merged.rows, symbols.row_gains(merged.counts))
             parts = payload.encode(merged.rows, merged.choice, merged.merge_map, replace(header, amplitude=amplitude), prior)
             return Transmission(parts, iq, payload.error_rates(parts))
-        header = replace(header, order=order)
+        depth = features.MAX_DEPTH if bits_budget is not None else depth_of(quantiser_bits)
+        if order == "layer":
+            features.base_depth(depth)  # refuses what is too coarse for two layers
+        header = replace(header, order=order, depth=depth)
         if bits_budget is not None:
             parts = payload.encode_within(bits_budget, merged.rows, merged.choice, merged.merge_map, header, prior)
         else:
-            header = replace(header, depth=depth_of(quantiser_bits))
             parts = payload.encode(merged.rows, merged.choice, merged.merge_map, header, prior)
         return Transmission(parts, None, payload.error_rates(parts, order))
 
@@ -102,15 +105,23 @@ class FeatureCodec:
         if not header.analog:
             prior = self.prior or plain(header.channels)
             rows, arrived = payload.decode_features(received.payload, header, merge_map, prior)
-            steps = features.steps_of(prior, header.depth) / UNIT
-            degradation[:, 1] = np.sqrt((steps**2).mean() / 12)
-            degradation[~arrived, 3] = LOST
+            degradation[:, 1] = _deviation(prior, header.depth)
+            if header.order == "layer":
+                degradation[~arrived, 1] = _deviation(prior, features.base_depth(header.depth))
+            else:
+                degradation[~arrived, 3] = LOST
             return Features(rows, merge_map, degradation)
         iq, variance = _checked(received, (header.rows * header.channels + 1) // 2)
         gains = symbols.row_gains(np.bincount(merge_map))
         rows, deviation = symbols.demodulate(iq, variance, header.amplitude, gains, header.channels)
         degradation[:, 0] = deviation[merge_map]
         return Features(rows, merge_map, degradation)
+
+
+def _deviation(prior: Prior, depth: int) -> float:
+    """Of what a quantiser rounds away."""
+    steps = features.steps_of(prior, depth) / UNIT
+    return float(np.sqrt((steps**2).mean() / 12))
 
 
 def _checked(received: Received, needed: int) -> tuple[ComplexArray, NDArray[np.float64]]:

@@ -21,7 +21,7 @@ ESCAPE_BITS = 16
 CLASSES, PER_OCTAVE, LOWEST = 24, 4, -4  # scale classes: log2(scale / step) = LOWEST + class / PER_OCTAVE
 MOST = 60  # the largest class; from CLASSES on the lowest bits of a level travel as they are
 
-_FAMILY = constriction.stream.model.Categorical(perfect=False)
+FAMILY = constriction.stream.model.Categorical(perfect=False)
 _ESCAPE = constriction.stream.model.Uniform(1 << ESCAPE_BITS)
 _UNIFORM = constriction.stream.model.Uniform()
 
@@ -82,7 +82,7 @@ def put(coder: object, levels: IntArray, classes: IntArray, table: NDArray[np.fl
     half = (1 << low) >> 1
     high = (levels + half) >> low
     near = high.clip(-REACH, REACH)
-    coder.encode((near + REACH).astype(np.int32), _FAMILY, table[classes - PER_OCTAVE * low])  # type: ignore[attr-defined]
+    coder.encode((near + REACH).astype(np.int32), FAMILY, table[classes - PER_OCTAVE * low])  # type: ignore[attr-defined]
     beyond = np.abs(high[np.abs(near) == REACH]) - REACH
     if len(beyond):
         coder.encode(beyond.astype(np.int32), _ESCAPE)  # type: ignore[attr-defined]
@@ -98,7 +98,7 @@ def get(coder: object, classes: IntArray, table: NDArray[np.float64]) -> IntArra
     any_fine = bool(fine.any())
     try:
         rows = table[classes - PER_OCTAVE * low if any_fine else classes]
-        levels: IntArray = coder.decode(_FAMILY, rows).astype(np.int64) - REACH  # type: ignore[attr-defined]
+        levels: IntArray = coder.decode(FAMILY, rows).astype(np.int64) - REACH  # type: ignore[attr-defined]
         far = np.abs(levels) == REACH
         if far.any():
             levels[far] += np.sign(levels[far]) * coder.decode(_ESCAPE, int(far.sum())).astype(np.int64)  # type: ignore[attr-defined]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from megen.codec import entropy
+from megen.codec import entropy, refinement
 from megen.codec import prior as priors
 from megen.codec.prior import UNIT, Prior, Whole
 from megen.codec.pyramid import KINDS, Stage, part_of, segments
@@ -47,6 +47,7 @@ class _Picture:
     prior: Prior
     depth: int
     scales: IntArray  # [KINDS, c] classes, where the prior has no nets
+    layer: _Layer | None  # what a refinement must know of what was coded
 
     @classmethod
     def of(cls, mapping: IntArray, grid: tuple[int, int], prior: Prior, depth: int, order: str, scales: bytes = b"") -> _Picture:
@@ -54,7 +55,10 @@ class _Picture:
         if scales:
             classes[:] = np.frombuffer(scales, np.uint8).reshape(classes.shape)
         source, stays = _sources(mapping, grid, order)
-        return cls(np.zeros((grid[0] * grid[1], prior.channels), np.float32), grid, source, stays, prior, depth, classes)
+        shape, layer = (grid[0] * grid[1], prior.channels), None
+        if order == "layer":
+            layer, depth = _Layer(np.zeros(shape, np.int8), np.zeros(shape, np.uint8), steps_of(prior, depth)), base_depth(depth)
+        return cls(np.zeros(shape, np.float32), grid, source, stays, prior, depth, classes, layer)
 
     def fill(self, stages: Sequence[Stage], levels: Levels) -> None:
         """Go through the stages of one part: a token's value is mean + level * step, within `BOUND`."""
@@ -73,9 +77,15 @@ class _Picture:
                         net = prior.nets[stage.kind][number]
                         mean, log2_scale = priors.predict(net, np.concatenate([inputs, earlier[:, : group.start]], 1))
                         classes = priors.scale_class(log2_scale, step[group])
+                        finer = priors.scale_class(log2_scale, self.layer.step[group]) if self.layer else classes
                     else:
                         mean, classes = means[:, group], np.tile(self.scales[stage.kind, group], (len(tokens), 1))
-                    change = levels(stage.kind, group, tokens, mean, classes) * step[group]
+                        finer = classes + refinement.LAYER
+                    coarse = levels(stage.kind, group, tokens, mean, classes)
+                    if self.layer:
+                        self.layer.levels[tokens, group] = priors.clipped(coarse, refinement.FARTHEST)
+                        self.layer.classes[tokens, group] = finer
+                    change = coarse * step[group]
                     change += mean
                     known = priors.clipped(change, BOUND)
                     self.values[tokens, group] = known
@@ -83,6 +93,23 @@ class _Picture:
                         earlier[:, group] = priors.clipped(known, priors.LIMIT)
             merged = stage.tokens[~coded]
             self.values[merged] = self.values[self.source[merged]]
+
+    def refine(self, number: int, symbols: Callable[[IntArray, IntArray, IntArray], IntArray]) -> None:
+        """Refine a band's tokens by `symbols(tokens, coarse levels, classes)`."""
+        assert self.layer is not None
+        tokens = np.flatnonzero(self.stays & (part_of(*self.grid, "layer") == number))
+        coarse, classes = (kept[tokens].astype(np.int64) for kept in (self.layer.levels, self.layer.classes))
+        change = refinement.change_of(symbols(tokens, coarse, classes), coarse, self.layer.step)
+        self.values[tokens] = priors.clipped(self.values[tokens] + change, BOUND)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """Coarse levels within +- 5 and the fine step's scale classes [h*w, c], and each channel's fine step."""
+
+    levels: NDArray[np.int8]
+    classes: NDArray[np.uint8]
+    step: IntArray
 
 
 class _Quantiser:
@@ -123,6 +150,14 @@ def base_step(depth: int) -> int:
     return (8 * UNIT * (4096, 3444, 2896, 2435)[quarter] >> 12) >> whole  # 2^(-k/4) in 1 / 4096
 
 
+def base_depth(depth: int) -> int:
+    """The depth of the base where a refinement layer brings it to `depth`."""
+    if depth < MIN_DEPTH + refinement.LAYER:
+        least = (MIN_DEPTH + refinement.LAYER) / 4
+        raise InputError(f"a payload in layers needs a quantiser of at least {least:g} bits, got {depth / 4:g}")
+    return depth - refinement.LAYER
+
+
 def steps_of(prior: Prior, depth: int) -> IntArray:
     """Each channel's step in 1 / UNIT."""
     out: IntArray = np.maximum(prior.step * base_step(depth) // UNIT, 1)
@@ -149,7 +184,7 @@ def _sources(mapping: IntArray, grid: tuple[int, int], order: str) -> tuple[IntA
     """
     own = own_tokens(mapping, grid)
     number = np.arange(len(own))
-    if order == "stage":
+    if order != "band":
         return own, own == number
     part = part_of(*grid)
     y, x = np.divmod(number, grid[1])
@@ -165,9 +200,9 @@ def encode_parts(rows: FloatArray, mapping: IntArray, grid: tuple[int, int], pri
     if not (np.isfinite(rows).all() and np.abs(rows).max(initial=0) <= LARGEST):
         raise InputError(f"features hold NaN, infinity or values beyond {LARGEST}: nothing can be coded")
     picture = _Picture.of(mapping, grid, prior, depth, order)
-    quantiser = _Quantiser(np.rint(rows.astype(np.float64) * UNIT)[mapping], steps_of(prior, depth))
+    quantiser = _Quantiser(np.rint(rows.astype(np.float64) * UNIT)[mapping], steps_of(prior, picture.depth))
     blocks, ends = quantiser.blocks, []
-    for stages in segments(*grid, order):
+    for stages in segments(*grid, order)[: 1 if picture.layer else None]:
         picture.fill(stages, quantiser)
         ends.append(len(blocks))
     scales = np.zeros_like(picture.scales) if prior.nets else _best_scales(blocks, prior)
@@ -178,7 +213,26 @@ def encode_parts(rows: FloatArray, mapping: IntArray, grid: tuple[int, int], pri
             own = classes if prior.nets else np.broadcast_to(scales[kind, group], levels.shape)
             entropy.put(coder, levels.ravel(), own.ravel(), prior.weights)
         parts.append(entropy.finished(coder))
+    if picture.layer:
+        if not prior.nets:  # known only now
+            for stage in segments(*grid, order)[0]:
+                picture.layer.classes[stage.tokens] = scales[stage.kind] + refinement.LAYER
+        parts += [_refined(picture, quantiser.target, number) for number in range(1, len(segments(*grid, order)))]
     return Coded(parts, b"" if prior.nets else scales.astype(np.uint8).tobytes())
+
+
+def _refined(picture: _Picture, target: Whole, number: int) -> bytes:
+    """The refinement of one band."""
+    coder, table = entropy.encoder(), refinement.tables(picture.prior.levels)
+
+    def symbols(tokens: IntArray, coarse: IntArray, classes: IntArray) -> IntArray:
+        assert picture.layer is not None
+        found = refinement.symbols_of(target[tokens] - picture.values[tokens], coarse, picture.layer.step)
+        refinement.put(coder, found, coarse, classes, table)
+        return found
+
+    picture.refine(number, symbols)
+    return entropy.finished(coder)
 
 
 def _best_scales(blocks: Sequence[tuple[int, slice, IntArray, IntArray]], prior: Prior) -> IntArray:
@@ -211,13 +265,18 @@ def decode_parts(
 ) -> FloatArray:
     """Rows [n, c] from what arrived of the parts; None: lost, and filled with what is predicted of it.
 
-    `scales` are those of `Coded` where the prior has no nets. By stage, nothing but None may follow a None.
+    `scales` are those of `Coded` where the prior has no nets. By stage, nothing but None may follow a None. In layers, what a lost part
+    would have refined stays coarse.
     Errors: InputError where a part's bits are not ones that `encode_parts` wrote.
     """
     picture = _Picture.of(mapping, grid, prior, depth, order, scales)
     for number, (stages, part) in enumerate(zip(segments(*grid, order), parts, strict=True)):
         try:
-            picture.fill(stages, _predicted if part is None else _Reader(part, prior.weights))
+            if not (picture.layer and number):
+                picture.fill(stages, _predicted if part is None else _Reader(part, prior.weights))
+            elif part is not None:
+                coder, table = entropy.decoder(part), refinement.tables(prior.levels)
+                picture.refine(number, lambda _, coarse, classes: refinement.get(coder, coarse, classes, table))  # noqa: B023
         except ValueError as error:
             raise InputError(f"feature part {number} holds {error}") from error
     rows = np.empty((int(mapping.max()) + 1, prior.channels), np.float32)

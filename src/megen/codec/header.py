@@ -11,6 +11,7 @@ import numpy as np
 from megen.codec import features
 from megen.codec.entropy import MOST
 from megen.codec.pyramid import KINDS, ORDERS
+from megen.codec.refinement import LAYER
 from megen.types import InputError
 
 MAGIC = b"ME"
@@ -46,6 +47,8 @@ class Header:
     def __post_init__(self) -> None:
         if self.depth and not features.MIN_DEPTH <= self.depth <= features.MAX_DEPTH:
             raise CodecError(f"no payload has a depth of {self.depth} quarter bits")
+        if self.order == "layer" and self.depth < features.MIN_DEPTH + LAYER:
+            raise CodecError(f"no payload in layers has a depth of {self.depth} quarter bits")
         if not np.isfinite(self.amplitude) or self.amplitude < 0:
             raise CodecError(f"no payload has an amplitude of {self.amplitude}")
         if not is_grid(self.grid) or not 1 <= self.channels <= MAX_CHANNELS:
@@ -90,9 +93,14 @@ def opened(part: bytes, what: str, header: bytes = b"") -> bytes:
     return body
 
 
+def layer_code(order: str) -> int:
+    """How many quarter bits a refinement layer adds; 0 where there is none."""
+    return LAYER if order == "layer" else 0
+
+
 def encode_header(header: Header) -> bytes:
     """The header as bytes."""
-    codes = (header.depth, ORDERS.index(header.order), OWN_SCALES if header.scales else FILE_PRIOR, TOKEN_MERGING, 0)
+    codes = (header.depth, ORDERS.index(header.order), OWN_SCALES if header.scales else FILE_PRIOR, TOKEN_MERGING, layer_code(header.order))
     sizes = (header.height, header.width, header.channels, header.rows)
     return seal(LAYOUT.pack(MAGIC, VERSION, *codes, *sizes, header.amplitude, header.backbone) + header.scales)
 
@@ -112,10 +120,11 @@ def decode_header(part: bytes) -> Header:
         ("order of parts", order, len(ORDERS)),
         ("prior", prior, OWN_SCALES + 1),
         ("reduction", reduction, 1),
-        ("refinement layer", layer, 1),
     ):
         if code >= count:
             raise CodecError(f"the header names {name} {code}, which this megen does not know: update it")
+    if layer != layer_code(ORDERS[order]):
+        raise CodecError(f"the header names refinement layer {layer}, which this megen does not know: update it")
     scales = body[LAYOUT.size :]
     if bool(scales) != (prior == OWN_SCALES):
         raise CodecError(

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from megen.codec import entropy, features
-from megen.codec.header import CRC, CRC_BYTES, CodecError, Header, crc_of, decode_header, encode_header, opened, seal
+from megen.codec.header import CRC, CRC_BYTES, CodecError, Header, crc_of, decode_header, encode_header, layer_code, opened, seal
 from megen.codec.prior import Prior
 from megen.codec.pyramid import part_of, segments
 from megen.types import FloatArray, InputError, IntArray, Payload
@@ -92,7 +92,7 @@ def encode_within(bits_budget: int, rows: FloatArray, choice: IntArray, mapping:
 
     Errors: InputError where even the smallest depth takes more, naming its bits.
     """
-    low, high = features.MIN_DEPTH, features.MAX_DEPTH
+    low, high = features.MIN_DEPTH + layer_code(header.order), features.MAX_DEPTH
     best = encode(rows, choice, mapping, replace(header, depth=low), prior)
     if best.bits()["total"] > bits_budget:
         least = best.bits()["total"]
@@ -156,7 +156,7 @@ def _opened(part: bytes, number: int, header: bytes) -> bytes | None:
 def error_rates(payload: Payload, order: str = "band") -> tuple[float, ...]:
     """Largest block error rate of each part's first attempts: header and map together, then the base, then the rest.
 
-    Parts from which others are predicted take a lower one: the base, and by stage all but the last.
+    Parts that others need take a lower one: the base, and by stage all but the last.
     """
     parts = len(payload.features)
     last = 1 if order == "stage" else parts - 1

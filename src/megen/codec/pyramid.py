@@ -2,11 +2,13 @@
 
 A pyramid of grids: the base is every eighth token, refined to every fourth; it is refined to every second (the
 destinations of merging) and then to every token. A refinement has two stages: the middle of four known tokens, then what
-lies between two of them. The base is one part. The rest is cut into parts in one of two orders:
+lies between two of them. The base is one part. The rest is cut into parts in one of three orders:
 
     band    eight token rows each, predicted from the base and from itself alone: a lost one harms no other
     stage   the four stages of the whole grid, each predicted from all before it: fewer bits, and every one that
             arrives refines the whole picture, but what follows a lost one is lost too
+    layer   the base is the whole pyramid, coarsely quantised, and each part refines eight token rows of it
+            (`refinement.py`): a lost one leaves them coarse; about a tenth more bits
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from megen.types import IntArray
 TOP = 8  # spacing of the coarsest grid, and height of a band
 KINDS = 7  # coarsest grid, then middle and edge of each of three refinements
 BASE_KINDS, REFINING_KINDS = (0, 1, 2), (3, 4, 5, 6)
-ORDERS = ("band", "stage")  # of the parts
+ORDERS = ("band", "stage", "layer")  # of the parts
 NONE = -1
 
 Mask = NDArray[np.bool_]
@@ -42,6 +44,8 @@ class Stage:
 def segments(height: int, width: int, order: str = "band") -> tuple[tuple[Stage, ...], ...]:
     """The stages of each part in coding order: the base first, then the bands from the top or the four stages below the base.
 
+    In layers the base has all stages, and the bands that refine it have none.
+
     By stage too, a stage is cut into bands of eight token rows, so that no more memory is needed.
     """
     kind_of, spacing_of = _kinds(height, width)
@@ -54,12 +58,17 @@ def segments(height: int, width: int, order: str = "band") -> tuple[tuple[Stage,
     base = _stages(in_base, BASE_KINDS, in_base, *shape)
     if order == "band":
         return base, *(_stages(band_of == band, REFINING_KINDS, in_base | (band_of == band), *shape) for band in bands)
+    every = tuple(s for k in range(KINDS) for band in bands for s in _stages(band_of == band, (k,), everywhere, *shape))
+    if order == "layer":
+        return every, *(() for _ in bands)
     return base, *(tuple(s for band in bands for s in _stages(band_of == band, (k,), everywhere, *shape)) for k in REFINING_KINDS)
 
 
 @functools.lru_cache(maxsize=8)
 def part_of(height: int, width: int, order: str = "band") -> IntArray:
     """The part of every token, [h*w]."""
+    if order == "layer":
+        return 1 + np.arange(height * width) // width // TOP
     out = np.zeros(height * width, np.int64)
     for number, stages in enumerate(segments(height, width, order)):
         for stage in stages:

@@ -1,11 +1,12 @@
 import type { Header } from './header'
 import { readLevels } from './levels'
-import { clip, MAX_CLASS, MAX_INPUT, MAX_VALUE, UNIT } from './limits'
+import { clip, LAYER, MAX_CLASS, MAX_INPUT, MAX_VALUE, UNIT } from './limits'
 import { runNet } from './nets'
 import { type CodecFile, contextSize, type Group, groupsOf } from './prior'
 import { NONE, type Pyramid, type Stage } from './pyramid'
 import { baseStep, channelSteps, log2 } from './quantiser'
 import type { RangeDecoder } from './range'
+import { type Layer, layerOf, note } from './refinement'
 
 /** Groups of channels where a payload brings its own scales. */
 const OWN_SCALES_GROUPS = 8
@@ -15,6 +16,8 @@ export interface Canvas {
   readonly header: Header
   readonly codec: CodecFile
   readonly groups: readonly Group[]
+  /** The quantiser's depth; of a layered payload, its base's. */
+  readonly depth: number
   /** Each channel's quantiser step, and log2 of it, in units of 1/256. */
   readonly steps: Int32Array
   readonly logSteps: Int32Array
@@ -23,6 +26,8 @@ export interface Canvas {
   /** [tokens, channels] in units of 1/256. */
   readonly values: Int16Array
   readonly block: Block
+  /** What a refinement must know of the base; null where there is none. */
+  readonly layer: Layer | null
 }
 
 /** Room for the tokens of one stage, and the levels of one group of their channels. */
@@ -40,22 +45,26 @@ interface Block {
 /** An empty canvas. `target` says which token's row each token shows. */
 export function canvasOf(header: Header, codec: CodecFile, target: Int32Array, pyramid: Pyramid): Canvas {
   const { channels, width } = header
-  const steps = channelSteps(codec.step, header.depth)
+  const layered = header.order === 'layer'
+  const depth = header.depth - (layered ? LAYER : 0)
+  const steps = channelSteps(codec.step, depth)
   const groups = groupsOf(channels, header.scales ? OWN_SCALES_GROUPS : codec.nets[0].length)
   return {
     header,
     codec,
     groups,
+    depth,
     steps,
     logSteps: steps.map(log2),
     source: target.map((from, token) => sourceOf(token, from)),
     values: new Int16Array(target.length * channels),
     block: blockOf(pyramid, channels, Math.max(...groups.map(({ start, end }) => end - start))),
+    layer: layered ? layerOf(channelSteps(codec.step, header.depth), target.length * channels) : null,
   }
 
   function sourceOf(token: number, from: number): number {
     const part = pyramid.partOf[from]
-    if (header.order === 'stage' || part === 0 || part === pyramid.partOf[token]) return from
+    if (header.order !== 'band' || part === 0 || part === pyramid.partOf[token]) return from
     const y = Math.floor(token / width)
     const x = token % width
     return (y - (y % 2)) * width + x - (x % 2)
@@ -86,8 +95,8 @@ export function fillPart(canvas: Canvas, stages: readonly Stage[], decoder: Rang
 }
 
 /** Take the stage's tokens that were sent into the block, with their contexts; gives their number. */
-function openBlock({ header, source, values, block }: Canvas, { tokens, neighbours }: Stage): number {
-  const { height, width, channels, depth } = header
+function openBlock({ header, depth, source, values, block }: Canvas, { tokens, neighbours }: Stage): number {
+  const { height, width, channels } = header
   const { inputs, stride } = block
   const logBase = log2(baseStep(depth))
   let count = 0
@@ -111,7 +120,7 @@ function openBlock({ header, source, values, block }: Canvas, { tokens, neighbou
 
 /** Decode a group of channels of the block's tokens. */
 function fillGroup(canvas: Canvas, kind: number, group: Group, number: number, count: number, decoder: RangeDecoder | null): void {
-  const { header, codec, steps, values, block } = canvas
+  const { header, codec, steps, values, block, layer } = canvas
   const { channels, scales } = header
   const { tokens, inputs, stride, means, classes, levels } = block
   const { start, end } = group
@@ -126,39 +135,46 @@ function fillGroup(canvas: Canvas, kind: number, group: Group, number: number, c
     for (let c = start; c < end; c++, at++) {
       const value = clip(means[at] + levels[at] * steps[c], MAX_VALUE)
       values[tokens[i] * channels + c] = value
+      if (layer) note(layer, tokens[i] * channels + c, levels[at], value)
       inputs[i * stride + own + c] = clip(value, MAX_INPUT)
     }
   }
 }
 
 /** Means of the four neighbours, and the header's own classes. */
-function predictMean({ header, block }: Canvas, scales: Uint8Array, { start, end }: Group, count: number): void {
+function predictMean({ header, block, layer }: Canvas, scales: Uint8Array, { start, end }: Group, count: number): void {
   const { channels } = header
-  const { inputs, stride, means, classes } = block
+  const { tokens, inputs, stride, means, classes } = block
   for (let i = 0, at = 0; i < count; i++) {
     for (let c = start; c < end; c++, at++) {
       const first = i * stride + c
       const sum = inputs[first] + inputs[first + channels] + inputs[first + 2 * channels] + inputs[first + 3 * channels]
       means[at] = (sum + 2) >> 2
       classes[at] = scales[c]
+      if (layer) layer.classes[tokens[i] * channels + c] = scales[c] + LAYER
     }
   }
 }
 
 /** Means and classes that the group's net gives. */
-function predictByNet({ codec, logSteps, block }: Canvas, kind: number, number: number, { start, end }: Group, count: number): void {
-  const { inputs, stride, outputs, means, classes } = block
+function predictByNet({ header, codec, logSteps, block, layer }: Canvas, kind: number, number: number, { start, end }: Group, count: number): void {
+  const { tokens, inputs, stride, outputs, means, classes } = block
   const net = codec.nets[kind][number]
   const size = end - start
   runNet(net, inputs, stride, count, outputs)
   for (let i = 0, at = 0; i < count; i++) {
     const row = i * net.second.units
     for (let c = 0; c < size; c++, at++) {
-      const scaleClass = (outputs[row + size + c] - logSteps[start + c] + 1056) >> 6
       means[at] = clip(outputs[row + c], MAX_INPUT)
-      classes[at] = Math.max(0, Math.min(MAX_CLASS, scaleClass))
+      classes[at] = classOf(outputs[row + size + c], logSteps[start + c])
+      if (layer) layer.classes[tokens[i] * header.channels + start + c] = classOf(outputs[row + size + c], layer.logSteps[start + c])
     }
   }
+}
+
+/** The class of a scale relative to a step, from the logarithms of both. */
+function classOf(logScale: number, logStep: number): number {
+  return Math.max(0, Math.min(MAX_CLASS, (logScale - logStep + 1056) >> 6))
 }
 
 function copyMerged({ header, source, values }: Canvas, { tokens }: Stage): void {

@@ -1,9 +1,9 @@
 import { crc32, viewOf } from './bytes'
 import { ensure } from './error'
-import { KINDS, MAX_CHANNELS, MAX_CLASS, MAX_DEPTH, MAX_SIDE } from './limits'
+import { KINDS, LAYER, MAX_CHANNELS, MAX_CLASS, MAX_DEPTH, MAX_SIDE } from './limits'
 
-/** Which tokens a feature part holds: eight token rows (a band), or one stage of the pyramid. */
-export type Order = 'band' | 'stage'
+/** What a feature part holds: eight token rows (a band), one stage of the pyramid, or what refines eight rows (a layer). */
+export type Order = 'band' | 'stage' | 'layer'
 
 /** Height and width of a token grid. */
 export type Grid = readonly [height: number, width: number]
@@ -32,7 +32,7 @@ const FIXED_BYTES = 24
 const CRC_BYTES = 4
 const MAGIC = 0x454d // "ME"
 const VERSION = 3
-const ORDERS: readonly Order[] = ['band', 'stage']
+const ORDERS: readonly Order[] = ['band', 'stage', 'layer']
 
 /** The body of a part that ends in four bytes of checksum, which starts from `start`. */
 export function openPart(part: Uint8Array, start: number, name: string): Uint8Array {
@@ -54,14 +54,15 @@ export function readHeader(part: Uint8Array): Header {
   ensureCode('order of parts', order, ORDERS.length)
   ensureCode('prior', prior, 2)
   ensureCode('reduction', reduction, 1)
-  ensureCode('refinement layer', layer, 1)
+  const layered = ORDERS[order] === 'layer'
+  ensure(layer === (layered ? LAYER : 0), `the header names refinement layer ${layer}, which this megen does not know: update it`)
 
   const height = view.getUint16(8, true)
   const width = view.getUint16(10, true)
   const channels = view.getUint16(12, true)
   const rows = view.getUint16(14, true)
   const amplitude = view.getFloat32(16, true)
-  ensure(depth <= MAX_DEPTH, `no payload has a depth of ${depth} quarter bits`)
+  ensure(depth <= MAX_DEPTH && (!layered || depth > LAYER), `no payload has a depth of ${depth} quarter bits`)
   ensure(amplitude >= 0 && amplitude < Infinity, `no payload has an amplitude of ${amplitude}`)
   ensure(isSide(height) && isSide(width), `a grid of ${height} x ${width}: sides are even, 2 to ${MAX_SIDE}`)
   ensure(channels >= 1 && channels <= MAX_CHANNELS, `${channels} channels: 1 to ${MAX_CHANNELS} can be`)

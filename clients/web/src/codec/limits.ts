@@ -19,6 +19,9 @@ export const MAX_CLASS = 60
 /** The quantiser's largest depth, in quarter bits. */
 export const MAX_DEPTH = 32
 
+/** Quarter bits that the base of a layered payload is coarser than its refinement. */
+export const LAYER = 8
+
 /** `max(-most, min(most, value))`. */
 export function clip(value: number, most: number): number {
   return value > most ? most : value < -most ? -most : value

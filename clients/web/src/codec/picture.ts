@@ -9,6 +9,7 @@ import { readMap } from './map'
 import { type CodecFile, plainCodec } from './prior'
 import { type Pyramid, pyramidOf } from './pyramid'
 import { RangeDecoder } from './range'
+import { refine } from './refinement'
 
 /** What the picture decoder's graph is given. */
 export interface Features {
@@ -87,7 +88,7 @@ export function addPart({ header, digital }: Picture, number: number, part: Uint
   const whole = part.length >= PART_CRC_BYTES && (crc32(body, start) & 0xffffff) === crc
   ensure(whole, `feature part ${number} fails its checksum: it was changed in transit`)
   bodies[number] = body
-  const alone = header.order === 'band' && number > 0
+  const alone = header.order !== 'stage' && number > 0
   stale.fill(true, number, alone ? number + 1 : undefined)
 }
 
@@ -102,7 +103,9 @@ export function digitalFeatures({ header, target, digital }: Picture): Features 
   pyramid.parts.forEach((stages, number) => {
     if (!stale[number]) return
     const body = usable[number]
-    fillPart(canvas, stages, body && new RangeDecoder(body, `feature part ${number}`))
+    const decoder = body && new RangeDecoder(body, `feature part ${number}`)
+    if (!canvas.layer || number === 0) fillPart(canvas, stages, decoder)
+    else if (decoder) refine(canvas.layer, sentOf(number), canvas.codec.refinement, decoder, canvas.values)
     stale[number] = false
   })
 
@@ -113,13 +116,24 @@ export function digitalFeatures({ header, target, digital }: Picture): Features 
     if (from !== token) return
     for (let c = 0; c < channels; c++) rows[at++] = canvas.values[token * channels + c] / UNIT
   })
-  const variance = canvas.steps.reduce((sum, step) => sum + (step / UNIT) ** 2, 0) / channels / 12
+  const coarse = deviationOf(canvas.steps)
+  const fine = canvas.layer ? deviationOf(canvas.layer.steps) : coarse
   const features = featuresOf(header, target, rows)
   target.forEach((from, token) => {
-    features.degradation[STATES * token + 1] = Math.sqrt(variance)
-    if (usable[pyramid.partOf[from]] === null) features.degradation[STATES * token + 3] = LOST
+    const lost = usable[pyramid.partOf[from]] === null
+    features.degradation[STATES * token + 1] = lost ? coarse : fine
+    if (lost && !canvas.layer) features.degradation[STATES * token + 3] = LOST
   })
   return features
+
+  function deviationOf(steps: Int32Array): number {
+    return Math.sqrt(steps.reduce((sum, step) => sum + (step / UNIT) ** 2, 0) / channels / 12)
+  }
+
+  /** The tokens of a part of a layer that were sent. */
+  function sentOf(number: number): number[] {
+    return [...pyramid.partOf.keys()].filter((token) => pyramid.partOf[token] === number && target[token] === token)
+  }
 }
 
 /** Features from a picture's analog symbols. */

@@ -3,6 +3,7 @@ import { ensure } from './error'
 import { levelEdges, logisticCounts, SYMBOLS, TABLES } from './levels'
 import { KINDS, MAX_CHANNELS, UNIT } from './limits'
 import { type Net, readNet } from './nets'
+import { refinementEdges } from './refinement'
 import { openTensors, readTensor } from './safetensors'
 
 /** What a backbone's features are decoded with. */
@@ -14,6 +15,8 @@ export interface CodecFile {
   readonly nets: readonly (readonly Net[])[]
   /** The edges of the 49 symbols of each table of levels, [24, 50]. */
   readonly edges: Int32Array
+  /** The edges of a refinement's symbols. */
+  readonly refinement: Int32Array
   /** CRC-32 of all numbers of the file, on which the backbone's fingerprint depends. */
   readonly digest: number
 }
@@ -42,7 +45,7 @@ export function contextSize(channels: number): number {
 export function plainCodec(channels: number): CodecFile {
   const step = new Int32Array(channels).fill(UNIT)
   const counts = logisticCounts()
-  return { channels, step, nets: [], edges: levelEdges(counts), digest: digestOf([step, counts]) }
+  return { channels, step, nets: [], edges: levelEdges(counts), refinement: refinementEdges(counts), digest: digestOf([step, counts]) }
 }
 
 /** Read a codec file (section 6); refused where a sum could overflow 32 bits. */
@@ -72,6 +75,7 @@ export function readCodecFile(data: Uint8Array): CodecFile {
     step: step.numbers,
     nets: files.map((row) => row.map(({ net }) => net)),
     edges: levelEdges(counts.numbers),
+    refinement: refinementEdges(Int32Array.from(counts.numbers)),
     digest: digestOf(numbers),
   }
 }

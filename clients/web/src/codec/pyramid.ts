@@ -26,7 +26,7 @@ const SPACINGS = [4, 2, 1]
 const MIDDLE = { down: [-1, -1, 1, 1], right: [-1, 1, -1, 1], across: [3, 2, 1, 0] }
 const EDGE = { down: [0, 0, -1, 1], right: [-1, 1, 0, 0], across: [1, 0, 3, 2] }
 
-/** The pyramid of a grid, whose parts are bands or stages (section 4). */
+/** The pyramid of a grid, whose parts are bands, stages, or a base of all stages and what refines its bands (section 4). */
 export function pyramidOf({ height, width, order }: Pick<Header, 'height' | 'width' | 'order'>): Pyramid {
   const kinds = kindsOf(height, width)
   const bands = Math.ceil(height / BAND_ROWS)
@@ -36,12 +36,17 @@ export function pyramidOf({ height, width, order }: Pick<Header, 'height' | 'wid
 
   const base = BASE_KINDS.map((kind) => stage(kind, everywhere))
   const bandNumbers = Array.from({ length: bands }, (_, band) => band)
+  const partOf = new Uint8Array(height * width)
+  if (order === 'layer') {
+    const every = [...BASE_KINDS, ...REFINING_KINDS].flatMap((kind) => bandNumbers.map((band) => bandStage(kind, band)))
+    for (let token = 0; token < partOf.length; token++) partOf[token] = 1 + Math.floor(token / width / BAND_ROWS)
+    return { parts: [every, ...bandNumbers.map(() => [])], partOf }
+  }
   const rest =
     order === 'band'
       ? bandNumbers.map((band) => REFINING_KINDS.map((kind) => bandStage(kind, band)))
       : REFINING_KINDS.map((kind) => bandNumbers.map((band) => bandStage(kind, band)))
   const parts = [base, ...rest]
-  const partOf = new Uint8Array(height * width)
   parts.forEach((stages, number) => stages.forEach(({ tokens }) => tokens.forEach((token) => (partOf[token] = number))))
   return { parts, partOf }
 }
@@ -78,7 +83,7 @@ function stageOf(kind: number, [from, to]: Range, kinds: Uint8Array, height: num
       const [row, column] = [y + spacing * down[k], x + spacing * right[k]]
       const inside = row >= 0 && row < height && column >= 0 && column < width
       const near = row * width + column
-      const visible = order === 'stage' || kinds[near] <= 2 || row >> 3 === y >> 3
+      const visible = order !== 'band' || kinds[near] <= 2 || row >> 3 === y >> 3
       seen[k] = inside && kinds[near] < kind && visible ? near : NONE
     }
     const first = seen.find((near) => near !== NONE) ?? NONE
