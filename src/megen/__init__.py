@@ -21,6 +21,7 @@ _ROOMS = {
     "Pipeline": "megen.pipeline",
     "Transmitter": "megen.halves",
     "LocalReceiver": "megen.halves",
+    "FlowReceiver": "megen.halves",
     "Backbone": "megen.backbone",
     "BackboneSpec": "megen.backbone",
     "Condition": "megen.backbone",
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from megen.errors import MegenError as MegenError
     from megen.errors import RunError as RunError
     from megen.front import generate as generate
+    from megen.halves import FlowReceiver as FlowReceiver
     from megen.halves import LocalReceiver as LocalReceiver
     from megen.halves import Transmitter as Transmitter
     from megen.link import NotDeliveredError as NotDeliveredError

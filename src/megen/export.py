@@ -18,16 +18,16 @@ import platformdirs
 import torch
 from torch import Tensor, nn
 
-from megen.backbone import Backbone
+from megen.backbone import Backbone, Condition
 from megen.codec import Prior, prior
 from megen.files import replacing
 from megen.models import tiles, weights
-from megen.models.embedded import STEM, EmbeddedBackbone
+from megen.models.embedded import NOISE, STEM, EmbeddedBackbone
 from megen.models.fingerprint import fingerprint
 from megen.models.published import PublishedBackbone
 from megen.models.restorer import STATES
 from megen.provenance import provenance
-from megen.ue.receiver import GRAPH, TAIL, Receiver, ReceiverError
+from megen.ue.receiver import GRAPH, NOISY, TAIL, Receiver, ReceiverError
 
 if TYPE_CHECKING:
     import onnx
@@ -39,17 +39,21 @@ SMALLEST = 64  # values of a weight that is worth a Cast
 class TorchReceiver(nn.Module):
     """The receiver in torch, of which the graph is made: rows, merge map and degradation to bytes [H, W, 3], and whether all is finite.
 
-    `net` has `receive(latents, degradation)`, which gives a picture in [0, 1].
+    `net` has `receive(latents, degradation)`, which gives a picture in [0, 1]; with a condition `receive_noisy` takes its place.
     """
 
-    def __init__(self, net: nn.Module, latent_shape: tuple[int, int, int]) -> None:
+    def __init__(self, net: nn.Module, latent_shape: tuple[int, int, int], condition: Condition | None = None) -> None:
         super().__init__()
-        self.backbone, self.latent_shape = net, latent_shape
+        self.backbone, self.latent_shape, self.condition = net, latent_shape, condition
 
     def forward(self, rows: Tensor, merge_map: Tensor, degradation: Tensor) -> tuple[Tensor, Tensor]:
         channels, height, width = self.latent_shape
         tokens = torch.index_select(rows, 0, merge_map).T.reshape(1, channels, height, width)
-        image = self.backbone.receive(tokens, degradation.T.reshape(1, -1, height, width))  # type: ignore[operator]
+        state = degradation.T.reshape(1, -1, height, width)
+        if self.condition is None:
+            image = self.backbone.receive(tokens, state)  # type: ignore[operator]
+        else:
+            image = self.backbone.receive_noisy(tokens, state, self.condition)  # type: ignore[operator]
         return (image[0].permute(1, 2, 0) * 255).round().to(torch.uint8), torch.isfinite(image).all()
 
 
@@ -80,8 +84,6 @@ def export_receiver(net: nn.Module, backbone: Backbone, learned: Prior, path: Pa
     The graph's metadata carry the grid and the backbone's fingerprint, so that a UE can refuse a payload that is not its own. The
     entropy coder's prior is written beside it.
     """
-    import onnx
-
     channels, height, width = backbone.spec.latent_shape
     inputs = (torch.zeros(height * width, channels), torch.arange(height * width), torch.zeros(height * width, STATES))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,15 +97,42 @@ def export_receiver(net: nn.Module, backbone: Backbone, learned: Prior, path: Pa
             about["tiles"] = tiles.write(net.backbone, temporary, path.with_name(TAIL))
         else:
             _write_graph(net, backbone.spec.latent_shape, inputs, temporary)
-        model = onnx.load(str(temporary))
-        _halve(model.graph, weights.places(path.parent, STEM))
-        for key, value in about.items():
-            entry = model.metadata_props.add()
-            entry.key, entry.value = key, value if isinstance(value, str) else json.dumps(value)
-        temporary.write_bytes(model.SerializeToString())
+        _finish(temporary, path.parent, about)
 
 
-def _write_graph(net: nn.Module, latent_shape: tuple[int, int, int], inputs: tuple[Tensor, ...], path: Path) -> None:
+def export_noisy(backbone: EmbeddedBackbone, learned: Prior, path: Path) -> None:
+    """Write the receiver for features with noise: as `export_receiver`, with one step of the flow map without a prompt.
+
+    It holds the denoiser, of which only a reference lies in a graph beside the backbone's files.
+    """
+    channels, height, width = backbone.latent_shape
+    inputs = (torch.zeros(height * width, channels), torch.arange(height * width), torch.zeros(height * width, STATES))
+    about = {"backbone": backbone.spec.name, "fingerprint": fingerprint(backbone, learned.digest), "noise": NOISE}
+    about |= {"weights": backbone.digest, **provenance()}
+    with replacing(path) as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with torch.inference_mode():
+            null = backbone.condition([""], 1.0)
+        words = Condition(null.text[:, :1].clone(), null.pooled.clone(), null.mask[:, :1].clone(), null.guidance.clone())
+        _write_graph(backbone, backbone.latent_shape, inputs, temporary, words)
+        _finish(temporary, path.parent, about)
+
+
+def _finish(path: Path, beside: Path, about: dict[str, Any]) -> None:
+    """Weights as halves or references, and metadata."""
+    import onnx
+
+    model = onnx.load(str(path))
+    _halve(model.graph, weights.places(beside, STEM))
+    for key, value in about.items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, value if isinstance(value, str) else json.dumps(value)
+    path.write_bytes(model.SerializeToString())
+
+
+def _write_graph(
+    net: nn.Module, latent_shape: tuple[int, int, int], inputs: tuple[Tensor, ...], path: Path, condition: Condition | None = None
+) -> None:
     """The graph alone. DC-AE's is refused by onnxruntime as the older exporter writes it."""
     own = net if isinstance(net, OwnDecoder) else copy.deepcopy(net).cpu().eval()
     names: dict[str, Any] = {"input_names": ["rows", "merge_map", "degradation"], "output_names": ["image", "finite"]}
@@ -111,7 +140,15 @@ def _write_graph(net: nn.Module, latent_shape: tuple[int, int, int], inputs: tup
     shapes: dict[str, Any] = {"dynamic_shapes": ({0: "n"}, None, None)} if newer else {"dynamic_axes": {"rows": {0: "n"}}}
     with torch.inference_mode(not newer), torch.no_grad():
         torch.onnx.export(
-            TorchReceiver(own, latent_shape), inputs, str(path), **names, **shapes, opset_version=18, dynamo=newer, external_data=False
+            TorchReceiver(own, latent_shape, condition),
+            inputs,
+            str(path),
+            **names,
+            **shapes,
+            opset_version=18,
+            do_constant_folding=condition is None,  # folded, a layer's transposed weights are none of those in the backbone's files
+            dynamo=newer,
+            external_data=False,
         )
 
 
@@ -144,6 +181,11 @@ def receiver_of(backbone: EmbeddedBackbone, folder: Path) -> Receiver:
     return placed_receiver(backbone, folder)[1]
 
 
+def _is_of(path: Path, backbone: EmbeddedBackbone) -> bool:
+    """Whether a graph for features with noise is of a backbone's very weights: its denoiser may have been trained on."""
+    return path.is_file() and backbone.digest.encode() in path.read_bytes()
+
+
 def placed_receiver(backbone: EmbeddedBackbone, folder: Path) -> tuple[Path, Receiver]:
     """The graph beside a backbone's weights and its receiver, written at first use and where the weights have changed.
 
@@ -156,9 +198,14 @@ def placed_receiver(backbone: EmbeddedBackbone, folder: Path) -> tuple[Path, Rec
         try:
             receiver = Receiver.load(place / GRAPH)
             if receiver.codec.fingerprint == wanted:
+                if place == folder and not _is_of(folder / NOISY, backbone) and os.access(folder, os.W_OK):
+                    export_noisy(backbone, learned, folder / NOISY)
+                    receiver = Receiver.load(place / GRAPH)
                 return place / GRAPH, receiver
         except ReceiverError:
             continue
     place = folder if os.access(folder, os.W_OK) else cached
     export_receiver(backbone, backbone, learned, place / GRAPH)
+    if place == folder:  # elsewhere it would be as large as the denoiser
+        export_noisy(backbone, learned, place / NOISY)
     return place / GRAPH, Receiver.load(place / GRAPH)

@@ -167,11 +167,47 @@ class LocalReceiver:
     def image_of(self, features: Features) -> np.ndarray:
         """The image [H, W, 3] in bytes of decoded features. Errors: InputError; RunError where the decoder gives NaN or infinity."""
         backbone = self.transmitter.backbone
-        channels, height, width = backbone.spec.latent_shape
-        features.check(channels, (height, width))
-        tokens = torch.from_numpy(merging.unmerge(features.rows, features.merge_map)).to(backbone.device)
-        image = backbone.decode(tokens.T.reshape(1, channels, height, width))[0]
-        if not torch.isfinite(image).all():
-            raise RunError("the decoder gave NaN or infinity: its weights are broken, or the features are")
-        pixels: np.ndarray = (image.clamp(0, 1).permute(1, 2, 0) * 255).round().byte().cpu().numpy()
-        return pixels
+        return _bytes_of(backbone.decode(_grid(backbone, features, features.rows[features.merge_map])))
+
+
+@dataclass(frozen=True)
+class FlowReceiver:
+    """A receiver in this process to which the analog link's noise is diffusion noise: one step of the flow map takes it away.
+
+    `prompt` is the picture's, "" where it is not known. Errors: InputError on a published backbone.
+    """
+
+    transmitter: Transmitter
+    prompt: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.transmitter.backbone, embedded.EmbeddedBackbone):
+            raise InputError("a FlowReceiver needs an embedded backbone: a published one's path from noise to data may not be straight")
+
+    def decode(self, received: Received) -> np.ndarray:
+        """The image [H, W, 3] in bytes of what was received. Errors: CodecError."""
+        return self.image_of(self.transmitter.codec.decode(received))
+
+    @torch.inference_mode()
+    def image_of(self, features: Features) -> np.ndarray:
+        """The image [H, W, 3] in bytes of decoded features. Errors: InputError; RunError where a net gives NaN or infinity."""
+        backbone = self.transmitter.backbone
+        assert isinstance(backbone, embedded.EmbeddedBackbone)
+        z = _grid(backbone, features, features.rows[features.merge_map])
+        return _bytes_of(backbone.receive_noisy(z, _grid(backbone, features, features.degradation), backbone.condition([self.prompt], 1.0)))
+
+
+def _grid(backbone: Backbone, features: Features, columns: np.ndarray) -> torch.Tensor:
+    """Columns of tokens [h*w, k] as [1, k, h, w]. Errors: InputError on features of another backbone."""
+    channels, height, width = backbone.spec.latent_shape
+    features.check(channels, (height, width))
+    return torch.from_numpy(columns.T.reshape(1, -1, height, width).copy()).to(backbone.device)
+
+
+def _bytes_of(images: torch.Tensor) -> np.ndarray:
+    """The first image [H, W, 3] in bytes. Errors: RunError where the decoder gave NaN or infinity."""
+    image = images[0]
+    if not torch.isfinite(image).all():
+        raise RunError("the decoder gave NaN or infinity: its weights are broken, or the features are")
+    pixels: np.ndarray = (image.clamp(0, 1).permute(1, 2, 0) * 255).round().byte().cpu().numpy()
+    return pixels

@@ -91,7 +91,7 @@ class Denoiser(nn.Module):
         times = torch.cat([_frequencies(s), _frequencies(t - s)], -1).to(precision)
         pooled, bag = pooled.chunk(2, -1) if self.config.placed else (pooled, pooled)
         cond = each_row(lambda row: self.condition(self.time(row[0]) + self.pooled(row[1])), times, pooled)
-        place = _coordinates(z.shape[-2], z.shape[-1], z).expand(len(z), -1, -1, -1)
+        place = _coordinates(int(z.shape[-2]), int(z.shape[-1]), z).expand(len(z), -1, -1, -1)
         x = self.inward(torch.cat([z, place], 1).to(precision))
         for block in self.down0:
             x = block(x, cond)
@@ -139,7 +139,7 @@ def _act_on_places(x: Tensor, layer: nn.Linear | None, bag: Tensor) -> Tensor:
     if layer is None:
         return x
     weights = each_row(lambda row: layer(row[0]), bag).view(len(x), x.shape[1], N_PLACES).float()
-    return x + torch.einsum("bck,khw->bchw", weights, _coordinates(x.shape[-2], x.shape[-1], weights)[0]).to(x.dtype)
+    return x + torch.einsum("bck,khw->bchw", weights, _coordinates(int(x.shape[-2]), int(x.shape[-1]), weights)[0]).to(x.dtype)
 
 
 def _alone(x: Tensor) -> bool:

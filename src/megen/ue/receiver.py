@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 GRAPH, OUTPUTS = "receiver.onnx", {"image", "finite"}
+NOISY = "receiver-noisy.onnx"  # for features with noise: the same receiver with one step of the flow map
 TAIL = "receiver-tail.onnx"  # the second half of a graph that is run in tiles
 PROVIDERS = ["CPUExecutionProvider"]
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -58,6 +60,7 @@ class Receiver:
     codec: FeatureCodec
     session: onnxruntime.InferenceSession
     tiles: Tiles | None = None
+    noisy: Path | None = None  # the graph for features with noise, which is loaded when there are some
 
     @classmethod
     def load(cls, path: Path | str, threads: int = 0) -> Receiver:
@@ -94,7 +97,27 @@ class Receiver:
             raise ReceiverError(f"{path} is not a receiver graph of this version: write it again with megen export") from error
         if learned.digest != digest:
             raise ReceiverError(f"{path} needs the {prior.FILE} that it was exported with beside it: write both again with megen export")
-        return cls(FeatureCodec(learned, fingerprint, grid), session, tiles)
+        noisy = path.with_name(NOISY)
+        return cls(FeatureCodec(learned, fingerprint, grid), session, tiles, noisy if noisy.is_file() else None)
+
+    @cached_property
+    def _denoising(self) -> tuple[onnxruntime.InferenceSession, float] | None:
+        """The graph for features with noise, and the least mean deviation that it is for. Errors: ReceiverError."""
+        if self.noisy is None:
+            return None
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        try:
+            session = onnxruntime.InferenceSession(str(self.noisy), options, providers=PROVIDERS)
+            metadata = session.get_modelmeta().custom_metadata_map
+            fingerprint, least = int(metadata["fingerprint"]), float(json.loads(metadata["noise"])[0])
+        except Exception as error:  # as in `load`
+            raise ReceiverError(f"{self.noisy} is not a receiver graph of this version: write it again with megen export") from error
+        if fingerprint != self.codec.fingerprint:
+            raise ReceiverError(f"{self.noisy} is of another backbone than {GRAPH} beside it: write both again with megen export")
+        return session, least
 
     def decode(self, received: Received) -> np.ndarray:
         """The image [H, W, 3] in bytes of what was received. Errors: CodecError."""
@@ -105,7 +128,11 @@ class Receiver:
         features.check(self.codec.prior.channels if self.codec.prior else features.rows.shape[1], self.codec.grid)
         given = {"rows": features.rows, "merge_map": features.merge_map, "degradation": features.degradation}
         inputs = {i.name: given[i.name] for i in self.session.get_inputs()}  # a backbone without a restorer reads no degradation
-        if self.tiles is None:
+        noise = float(features.degradation[:, 0].mean())
+        denoising = self._denoising if noise else None
+        if denoising is not None and noise > denoising[1]:
+            image, finite = denoising[0].run(["image", "finite"], given)
+        elif self.tiles is None:
             image, finite = self.session.run(["image", "finite"], inputs)
         else:
             image, finite = self.tiles.image_of(self.session.run(["state"], inputs)[0])
