@@ -382,5 +382,5 @@ def test_error_rates_protect_what_others_are_predicted_from() -> None:
     merged = merged_of(0, 0.0, 32, 32)
     assert codec_of().encode(merged).error_rates == (0.003, 0.01, 0.3, 0.3, 0.3, 0.3)
     assert codec_of().encode(merged, order="stage").error_rates == (0.003, 0.01, 0.01, 0.01, 0.01, 0.3)
-    assert codec_of().encode(merged, order="layer").error_rates == (0.003, 0.01, 0.3, 0.3, 0.3, 0.3)
+    assert codec_of().encode(merged, order="layer").error_rates == (0.003, 0.003, 0.3, 0.3, 0.3, 0.3)
     assert codec_of().encode(merged, analog=True).error_rates == (0.003,)

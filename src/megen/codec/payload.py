@@ -156,8 +156,10 @@ def _opened(part: bytes, number: int, header: bytes) -> bytes | None:
 def error_rates(payload: Payload, order: str = "band") -> tuple[float, ...]:
     """Largest block error rate of each part's first attempts: header and map together, then the base, then the rest.
 
-    Parts that others need take a lower one: the base, and by stage all but the last.
+    Parts that others need take a lower one: the base, and by stage all but the last. In layers the base is a third of all bits.
     """
     parts = len(payload.features)
+    if order == "layer":
+        return (0.003, 0.003, *[0.3] * (parts - 1))
     last = 1 if order == "stage" else parts - 1
     return (0.003, *[0.01] * (parts - last), *[0.3] * last)[: 1 + parts]
