@@ -1,4 +1,4 @@
-"""What a receiver makes of the analog link's noise: linear estimates alone, the restorer, or one step of the flow map.
+"""What a receiver makes of the analog link's noise: linear estimates alone, the restorer, or one step of the flow map, as it ships.
 
 `python -m experiments.channel_denoising.run` (half an hour): held-out prompts over one analog link of each SNR, 1 MHz, the same draws for
 all receivers. PSNR is to the same latent decoded without merging and link. `attributes_alike` is the share of what the picture of the clean
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 
 import numpy as np
 
@@ -29,9 +30,9 @@ def receivers(transmitter: Transmitter, receiver: Receiver, prompt: str) -> dict
     """By name, whatever decodes."""
     return {
         "linear": LocalReceiver(transmitter),
-        "restorer": receiver,
-        "flow step": FlowReceiver(transmitter, prompt),
-        "flow step, no prompt": FlowReceiver(transmitter),
+        "restorer": replace(receiver, noisy=None),
+        "flow step": receiver,
+        "flow step, prompt known": FlowReceiver(transmitter, prompt),
     }
 
 

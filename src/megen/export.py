@@ -194,18 +194,19 @@ def placed_receiver(backbone: EmbeddedBackbone, folder: Path) -> tuple[Path, Rec
     learned = prior.load(folder, backbone.latent_shape[0])
     wanted = fingerprint(backbone, learned.digest)
     cached = Path(platformdirs.user_cache_dir("megen")) / "receivers" / f"{wanted:08x}"
-    for place in (folder, cached):
+    writable = os.access(folder, os.W_OK)
+    for place in (folder,) if writable else (folder, cached):
         try:
             receiver = Receiver.load(place / GRAPH)
             if receiver.codec.fingerprint == wanted:
-                if place == folder and not _is_of(folder / NOISY, backbone) and os.access(folder, os.W_OK):
+                if writable and not _is_of(folder / NOISY, backbone):
                     export_noisy(backbone, learned, folder / NOISY)
                     receiver = Receiver.load(place / GRAPH)
                 return place / GRAPH, receiver
         except ReceiverError:
             continue
-    place = folder if os.access(folder, os.W_OK) else cached
+    place = folder if writable else cached
     export_receiver(backbone, backbone, learned, place / GRAPH)
-    if place == folder:  # elsewhere it would be as large as the denoiser
+    if writable:  # elsewhere it would be as large as the denoiser
         export_noisy(backbone, learned, place / NOISY)
     return place / GRAPH, Receiver.load(place / GRAPH)
