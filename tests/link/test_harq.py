@@ -102,3 +102,15 @@ def test_what_must_arrive_does_at_a_run_with_old_knowledge_of_the_channel() -> N
             pytest.fail("lost")
         loop, retried = delivery.outer_loop, retried + (delivery.attempts > 1)
     assert retried <= 0.05 * 400  # of three or four blocks each; with no margin for age a third of the headers
+
+
+def test_a_connection_goes_on_where_the_last_transmission_left_its_adaptation() -> None:
+    link = RadioLink(10.0, fading="rayleigh", speed_m_s=10.0)
+    sent = Transmission(Payload(bytes(40), b"", (bytes(900),)), None, (0.003, 0.3))
+    connection, rng, again = link.connect(), np.random.default_rng(0), np.random.default_rng(0)
+    first = connection.send(sent, rng)
+    second = connection.send(sent, rng)
+    assert first.outer_loop != second.outer_loop == connection.outer_loop
+    assert link.send(sent, again).outer_loop == first.outer_loop
+    assert link.send(sent, again, first.outer_loop).outer_loop == second.outer_loop
+    assert connection.state() == link.state()
