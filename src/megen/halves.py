@@ -167,7 +167,7 @@ class LocalReceiver:
     def image_of(self, features: Features) -> np.ndarray:
         """The image [H, W, 3] in bytes of decoded features. Errors: InputError; RunError where the decoder gives NaN or infinity."""
         backbone = self.transmitter.backbone
-        return _bytes_of(backbone.decode(_grid(backbone, features, features.rows[features.merge_map])))
+        return _bytes_of(backbone.decode(_grid(backbone, features, merging.unmerge(features.rows, features.merge_map))))
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ class FlowReceiver:
         """The image [H, W, 3] in bytes of decoded features. Errors: InputError; RunError where a net gives NaN or infinity."""
         backbone = self.transmitter.backbone
         assert isinstance(backbone, embedded.EmbeddedBackbone)
-        z = _grid(backbone, features, features.rows[features.merge_map])
+        z = _grid(backbone, features, merging.unmerge(features.rows, features.merge_map))
         return _bytes_of(backbone.receive_noisy(z, _grid(backbone, features, features.degradation), backbone.condition([self.prompt], 1.0)))
 
 

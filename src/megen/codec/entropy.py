@@ -19,11 +19,18 @@ PRECISION = 24  # frequencies sum to 2^PRECISION
 REACH = 24  # largest level coded in one symbol; beyond it an escape follows
 ESCAPE_BITS = 16
 CLASSES, PER_OCTAVE, LOWEST = 24, 4, -4  # scale classes: log2(scale / step) = LOWEST + class / PER_OCTAVE
+ROUNDING = 0.42  # |u| is rounded up from 1 - ROUNDING on: a little towards zero costs fewer bits than it harms
 MOST = 60  # the largest class; from CLASSES on the lowest bits of a level travel as they are
 
 FAMILY = constriction.stream.model.Categorical(perfect=False)
 _ESCAPE = constriction.stream.model.Uniform(1 << ESCAPE_BITS)
 _UNIFORM = constriction.stream.model.Uniform()
+
+
+def rounded(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Levels of values in steps, a half and a little more rounded towards zero."""
+    out: NDArray[np.float64] = np.sign(values) * np.floor(np.abs(values) + ROUNDING)
+    return out
 
 
 def frequencies(counts: IntArray) -> IntArray:

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from megen.codec import entropy, refinement
 from megen.codec import prior as priors
+from megen.codec.entropy import ROUNDING as ROUNDING
 from megen.codec.prior import UNIT, Prior, Whole
 from megen.codec.pyramid import KINDS, Stage, part_of, segments
 from megen.types import FloatArray, InputError, IntArray
 
-ROUNDING = 0.42  # |u| is rounded up from 1 - ROUNDING on: a little towards zero costs fewer bits than it harms
 MIN_DEPTH, MAX_DEPTH = 1, 32  # quarter bits: 1/4 to 8 bits over a range of 8 standard deviations
 LARGEST = 128  # of a normalised feature
 BOUND = LARGEST * UNIT - 1  # of a reconstructed value in 1 / UNIT: it fits 16 bits
@@ -121,7 +121,7 @@ class _Quantiser:
 
     def __call__(self, kind: int, group: slice, tokens: IntArray, mean: Whole, classes: IntArray) -> Whole:
         wanted = (self.target[tokens, group] - mean) / self.step[group]
-        levels: Whole = (np.sign(wanted) * np.floor(np.abs(wanted) + ROUNDING)).clip(-MAX_LEVEL, MAX_LEVEL)
+        levels: Whole = entropy.rounded(wanted).clip(-MAX_LEVEL, MAX_LEVEL)
         self.blocks.append((kind, group, levels.astype(np.int64), classes))
         return levels
 
@@ -223,7 +223,7 @@ def encode_parts(rows: FloatArray, mapping: IntArray, grid: tuple[int, int], pri
 
 def _refined(picture: _Picture, target: Whole, number: int) -> bytes:
     """The refinement of one band."""
-    coder, table = entropy.encoder(), refinement.tables(picture.prior.levels)
+    coder, table = entropy.encoder(), picture.prior.refinement
 
     def symbols(tokens: IntArray, coarse: IntArray, classes: IntArray) -> IntArray:
         assert picture.layer is not None
@@ -275,7 +275,7 @@ def decode_parts(
             if not (picture.layer and number):
                 picture.fill(stages, _predicted if part is None else _Reader(part, prior.weights))
             elif part is not None:
-                coder, table = entropy.decoder(part), refinement.tables(prior.levels)
+                coder, table = entropy.decoder(part), prior.refinement
                 picture.refine(number, lambda _, coarse, classes: refinement.get(coder, coarse, classes, table))  # noqa: B023
         except ValueError as error:
             raise InputError(f"feature part {number} holds {error}") from error

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from megen.codec import entropy
+from megen.codec import entropy, refinement
 from megen.codec.entropy import CLASSES, LOWEST, MOST, PER_OCTAVE, REACH
 from megen.codec.pyramid import KINDS, NONE
 from megen.files import replacing
@@ -128,6 +128,11 @@ class Prior:
     def weights(self) -> NDArray[np.float64]:
         """The table of levels as the range coder takes it."""
         return entropy.weights(self.levels)
+
+    @functools.cached_property
+    def refinement(self) -> NDArray[np.float64]:
+        """The tables of a refinement's symbols."""
+        return refinement.tables(self.levels)
 
     @functools.cached_property
     def digest(self) -> int:

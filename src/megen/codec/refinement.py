@@ -6,8 +6,6 @@ value lies is one of seven symbols, drawn as the table of levels says of a quant
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,30 +16,24 @@ from megen.types import InputError, IntArray
 LAYER = 8  # quarter bits that the base is coarser: its steps are four of the refinement's
 FINER = 4
 MOST = 3  # a symbol says -3 to 3 fine steps, away from zero where the coarse level is not
-ROUNDING = 0.42  # as in `features.py`: a little towards zero
 FARTHEST = 5  # of coarse levels; the cells beyond are taken to be as that one
 # sixteenths of each symbol's fine step that lie in the cell of a coarse level, for a level of 0 and any other
 WITHIN = np.array([[1, 12, 16, 16, 16, 12, 1], [0, 2, 16, 16, 16, 12, 1]])
 
 
-@functools.lru_cache(maxsize=8)
-def _tables(levels: bytes) -> NDArray[np.float64]:
-    """The range coder's weights [CLASSES, FARTHEST + 1, 7] of the symbols, by the fine step's class and the coarse level's magnitude."""
-    counts = np.frombuffer(levels, np.int64).reshape(CLASSES, 2 * REACH + 1)
+def tables(levels: IntArray) -> NDArray[np.float64]:
+    """The range coder's weights [CLASSES, FARTHEST + 1, 7] of the symbols, by the fine step's class and the coarse level's magnitude,
+    from a prior's counts of levels.
+    """
     place = FINER * np.arange(FARTHEST + 1)[:, None] + np.arange(-MOST, MOST + 1)
     share = WITHIN[np.minimum(np.arange(FARTHEST + 1), 1)]
-    return entropy.weights(counts[:, REACH + place] * share >> 4)
-
-
-def tables(levels: IntArray) -> NDArray[np.float64]:
-    """As `_tables`, of a prior's counts of levels."""
-    return _tables(levels.astype(np.int64).tobytes())
+    return entropy.weights(levels[:, REACH + place] * share >> 4)
 
 
 def symbols_of(residual: NDArray[np.float64], coarse: IntArray, step: IntArray) -> IntArray:
     """The symbols [n, c] of what is left of values after their coarse levels [n, c], for fine steps [c]."""
     steps = np.where(coarse < 0, -1, 1) * residual / step
-    out: IntArray = (np.sign(steps) * np.floor(np.abs(steps) + ROUNDING)).clip(-MOST, MOST).astype(np.int64)
+    out: IntArray = entropy.rounded(steps).clip(-MOST, MOST).astype(np.int64)
     return out
 
 
