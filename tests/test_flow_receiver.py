@@ -15,10 +15,11 @@ from megen.errors import InputError
 from megen.halves import FlowReceiver, LocalReceiver, Transmitter, tokens_of
 from megen.link import RadioLink
 from megen.models import embedded
-from megen.models.embedded import NOISE, EmbeddedBackbone
+from megen.models.embedded import EmbeddedBackbone
 from megen.models.fingerprint import fingerprint
-from megen.types import Features, Received
+from megen.types import Equalised, Features, Received
 from megen.ue import Receiver, ReceiverError
+from megen.ue.receiver import NOISE
 from tests.conftest import make_tiny
 
 PLAIN = prior.plain(8)
@@ -42,7 +43,8 @@ def with_noise(es: Transmitter, deviation: float) -> tuple[torch.Tensor, Feature
     degradation = np.zeros((64, 4), np.float32)
     degradation[:, 0] = deviation
     grid = torch.from_numpy(noisy.T.reshape(1, 8, 8, 8).copy())
-    return grid, Features((noisy / (1 + deviation**2)).astype(np.float32), np.arange(64), degradation)
+    equalised = Equalised(noisy, degradation[:, 0].copy(), deviation)
+    return grid, Features((noisy / (1 + deviation**2)).astype(np.float32), np.arange(64), degradation, equalised)
 
 
 def test_much_noise_is_one_step_of_the_flow_map_from_where_it_lies_on_the_path(halves: tuple[Transmitter, Path]) -> None:
@@ -77,6 +79,39 @@ def test_the_graph_for_noise_shows_the_same_without_a_prompt(halves: tuple[Trans
         ours, theirs = receiver.decode(received), FlowReceiver(es).decode(received)
         assert np.abs(ours.astype(int) - theirs).max() <= 1
     assert (replace(receiver, noisy=None).decode(received) != ours).any()
+
+
+def test_transform_coefficients_are_shown_alike_by_both(halves: tuple[Transmitter, Path]) -> None:
+    es, folder = halves
+    learned = replace(PLAIN, variance=np.zeros((8, 8, 8), np.int64))
+    own = Transmitter(es.backbone, FeatureCodec(learned, es.codec.fingerprint))
+    receiver, latent = replace(Receiver.load(folder), codec=own.codec), es.denoise([PROMPT], [3], 2)
+    for ratio, snr_db in ((0.0, 30.0), (0.0, 9.0), (0.5, 0.0)):  # the restorer alone, both, the flow map alone
+        sent = own.encode(latent, ratio, analog=True)
+        received = RadioLink(snr_db).send(sent, np.random.default_rng(1)).received
+        ours, theirs = receiver.decode(received), FlowReceiver(own).decode(received)
+        assert np.abs(ours.astype(int) - theirs).max() <= 1
+        assert (np.abs(LocalReceiver(own).decode(received).astype(int) - ours).max() > 1) == (snr_db < 20)
+
+
+def test_what_crosses_is_asked_for_or_what_the_codec_knows(halves: tuple[Transmitter, Path]) -> None:
+    es = halves[0]
+    latent, learned = es.denoise([PROMPT], [3], 2), replace(PLAIN, variance=np.zeros((8, 8, 8), np.int64))
+    own = Transmitter(es.backbone, FeatureCodec(learned, es.codec.fingerprint))
+    assert [t.transforms(None, True) for t in (es, own)] == [False, True]
+    assert not own.transforms(None, False)
+    merged, copied = own.encode(latent, 0.5, analog=True, reduction="merging"), own.encode(latent, 0.5, analog=True, copies=3)
+    assert merged.symbols is not None
+    assert copied.symbols is not None
+    assert merged.payload.merge_map
+    assert not copied.payload.merge_map
+    assert len(copied.symbols) == 3 * len(merged.symbols)
+    with pytest.raises(InputError, match="the reduction must be one of merging, transform, got 'zip'"):
+        own.encode(latent, analog=True, reduction="zip")
+    with pytest.raises(InputError, match="coefficients travel as I/Q symbols: send them analog, or merge tokens"):
+        own.encode(latent, reduction="transform")
+    with pytest.raises(InputError, match="copies are of analog symbols"):
+        own.encode(latent, copies=2)
 
 
 def test_bits_need_no_second_graph_and_a_wrong_one_is_named(halves: tuple[Transmitter, Path], tmp_path: Path) -> None:

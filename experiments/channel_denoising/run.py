@@ -18,10 +18,10 @@ from megen.evaluation.link import prompts, samples
 from megen.halves import FlowReceiver, LocalReceiver, Transmitter, halves
 from megen.link import RadioLink
 from megen.metrics import psnr_db
-from megen.models.embedded import NOISE
 from megen.scenes import judge
 from megen.types import Received
 from megen.ue import Receiver
+from megen.ue.receiver import NOISE
 
 SNRS_DB = (-6.0, 0.0, 6.0, 12.0, 18.0, 24.0)
 
@@ -41,7 +41,7 @@ def crossed(latent: object, transmitter: Transmitter, link: RadioLink, seed: lis
     sent = transmitter.encode(latent, 0.0, analog=True)  # type: ignore[arg-type]
     assert sent.symbols is not None
     rng = np.random.default_rng(seed)
-    symbols, variance = link._send_symbols(sent.symbols, link.gain(rng), 0.0, rng)
+    symbols, variance = link.send_symbols(sent.symbols, link.gain(rng), 0.0, rng)
     return Received(sent.payload, symbols, variance)
 
 

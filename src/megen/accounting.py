@@ -41,7 +41,7 @@ def accounts(
 ) -> Accounts:
     """Seconds by stage, the queue of `backlog_s` first, energies by the powers of both machines, bits and the channel of one image."""
     bits = sent.payload.bits()
-    stages = {k: seconds[k] for k in ("text", "denoise", "merge", "code", "decode")}
+    stages = {k: seconds.get(k, 0.0) for k in ("text", "denoise", "merge", "code", "decode")}  # a transform merges nothing
     latency = Latency(queue=backlog_s, transmit=delivery.latency_s, **stages)
     used = not isinstance(link, PerfectLink)
     rate_bps = bits["total"] / delivery.latency_s if used and sent.symbols is None and delivery.latency_s > 0 else None
@@ -77,6 +77,7 @@ def _channel(link: Link, sent: Transmission, delivery: Delivery, rate_bps: float
         speed_m_s=link.speed_m_s,
         carrier_hz=link.carrier_hz,
         csi_delay_s=link.csi_delay_s,
+        csi_error=link.csi_error,
         trace_sha256=None if trace is None else trace.sha256,
     )
 

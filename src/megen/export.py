@@ -22,12 +22,12 @@ from megen.backbone import Backbone, Condition
 from megen.codec import Prior, prior
 from megen.files import replacing
 from megen.models import tiles, weights
-from megen.models.embedded import NOISE, STEM, EmbeddedBackbone
+from megen.models.embedded import STEM, EmbeddedBackbone, load
 from megen.models.fingerprint import fingerprint
 from megen.models.published import PublishedBackbone
 from megen.models.restorer import STATES
 from megen.provenance import provenance
-from megen.ue.receiver import GRAPH, NOISY, TAIL, Receiver, ReceiverError
+from megen.ue.receiver import GRAPH, NOISE, NOISY, TAIL, Receiver, ReceiverError
 
 if TYPE_CHECKING:
     import onnx
@@ -39,22 +39,35 @@ SMALLEST = 64  # values of a weight that is worth a Cast
 class TorchReceiver(nn.Module):
     """The receiver in torch, of which the graph is made: rows, merge map and degradation to bytes [H, W, 3], and whether all is finite.
 
-    `net` has `receive(latents, degradation)`, which gives a picture in [0, 1]; with a condition `receive_noisy` takes its place.
+    `net` has `receive(latents, degradation)`, which gives a picture in [0, 1]. With a condition `receive_noisy` takes its place, and
+    the receiver further takes equalised values [h*w, c], their deviations [h*w], and the flow map's share [1].
     """
 
     def __init__(self, net: nn.Module, latent_shape: tuple[int, int, int], condition: Condition | None = None) -> None:
         super().__init__()
         self.backbone, self.latent_shape, self.condition = net, latent_shape, condition
 
-    def forward(self, rows: Tensor, merge_map: Tensor, degradation: Tensor) -> tuple[Tensor, Tensor]:
-        channels, height, width = self.latent_shape
-        tokens = torch.index_select(rows, 0, merge_map).T.reshape(1, channels, height, width)
-        state = degradation.T.reshape(1, -1, height, width)
-        if self.condition is None:
+    def forward(
+        self,
+        rows: Tensor,
+        merge_map: Tensor,
+        degradation: Tensor,
+        equalised: Tensor | None = None,
+        deviation: Tensor | None = None,
+        share: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        _, height, width = self.latent_shape
+        tokens, state = _grid(torch.index_select(rows, 0, merge_map), height, width), _grid(degradation, height, width)
+        if self.condition is None or equalised is None or deviation is None:
             image = self.backbone.receive(tokens, state)  # type: ignore[operator]
         else:
-            image = self.backbone.receive_noisy(tokens, state, self.condition)  # type: ignore[operator]
+            noisy = (_grid(equalised, height, width), _grid(deviation[:, None], height, width))
+            image = self.backbone.receive_noisy(tokens, state, *noisy, share, self.condition)  # type: ignore[operator]
         return (image[0].permute(1, 2, 0) * 255).round().to(torch.uint8), torch.isfinite(image).all()
+
+
+def _grid(columns: Tensor, height: int, width: int) -> Tensor:
+    return columns.T.reshape(1, -1, height, width)
 
 
 class OwnDecoder(nn.Module):
@@ -85,7 +98,7 @@ def export_receiver(net: nn.Module, backbone: Backbone, learned: Prior, path: Pa
     entropy coder's prior is written beside it.
     """
     channels, height, width = backbone.spec.latent_shape
-    inputs = (torch.zeros(height * width, channels), torch.arange(height * width), torch.zeros(height * width, STATES))
+    inputs = _inputs(backbone.spec.latent_shape)
     path.parent.mkdir(parents=True, exist_ok=True)
     about = {"backbone": backbone.spec.name, "fingerprint": fingerprint(backbone, learned.digest), "codec": learned.digest}
     about |= {"grid": [height, width], "channels": channels, **provenance()}
@@ -100,13 +113,20 @@ def export_receiver(net: nn.Module, backbone: Backbone, learned: Prior, path: Pa
         _finish(temporary, path.parent, about)
 
 
+def _inputs(latent_shape: tuple[int, int, int]) -> dict[str, Tensor]:
+    """A graph's inputs as they could be."""
+    channels, height, width = latent_shape
+    count = height * width
+    return {"rows": torch.zeros(count, channels), "merge_map": torch.arange(count), "degradation": torch.zeros(count, STATES)}
+
+
 def export_noisy(backbone: EmbeddedBackbone, learned: Prior, path: Path) -> None:
     """Write the receiver for features with noise: as `export_receiver`, with one step of the flow map without a prompt.
 
     It holds the denoiser, of which only a reference lies in a graph beside the backbone's files.
     """
-    channels, height, width = backbone.latent_shape
-    inputs = (torch.zeros(height * width, channels), torch.arange(height * width), torch.zeros(height * width, STATES))
+    inputs = _inputs(backbone.latent_shape)
+    inputs |= {"equalised": inputs["rows"].clone(), "deviation": torch.ones(len(inputs["rows"])), "share": torch.ones(1)}
     about = {"backbone": backbone.spec.name, "fingerprint": fingerprint(backbone, learned.digest), "noise": NOISE}
     about |= {"weights": backbone.digest, **provenance()}
     with replacing(path) as temporary, warnings.catch_warnings():
@@ -131,17 +151,17 @@ def _finish(path: Path, beside: Path, about: dict[str, Any]) -> None:
 
 
 def _write_graph(
-    net: nn.Module, latent_shape: tuple[int, int, int], inputs: tuple[Tensor, ...], path: Path, condition: Condition | None = None
+    net: nn.Module, latent_shape: tuple[int, int, int], inputs: dict[str, Tensor], path: Path, condition: Condition | None = None
 ) -> None:
     """The graph alone. DC-AE's is refused by onnxruntime as the older exporter writes it."""
     own = net if isinstance(net, OwnDecoder) else copy.deepcopy(net).cpu().eval()
-    names: dict[str, Any] = {"input_names": ["rows", "merge_map", "degradation"], "output_names": ["image", "finite"]}
+    names: dict[str, Any] = {"input_names": list(inputs), "output_names": ["image", "finite"]}
     newer = isinstance(net, OwnDecoder) and type(net.vae).__name__ == "AutoencoderDC"
     shapes: dict[str, Any] = {"dynamic_shapes": ({0: "n"}, None, None)} if newer else {"dynamic_axes": {"rows": {0: "n"}}}
     with torch.inference_mode(not newer), torch.no_grad():
         torch.onnx.export(
             TorchReceiver(own, latent_shape, condition),
-            inputs,
+            tuple(inputs.values()),
             str(path),
             **names,
             **shapes,
@@ -181,9 +201,15 @@ def receiver_of(backbone: EmbeddedBackbone, folder: Path) -> Receiver:
     return placed_receiver(backbone, folder)[1]
 
 
+def _exact(backbone: EmbeddedBackbone, folder: Path) -> EmbeddedBackbone:
+    """The backbone with the denoiser's weights as the file has them: rounded to bf16 they are none that a graph can refer to."""
+    return backbone if backbone.precision == torch.float32 else load(str(folder))
+
+
 def _is_of(path: Path, backbone: EmbeddedBackbone) -> bool:
-    """Whether a graph for features with noise is of a backbone's very weights: its denoiser may have been trained on."""
-    return path.is_file() and backbone.digest.encode() in path.read_bytes()
+    """Whether a graph for features with noise is of this version and of a backbone's very weights, which may have been trained on."""
+    held = path.read_bytes() if path.is_file() else b""
+    return backbone.digest.encode() in held and b"equalised" in held
 
 
 def placed_receiver(backbone: EmbeddedBackbone, folder: Path) -> tuple[Path, Receiver]:
@@ -200,7 +226,7 @@ def placed_receiver(backbone: EmbeddedBackbone, folder: Path) -> tuple[Path, Rec
             receiver = Receiver.load(place / GRAPH)
             if receiver.codec.fingerprint == wanted:
                 if writable and not _is_of(folder / NOISY, backbone):
-                    export_noisy(backbone, learned, folder / NOISY)
+                    export_noisy(_exact(backbone, folder), learned, folder / NOISY)
                     receiver = Receiver.load(place / GRAPH)
                 return place / GRAPH, receiver
         except ReceiverError:
@@ -208,5 +234,5 @@ def placed_receiver(backbone: EmbeddedBackbone, folder: Path) -> tuple[Path, Rec
     place = folder if writable else cached
     export_receiver(backbone, backbone, learned, place / GRAPH)
     if writable:  # elsewhere it would be as large as the denoiser
-        export_noisy(backbone, learned, place / NOISY)
+        export_noisy(_exact(backbone, folder), learned, place / NOISY)
     return place / GRAPH, Receiver.load(place / GRAPH)

@@ -18,14 +18,14 @@ from torch import Tensor
 from megen import export, merging
 from megen.backbone import Backbone
 from megen.clock import Clock
-from megen.codec import QUANTISER_BITS, FeatureCodec, Prior, prior
+from megen.codec import QUANTISER_BITS, REDUCTIONS, FeatureCodec, Prior, check_quantiser, prior
 from megen.diffusion import denoise
 from megen.models import checkpoints, embedded, published
 from megen.models.fingerprint import fingerprint
 from megen.models.placement import device_of
 from megen.types import Decision, Features, FloatArray, InputError, Received, RunError, Transmission, check_number
 from megen.ue import Receiver
-from megen.ue.receiver import GRAPH
+from megen.ue.receiver import GRAPH, flow_share
 from megen.words import check_words
 
 LARGEST_SEED = 2**63 - 1
@@ -88,21 +88,40 @@ class Transmitter:
         bits_budget: int | None = None,
         analog: bool = False,
         order: str = "band",
+        copies: int = 1,
+        reduction: str | None = None,
         clock: Clock | None = None,
     ) -> Transmission:
         """Merge and code one latent; with `analog` its features travel as I/Q symbols. `order` of the parts as in `FeatureCodec.encode`.
 
-        Errors: InputError, also on another latent.
+        The `reduction` is "merging", or for analog features "transform": the share `merge_ratio` of transform coefficients stays behind.
+        None: coefficients where all are sent and the codec knows their variances, else tokens. Errors: InputError, also on another latent.
         """
         clock = clock or self.clock()
         expected = (1, *self.backbone.spec.latent_shape)
         if not isinstance(latent, Tensor) or tuple(latent.shape) != expected:
             shape = list(latent.shape) if isinstance(latent, Tensor) else type(latent).__name__
             raise InputError(f"the latent must be one of {list(expected)}, got {shape}")
+        check_quantiser(quantiser_bits, bits_budget, analog)
+        if self.transforms(reduction, analog, merge_ratio):
+            with clock.stage("code"):
+                return self.codec.encode_coefficients(tokens_of(latent), self.backbone.spec.latent_shape[1:], merge_ratio, copies=copies)
         with clock.stage("merge"):
             merged = merging.merged(tokens_of(latent), (latent.shape[-2], latent.shape[-1]), merge_ratio)
         with clock.stage("code"):
-            return self.codec.encode(merged, quantiser_bits=quantiser_bits, bits_budget=bits_budget, analog=analog, order=order)
+            return self.codec.encode(
+                merged, quantiser_bits=quantiser_bits, bits_budget=bits_budget, analog=analog, order=order, copies=copies
+            )
+
+    def transforms(self, reduction: str | None, analog: bool, merge_ratio: float = 0.0) -> bool:
+        """Whether transform coefficients cross, and not tokens. Errors: InputError on an unknown reduction, and on that for bits."""
+        if reduction not in (None, *REDUCTIONS):
+            raise InputError(f"the reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+        if reduction == "transform" and not analog:
+            raise InputError("transform coefficients travel as I/Q symbols: send them analog, or merge tokens")
+        if reduction is None:
+            return analog and not merge_ratio and self.codec.prior is not None and self.codec.prior.variance is not None
+        return reduction == "transform"
 
 
 def tokens_of(latent: Float[Tensor, "1 c h w"]) -> FloatArray:
@@ -194,7 +213,12 @@ class FlowReceiver:
         backbone = self.transmitter.backbone
         assert isinstance(backbone, embedded.EmbeddedBackbone)
         z = _grid(backbone, features, merging.unmerge(features.rows, features.merge_map))
-        return _bytes_of(backbone.receive_noisy(z, _grid(backbone, features, features.degradation), backbone.condition([self.prompt], 1.0)))
+        degradation, share, noisy = _grid(backbone, features, features.degradation), flow_share(features), features.equalised
+        if noisy is None or not share:
+            return _bytes_of(backbone.receive(z, degradation))
+        equalised, deviation = _grid(backbone, features, noisy.values), _grid(backbone, features, noisy.deviation[:, None])
+        of_prompt = backbone.condition([self.prompt], 1.0)
+        return _bytes_of(backbone.receive_noisy(z, degradation, equalised, deviation, z.new_tensor([share]), of_prompt))
 
 
 def _grid(backbone: Backbone, features: Features, columns: np.ndarray) -> torch.Tensor:

@@ -14,7 +14,7 @@ import numpy as np
 
 from megen.accounting import accounts, made_by
 from megen.clock import Clock
-from megen.codec import QUANTISER_BITS, check_quantiser
+from megen.codec import QUANTISER_BITS, check_copies, check_quantiser
 from megen.cost.energy import ES_W, UE_DECODE_W
 from megen.halves import LARGEST_SEED, OnStep, Receives, Transmitter, halves, tokens_of
 from megen.link import Link, RadioLink
@@ -41,6 +41,7 @@ from megen.words import check_words, words
 
 LINK_STREAM = 1  # of a request's seed
 WORLD = "scenes"  # whose prompts can be completed
+MERGING_DB = 3.0  # from here on half of the tokens are worth more than half of the coefficients (experiments/analog_airtime)
 CALM = 1  # the arrival phase of a lone request: between bursts
 
 
@@ -66,6 +67,8 @@ class Pipeline:
     link: Link = field(default_factory=RadioLink)
     policy: Policy | None = None
     analog: bool = False
+    copies: int = 1  # of each analog symbol
+    reduction: str | None = None  # of analog features; None: tokens from `MERGING_DB` on, where a merge map takes little time
     complete: Callable[[str, int], Completion] | None = None
 
     @classmethod
@@ -76,6 +79,8 @@ class Pipeline:
         link: Link | None = None,
         policy: Policy | None = None,
         analog: bool = False,
+        copies: int = 1,
+        reduction: str | None = None,
         device: str = "auto",
         as_typed: bool = False,
     ) -> Pipeline:
@@ -85,7 +90,11 @@ class Pipeline:
         """
         transmitter, receiver = halves(backbone, device)
         complete = completion.complete if transmitter.backbone.spec.name == WORLD and not as_typed else None
-        return cls(transmitter, receiver, link or RadioLink(), policy, analog, complete)
+        return cls(transmitter, receiver, link or RadioLink(), policy, analog, copies, reduction, complete)
+
+    def __post_init__(self) -> None:
+        check_copies(self.copies, self.analog)
+        self.transmitter.transforms(self.reduction, self.analog)  # refuses one that cannot be
 
     def completed(self, prompt: str, seed: int) -> Completion:
         """The prompt with what it leaves open. Errors: InputError on a prompt without words and on a seed that is none."""
@@ -115,12 +124,25 @@ class Pipeline:
         """
         spec = self.transmitter.backbone.spec
         check_words(prompt)
-        state = getattr(self.link, "state", lambda: ChannelState(None))()
+        state = self._state()
         observation = Observation(state, backlog_s, arrival_phase=CALM, prompt=prompt, budget=Budget() if budget is None else budget)
         chosen = spec.default if self.policy is None or None not in (steps, merge_ratio) else self.policy(observation)
         check_type("what the policy returns", chosen, Decision)
         given: dict[str, Any] = {"steps": steps, "merge_ratio": merge_ratio, "quantiser_bits": quantiser_bits}
         return spec.check(replace(chosen, **{name: value for name, value in given.items() if value is not None}))
+
+    def _way(self, ratio: float) -> dict[str, Any]:
+        """How features cross that are reduced by a ratio."""
+        reduction, es = self.reduction, self.transmitter
+        if reduction is None and es.transforms(None, self.analog):  # the codec can do both
+            snr_db = self._state().snr_db
+            reduction = "transform" if not ratio or (snr_db is not None and snr_db < MERGING_DB) else "merging"
+        return {"analog": self.analog, "copies": self.copies, "reduction": reduction or "merging"}
+
+    def _state(self) -> ChannelState:
+        """What is known of the link."""
+        state: ChannelState = getattr(self.link, "state", lambda: ChannelState(None))()
+        return state
 
     def _noise_seed(self, prompt: str, seed: int, drafts: int, clock: Clock) -> int:
         """The seed of the noise that goes on: the best of `drafts` one-step drafts of a completed prompt, or the request's own."""
@@ -162,8 +184,8 @@ class Pipeline:
         es, clock = self.transmitter, self.transmitter.clock()
         noise_seed = self._noise_seed(full.text, int(seed), int(drafts), clock)
         latent = es.denoise([full.text], [noise_seed], decision.steps, clock, on_step)
-        bits = decision.quantiser_bits
-        sent = es.encode(latent, decision.merge_ratio, quantiser_bits=bits, bits_budget=bits_budget, analog=self.analog, clock=clock)
+        bits, way = decision.quantiser_bits, self._way(decision.merge_ratio)
+        sent = es.encode(latent, decision.merge_ratio, quantiser_bits=bits, bits_budget=bits_budget, clock=clock, **way)
         delivery = self.link.send(sent, np.random.default_rng([int(seed), LINK_STREAM]))
         with clock.stage("decode"):
             image = self.receiver.decode(delivery.received)
@@ -184,6 +206,8 @@ class Pipeline:
             **accounts(clock.seconds, sent, delivery, self.link, backlog_s, powers_w),
             quantiser_bits=None if self.analog or bits_budget is not None else bits,
             bits_budget=bits_budget,
+            reduction=way["reduction"],
+            copies=int(self.copies),
             made_by=made_by(es.backbone),
         )
         return Result(image, report, sent, delivery)

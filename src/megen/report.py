@@ -68,6 +68,7 @@ class Channel:
     speed_m_s: float | None = None
     carrier_hz: float | None = None
     csi_delay_s: float | None = None
+    csi_error: float | None = None
     trace_sha256: str | None = None
     rate_bps: float | None = None
     analog_symbols: int = 0
@@ -122,6 +123,8 @@ class Report:
     payload_bits: PayloadBits
     quantiser_bits: float | None
     bits_budget: int | None
+    reduction: str  # what makes features fewer: token merging, or transform coefficients left out
+    copies: int  # of each analog symbol
     channel: Channel
     quality: Quality
     made_by: MadeBy

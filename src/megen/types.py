@@ -202,16 +202,35 @@ class Delivery:
 
 
 @dataclass(frozen=True)
+class Equalised:
+    """Tokens [h*w, c] as an analog link left them, each value the clean one and noise, whose deviation [h*w] is known.
+
+    `unknown` is the mean deviation of a value, of those that were not sent too. Errors: InputError on another type or shape.
+    """
+
+    values: FloatArray
+    deviation: FloatArray
+    unknown: float
+
+    def __post_init__(self) -> None:
+        check_array("values", self.values, np.float32, (None, None))
+        check_array("deviation", self.deviation, np.float32, (len(self.values),))
+        check_number("unknown", self.unknown, 0)
+
+
+@dataclass(frozen=True)
 class Features:
     """What a payload says: rows [n, c], merge map [h*w], and the degradation of each token [h*w, 4].
 
     The columns of `degradation`: noise deviation, quantiser deviation, 1 where copied by unmerging, and .5 where predicted
-    because it was lost. Errors: InputError on another type or shape, and on a map that leads past the rows.
+    because it was lost. From an analog link rows are linear estimates, and `equalised` has what they were made of.
+    Errors: InputError on another type or shape, and on a map that leads past the rows.
     """
 
     rows: FloatArray
     merge_map: IntArray
     degradation: FloatArray
+    equalised: Equalised | None = None
 
     def __post_init__(self) -> None:
         check_array("rows", self.rows, np.float32, (None, None))
@@ -220,6 +239,8 @@ class Features:
         if self.merge_map.min() < 0 or self.merge_map.max() >= len(self.rows):
             low, high = self.merge_map.min(), self.merge_map.max()
             raise InputError(f"merge_map must name rows from 0 to {len(self.rows) - 1}, got {low} to {high}")
+        if self.equalised is not None:
+            check_array("equalised.values", self.equalised.values, np.float32, (len(self.merge_map), self.rows.shape[1]))
 
     def check(self, channels: int, grid: tuple[int, int] | None) -> None:
         """Refuse features that are not of a backbone's channels and grid (None: any). Errors: InputError."""

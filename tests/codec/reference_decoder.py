@@ -37,6 +37,7 @@ class Prior:
     step: list[int]
     nets: list[list[tuple[list[list[int]], list[int], list[list[int]], list[int]]]]  # by kind, by group: w1, b1, w2, b2
     levels: list[list[int]]
+    variance: list[list[list[int]]] | None = None  # by channel, row, column
 
     def tables(self) -> list[list[int]]:
         if not hasattr(self, "_tables"):
@@ -57,18 +58,20 @@ def read_prior(data: bytes) -> Prior:
         flat = list(struct.unpack(f"<{(end - start) // width}{letter}", data[8 + size + start : 8 + size + end]))
         if len(entry["shape"]) == 1:
             return flat
-        columns = entry["shape"][1]
-        return [flat[i : i + columns] for i in range(0, len(flat), columns)]
+        for length in entry["shape"][:0:-1]:
+            flat = [flat[i : i + length] for i in range(0, len(flat), length)]
+        return flat
 
     count = sum(name.startswith("0.") and name.endswith(".w1") for name in about)
     nets = [[tuple(tensor(f"{k}.{g}.{n}") for n in ("w1", "b1", "w2", "b2")) for g in range(count)] for k in range(KINDS if count else 0)]
-    return Prior(tensor("step"), nets, tensor("levels"))
+    return Prior(tensor("step"), nets, tensor("levels"), tensor("variance") if "variance" in about else None)
 
 
 def digest(prior: Prior) -> int:
     """CRC-32 of all numbers as 32-bit words."""
     crc = 0
     matrices = [[prior.step], *(m if isinstance(m[0], list) else [m] for kind in prior.nets for net in kind for m in net), prior.levels]
+    matrices += prior.variance or []
     for matrix in matrices:
         for row in matrix:
             crc = zlib.crc32(struct.pack(f"<{len(row)}i", *row), crc)
@@ -142,6 +145,8 @@ class Header:
     backbone: int
     scales: list[list[int]]
     crc: int
+    transform: bool = False
+    amplitude: float = 0.0
 
 
 def opened(part: bytes, start: int) -> bytes:
@@ -155,7 +160,8 @@ def read_header(part: bytes) -> Header:
     require(body[:3] == b"ME\x03" and len(body) >= 24, "no header of format 3")
     depth, order, prior, reduction, layer, height, width, channels, rows = struct.unpack_from("<BBBBBHHHH", body, 3)
     amplitude, backbone = struct.unpack_from("<fI", body, 16)
-    require(order <= 2 and prior <= 1 and reduction == 0 and layer == (8 if order == 2 else 0), "a code that is kept free")
+    require(order <= 2 and prior <= 1 and reduction <= 1 and layer == (8 if order == 2 else 0), "a code that is kept free")
+    require(reduction == 0 or depth == 0, "coefficients that are not analog")
     require(depth <= 32 and (order != 2 or depth >= 9), "depth")
     require(math.isfinite(amplitude) and amplitude >= 0, "amplitude")
     require(all(2 <= side <= 128 and side % 2 == 0 for side in (height, width)) and 1 <= channels <= 256, "grid")
@@ -163,7 +169,20 @@ def read_header(part: bytes) -> Header:
     scales = list(body[24:])
     require(len(scales) == (KINDS * channels if prior else 0) and all(s <= MOST for s in scales), "scales")
     table = [scales[k * channels : (k + 1) * channels] for k in range(KINDS)] if prior else []
-    return Header(depth, order, prior == 1, height, width, channels, rows, backbone, table, struct.unpack("<I", part[-4:])[0])
+    return Header(
+        depth,
+        order,
+        prior == 1,
+        height,
+        width,
+        channels,
+        rows,
+        backbone,
+        table,
+        struct.unpack("<I", part[-4:])[0],
+        reduction == 1,
+        amplitude,
+    )
 
 
 def read_map(part: bytes, header: Header) -> list[int]:
@@ -171,7 +190,7 @@ def read_map(part: bytes, header: Header) -> list[int]:
     height, width = header.height, header.width
     target = list(range(height * width))
     sources = [t for t in target if t // width % 2 or t % width % 2]
-    count = height * width - header.rows
+    count = 0 if header.transform else height * width - header.rows
     if count == 0 and not part:
         return target
     body = opened(part, header.crc)
@@ -409,7 +428,55 @@ def decode(
     header = read_header(header_part)
     require(header.backbone == backbone, "another backbone")
     target = read_map(map_part, header)
+    if header.transform:
+        coefficient_order(header, prior)
     return header, target, [] if header.depth == 0 else read_features(parts, header, target, prior)
+
+
+# --- transform coefficients -----------------------------------------------------------------------------------------
+
+
+def coefficient_order(header: Header, prior: Prior) -> list[tuple[int, int, int]]:
+    """(channel, row, column) of the coefficients in the order in which their values travel."""
+    variance = prior.variance
+    require(variance is not None and len(variance[0]) == header.height and len(variance[0][0]) == header.width, "variances")
+    places = [(c, v, u) for c in range(header.channels) for v in range(header.height) for u in range(header.width)]
+    ranked = sorted(places, key=lambda p: -(32 * variance[p[0]][p[1]][p[2]] - log2(prior.step[p[0]])))[: header.rows * header.channels]
+    count = len(ranked)
+    stride = max(1, count * 618 // 1000)
+    while math.gcd(stride, count) > 1:
+        stride += 1
+    return [ranked[j * stride % count] for j in range(count)]
+
+
+def read_coefficients(symbols: list[tuple[complex, float]], header: Header, prior: Prior) -> tuple[list[list[float]], float]:
+    """Each token's values, and the root mean square error of what they are estimates of."""
+    places, needed = coefficient_order(header, prior), (header.rows * header.channels + 1) // 2
+    joint = []
+    for i in range(needed):
+        copies = symbols[i::needed]
+        weights = [1 / max(noise, 1e-24) for _, noise in copies]
+        mean = sum(w * value for w, (value, _) in zip(weights, copies, strict=True)) / sum(weights)
+        joint.append(copies[0] if len(copies) == 1 else (mean, 1 / sum(weights)))
+    error = {(c, v, u): 2 ** (k / 8) for c, plane in enumerate(prior.variance) for v, row in enumerate(plane) for u, k in enumerate(row)}
+    planes = [[[0.0] * header.width for _ in range(header.height)] for _ in range(header.channels)]
+    for j, (c, v, u) in enumerate(places):
+        k = 32 * prior.variance[c][v][u]
+        scale = header.amplitude / 2 ** (-(k + 2 * log2(prior.step[c])) / 2048)
+        value, noise = (joint[j // 2][0].real, joint[j // 2][0].imag)[j % 2] * math.sqrt(2) * scale, joint[j // 2][1] * scale**2
+        planes[c][v][u] = value * 2 ** (k / 256) / (2 ** (k / 256) + noise)
+        error[c, v, u] = 2 ** (k / 256) * noise / (2 ** (k / 256) + noise)
+
+    def wave(frequency: int, place: int, size: int) -> float:
+        return math.sqrt((2 if frequency else 1) / size) * math.cos(math.pi * (2 * place + 1) * frequency / (2 * size))
+
+    def token(y: int, x: int) -> list[float]:
+        height, width = header.height, header.width
+        waves = [[wave(v, y, height) * wave(u, x, width) for u in range(width)] for v in range(height)]
+        return [sum(waves[v][u] * plane[v][u] for v in range(height) for u in range(width)) for plane in planes]
+
+    rows = [token(y, x) for y in range(header.height) for x in range(header.width)]
+    return rows, math.sqrt(sum(error.values()) / len(error))
 
 
 # --- the packed payload ---------------------------------------------------------------------------------------------

@@ -44,7 +44,9 @@ def small_prior(channels: int = 3, hidden: int = 5, groups: int = 2) -> Prior:
     moved = levels[:, prior.REACH] // 3  # from level 0 to level 1
     levels[:, prior.REACH] -= moved
     levels[:, prior.REACH + 1] += moved
-    return Prior(np.array([256, 100, 700])[:channels], tuple(nets), levels)
+    y, x = np.mgrid[:4, :4]
+    variance = np.rint(24 - 9 * np.hypot(y, x) + rng.uniform(-20, 20, (channels, 1, 1))).astype(np.int64)
+    return Prior(np.array([256, 100, 700])[:channels], tuple(nets), levels, variance)
 
 
 def tokens_of(height: int, width: int, channels: int, seed: int) -> np.ndarray:
@@ -61,7 +63,10 @@ def vector(name: str, kind: str, own: Prior | None, received: Received) -> dict[
     features = FeatureCodec(own, BACKBONE).decode(received)
     out: dict[str, object] = {"name": name, "prior": kind, "payload": codec.pack(received).hex()}
     if received.symbols is not None:
-        return out | {"map": features.merge_map.tolist()}
+        of = {"map": features.merge_map.tolist()}
+        if decode_header(received.payload.header).reduction == "transform":
+            of |= {"values": [round(float(v), 6) for v in features.rows.ravel()], "error": round(float(features.degradation[0, 1]), 6)}
+        return out | of
     values = np.rint(features.rows * prior.UNIT).astype("<i2")[features.merge_map]
     lost = np.flatnonzero(features.degradation[:, 3]).tolist()
     return out | {"crc": zlib.crc32(values.tobytes()), "first": values[0].tolist(), "last": values[-1].tolist(), "lost": lost}
@@ -104,6 +109,10 @@ def decoded() -> Iterator[dict[str, object]]:
     sent = FeatureCodec(small, BACKBONE).encode(merged, analog=True)
     assert sent.symbols is not None
     yield vector("analog", "small", small, Received(sent.payload, sent.symbols, np.linspace(0.1, 0.2, len(sent.symbols))))
+    for name, ratio, copies in (("transform coefficients", 0.0, 1), ("a part of the coefficients, twice", 0.6, 2)):
+        sent = FeatureCodec(small, BACKBONE).encode_coefficients(tokens_of(4, 4, 3, 98), (4, 4), ratio, copies=copies)
+        assert sent.symbols is not None
+        yield vector(name, "small", small, Received(sent.payload, sent.symbols, np.linspace(0.1, 0.3, len(sent.symbols))))
     rng = np.random.default_rng(1)
     header = encode_header(replace(decode_header(encode_header_of(8, 8, 3, 64)), depth=20))
     bodies = [rng.bytes(4 * n) for n in (6, 40)]
@@ -141,7 +150,10 @@ def refused() -> Iterator[dict[str, object]]:
         "format 2": resealed(good, older),
         "a later format": resealed(good, encode_header_of(8, 8, 3, 48, version=4)),
         "another order": resealed(good, encode_header_of(8, 8, 3, 48, order=2)),
-        "another reduction": resealed(good, encode_header_of(8, 8, 3, 48, reduction=1)),
+        "coefficients in bits": resealed(good, encode_header_of(8, 8, 3, 48, reduction=1)),
+        "another reduction": resealed(good, encode_header_of(8, 8, 3, 48, reduction=2)),
+        "coefficients without variances": Payload(encode_header_of(8, 8, 3, 64, reduction=1, depth=0), b""),
+        "coefficients with a map": resealed(good, encode_header_of(8, 8, 3, 48, reduction=1, depth=0)),
         "a refinement layer": resealed(good, encode_header_of(8, 8, 3, 48, layer=1)),
         "another prior": resealed(good, encode_header_of(8, 8, 3, 48, prior=2)),
         "scales that are missing": resealed(good, encode_header_of(8, 8, 3, 48, prior=1)),

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from megen.codec import symbols as iq
-from megen.link import analog, fading
+from megen.link import RadioLink, analog, fading
+from megen.types import InputError
 
 
 def test_symbols_have_unit_power_and_come_back() -> None:
@@ -67,6 +68,21 @@ def test_the_error_of_what_is_received_is_that_of_linear_mmse(snr_db: float) -> 
     no, gains = analog.noise_variance(snr_db), np.ones(len(symbols), complex)
     back, _ = iq.demodulate(*analog.equalise(analog.transmit(symbols, gains, no, rng), gains, no), amplitude, ones, 8)
     assert np.square(back - rows).mean() == pytest.approx(1 / (1 + 1 / no), rel=0.02)
+
+
+@pytest.mark.parametrize(("snr_db", "csi_error"), [(20.0, 0.01), (0.0, 0.02), (12.0, 0.0)])
+def test_the_errors_of_gain_estimates_are_told_as_noise(snr_db: float, csi_error: float) -> None:
+    """x (h / h' - 1) + n / h' has the variance (no + csi_error) / |h'|^2 for unit symbols, where h' is the estimate of h = 1."""
+    rng = np.random.default_rng(6)
+    symbols = np.exp(2j * np.pi * rng.random(200_000))
+    link = RadioLink(snr_db, csi_error=csi_error)
+    received, variance = link.send_symbols(symbols, link.gain(rng), 0.0, rng)
+    share = np.square(np.abs(received - symbols)) / variance
+    assert share.mean() == pytest.approx(1, rel=0.15 if csi_error else 0.02)  # one error a slot: a few hundred draws
+    assert variance.mean() == pytest.approx(analog.noise_variance(snr_db) + csi_error, rel=0.1)
+    for bad in (-0.1, 1.5, float("nan")):
+        with pytest.raises(InputError, match="csi_error must lie in"):
+            RadioLink(csi_error=bad)
 
 
 def test_rayleigh_error_against_the_integral() -> None:

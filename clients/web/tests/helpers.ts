@@ -12,6 +12,8 @@ export interface DecodedVector {
   readonly last?: number[]
   readonly lost?: number[]
   readonly map?: number[]
+  readonly values?: number[]
+  readonly error?: number
 }
 
 /** Which codec file a vector is decoded with. */

@@ -43,7 +43,13 @@ def coded(rng: np.random.Generator) -> tuple[str, bytes]:
     merged = merging.merged(tokens.astype(np.float32).clip(-128, 128), (height, width), float(rng.choice([0, 0.75, 0.75 * rng.random()])))
     encoder = FeatureCodec(library_prior(kind), BACKBONE)
     if rng.random() < 0.2:
-        sent = encoder.encode(merged, analog=True)
+        copies = int(rng.choice([1, 1, 2, 5]))
+        of = encoder.prior.variance if encoder.prior else None
+        if of is not None and rng.random() < 0.5:
+            grid = of.shape[1], of.shape[2]
+            sent = encoder.encode_coefficients(tokens_of(*grid, channels, 1), grid, 0.75 * rng.random(), copies=copies)
+        else:
+            sent = encoder.encode(merged, analog=True, copies=copies)
         assert sent.symbols is not None
         noise = 0.1 * rng.standard_normal(len(sent.symbols))
         variance = rng.exponential(0.1, len(sent.symbols)) * (rng.random(len(sent.symbols)) < 0.95)

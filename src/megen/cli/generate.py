@@ -67,6 +67,11 @@ def _add_link(g: argparse.ArgumentParser) -> None:
     g.add_argument(
         "--link", choices=("none", "analog", "digital"), default="digital", help="what the features cross (default: %(default)s)"
     )
+    g.add_argument(
+        "--reduction", choices=("merging", "transform"), help="of analog features: what --merge-ratio leaves out (default: transform)"
+    )
+    g.add_argument("--copies", type=int, metavar="N", help="send each analog symbol N times: N times the airtime, less noise (default: 1)")
+    g.add_argument("--csi-error", type=float, metavar="E", help="mean square error of the analog link's gain estimates (default: 0)")
     g.add_argument("--snr-db", type=float, help=f"mean signal-to-noise ratio per complex channel use (default: {SNR_DB:g})")
     g.add_argument("--distance-m", type=float, help="take the SNR from a link budget at this distance instead")
     g.add_argument("--path-loss", choices=("umi-los", "umi-nlos", "reference"), help=f"of that budget (default: {PATH_LOSS})")
@@ -181,6 +186,8 @@ def _check_pairs(args: argparse.Namespace, auto: bool) -> None:
         output.refuse(args, ["policy", "server", "phone"], "is for --steps auto or --merge-ratio auto: nothing else asks a policy")
     if args.link == "analog":
         output.refuse(args, ["bits_budget", "quantiser_bits"], "sets a quantiser, and --link analog has none: leave one of them out")
+    else:
+        output.refuse(args, ["reduction", "copies", "csi_error"], "is for features that travel as symbols: give --link analog")
     if args.bits_budget is not None:
         output.refuse(args, ["quantiser_bits"], "and --bits-budget both set the quantiser: give one of them")
 
@@ -192,7 +199,16 @@ def _pipeline(args: argparse.Namespace, steps: int | None, ratio: float | None) 
     link, policy, decided_by = _link(args), None, "given"
     if steps is None or ratio is None:
         policy, decided_by = _policy(args, steps, ratio), f"policy {args.policy or POLICY}"
-    pipe = Pipeline.load(args.backbone, link=link, policy=policy, analog=args.link == "analog", device=args.device, as_typed=args.as_typed)
+    pipe = Pipeline.load(
+        args.backbone,
+        link=link,
+        policy=policy,
+        analog=args.link == "analog",
+        copies=args.copies or 1,
+        reduction=args.reduction,
+        device=args.device,
+        as_typed=args.as_typed,
+    )
     backbone = pipe.transmitter.backbone
     if policy is not None:
         policy.check(getattr(backbone, "digest", ""))
@@ -235,7 +251,8 @@ def _link(args: argparse.Namespace) -> Link:
         snr_db = float(LinkBudget(bandwidth_hz=args.bandwidth_hz).snr_db(lost_db))
     trace = None if args.trace is None else read_trace(args.trace)
     speed_m_s = SPEED_M_S if args.speed_m_s is None else args.speed_m_s
-    link = RadioLink(snr_db, args.bandwidth_hz, args.fading or FADING, speed_m_s, CARRIER_HZ, trace=trace)
+    csi_error = args.csi_error or 0.0
+    link = RadioLink(snr_db, args.bandwidth_hz, args.fading or FADING, speed_m_s, CARRIER_HZ, trace=trace, csi_error=csi_error)
     return PerfectLink() if args.link == "none" else link
 
 

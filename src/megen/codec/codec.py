@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megen import merging
-from megen.codec import features, payload, symbols
+from megen.codec import features, payload, symbols, transform
 from megen.codec.header import MAX_SIDE, CodecError, Header, is_grid
 from megen.codec.prior import UNIT, Prior, plain
 from megen.codec.pyramid import ORDERS
@@ -19,7 +19,9 @@ from megen.merging import Merged
 from megen.types import (
     QUANTISER_BITS,
     ComplexArray,
+    Equalised,
     Features,
+    FloatArray,
     InputError,
     Received,
     Transmission,
@@ -28,6 +30,7 @@ from megen.types import (
     check_type,
 )
 
+MOST_COPIES = 8  # of an analog symbol
 LOST = 0.5  # how far a predicted token is taken to be from the true one
 
 
@@ -58,8 +61,9 @@ class FeatureCodec:
         bits_budget: int | None = None,
         analog: bool = False,
         order: str = "band",
+        copies: int = 1,
     ) -> Transmission:
-        """Quantise and entropy-code merged features, or with `analog` make I/Q symbols of them.
+        """Quantise and entropy-code merged features, or with `analog` make I/Q symbols of them, which are sent `copies` times.
 
         The quantiser is that of `quantiser_bits`, in steps of 1/4, or the finest whose payload fits `bits_budget`. The parts'
         `order` is "band", where a lost one harms no other, "stage", where each that arrives refines the whole picture, or "layer", where
@@ -68,18 +72,15 @@ class FeatureCodec:
         is too small, and on one with `analog`.
         """
         check_quantiser(quantiser_bits, bits_budget, analog)
+        check_copies(copies, analog)
         if order not in ORDERS:
             raise InputError(f"the order of parts must be one of {', '.join(ORDERS)}, got {order!r}")
-        height, width = merged.grid
-        prior = self.prior or plain(merged.rows.shape[1])
-        if self.grid not in (None, merged.grid) or prior.channels != merged.rows.shape[1]:
-            mine = f"{'any grid' if self.grid is None else self.grid} of {prior.channels} channels"
-            raise InputError(f"this codec is for {mine}, the features are of {merged.grid} and {merged.rows.shape[1]}")
-        header = Header(height, width, merged.rows.shape[1], len(merged.rows), self.fingerprint)
+        prior = self._prior_for(merged.grid, merged.rows.shape[1])
+        header = Header(*merged.grid, merged.rows.shape[1], len(merged.rows), self.fingerprint)
         if analog:
             iq, amplitude = symbols.modulate(merged.rows, symbols.row_gains(merged.counts))
             parts = payload.encode(merged.rows, merged.choice, merged.merge_map, replace(header, amplitude=amplitude), prior)
-            return Transmission(parts, iq, payload.error_rates(parts))
+            return Transmission(parts, np.tile(iq, int(copies)), payload.error_rates(parts))
         depth = features.MAX_DEPTH if bits_budget is not None else depth_of(quantiser_bits)
         if order == "layer":
             features.base_depth(depth)  # refuses what is too coarse for two layers
@@ -89,6 +90,29 @@ class FeatureCodec:
         else:
             parts = payload.encode(merged.rows, merged.choice, merged.merge_map, header, prior)
         return Transmission(parts, None, payload.error_rates(parts, order))
+
+    def encode_coefficients(self, tokens: FloatArray, grid: tuple[int, int], ratio: float = 0.0, *, copies: int = 1) -> Transmission:
+        """Make I/Q symbols of the transform coefficients of tokens [h*w, c], less the share `ratio` that matters least.
+
+        Errors: InputError on NaN, another grid or number of channels, a ratio that cannot be, and without variances of the backbone.
+        """
+        check_copies(copies, True)
+        prior = self._prior_for(grid, tokens.shape[1])
+        rows = len(tokens) - merging.merged_count(*grid, ratio)
+        chosen = transform.select(prior, grid, rows * prior.channels)
+        values = transform.forward(tokens, grid).ravel()[chosen.numbers]
+        iq, amplitude = symbols.modulate(values[:, None], chosen.gains)
+        header = Header(*grid, prior.channels, rows, self.fingerprint, amplitude=amplitude, reduction="transform")
+        parts = payload.protected(header)
+        return Transmission(parts, np.tile(iq, int(copies)), payload.error_rates(parts))
+
+    def _prior_for(self, grid: tuple[int, int], channels: int) -> Prior:
+        """The prior for features of a grid and so many channels. Errors: InputError where it is for others."""
+        prior = self.prior or plain(channels)
+        if self.grid not in (None, grid) or prior.channels != channels:
+            mine = f"{'any grid' if self.grid is None else self.grid} of {prior.channels} channels"
+            raise InputError(f"this codec is for {mine}, the features are of {grid} and {channels}")
+        return prior
 
     def decode(self, received: Received) -> Features:
         """What a payload's bits, and its symbols where it has some, say. Errors: CodecError."""
@@ -111,11 +135,31 @@ class FeatureCodec:
             else:
                 degradation[~arrived, 3] = LOST
             return Features(rows, merge_map, degradation)
-        iq, variance = _checked(received, (header.rows * header.channels + 1) // 2)
+        if header.reduction == "transform":
+            return self._of_coefficients(header, received)
+        iq, variance = combined(received, (header.rows * header.channels + 1) // 2)
         gains = symbols.row_gains(np.bincount(merge_map))
         rows, deviation = symbols.demodulate(iq, variance, header.amplitude, gains, header.channels)
         degradation[:, 0] = deviation[merge_map]
-        return Features(rows, merge_map, degradation)
+        values = (rows * (1 + deviation[:, None] ** 2))[merge_map]  # what the estimates shrank
+        return Features(rows, merge_map, degradation, Equalised(values, deviation[merge_map], float(deviation[merge_map].mean())))
+
+    def _of_coefficients(self, header: Header, received: Received) -> Features:
+        """What the symbols of transform coefficients say. Errors: CodecError without variances of the backbone."""
+        prior = self.prior or plain(header.channels)
+        try:
+            if prior.channels != header.channels:
+                raise InputError(f"the payload has {header.channels} channels, this receiver {prior.channels}")
+            chosen = transform.select(prior, header.grid, header.rows * header.channels)
+        except InputError as error:
+            raise CodecError(str(error)) from error
+        values, noise = symbols.values_of(*combined(received, (len(chosen.numbers) + 1) // 2), header.amplitude / chosen.gains)
+        found = transform.estimates(values, np.sqrt(noise), chosen, prior)
+        count = header.height * header.width
+        degradation = np.zeros((count, 4), np.float32)
+        degradation[:, 1] = found.error
+        known = Equalised(found.values, np.full(count, found.noise, np.float32), found.unknown)
+        return Features(found.linear, np.arange(count, dtype=np.int64), degradation, known)
 
 
 def _deviation(prior: Prior, depth: int) -> float:
@@ -124,16 +168,33 @@ def _deviation(prior: Prior, depth: int) -> float:
     return float(np.sqrt((steps**2).mean() / 12))
 
 
-def _checked(received: Received, needed: int) -> tuple[ComplexArray, NDArray[np.float64]]:
-    """The symbols and variances of an analog payload. Errors: CodecError where they are too few, too many, NaN or infinite."""
-    if received.symbols is None or received.variance is None or received.symbols.shape != (needed,):
-        shape = (0,) if received.symbols is None else received.symbols.shape
-        raise CodecError(f"an analog payload needs {needed} symbols, got {' x '.join(map(str, shape))}")
+def combined(received: Received, needed: int) -> tuple[ComplexArray, NDArray[np.float64]]:
+    """The symbols and variances of an analog payload, copies by maximum ratio combining.
+
+    Errors: CodecError where they are too few, too many, NaN or infinite.
+    """
+    shape = (0,) if received.symbols is None else received.symbols.shape
+    copies = shape[0] // needed if len(shape) == 1 else 0
+    if received.symbols is None or received.variance is None or shape != (copies * needed,) or not 1 <= copies <= MOST_COPIES:
+        raise CodecError(
+            f"an analog payload needs {needed} symbols, got {' x '.join(map(str, shape))}; up to {MOST_COPIES} whole copies can be"
+        )
     if received.variance.shape != received.symbols.shape:
-        raise CodecError(f"{needed} symbols need as many variances, got {' x '.join(map(str, received.variance.shape))}")
+        raise CodecError(f"{shape[0]} symbols need as many variances, got {' x '.join(map(str, received.variance.shape))}")
     if not (np.isfinite(received.symbols).all() and np.isfinite(received.variance).all() and received.variance.min(initial=0) >= 0):
         raise CodecError("an analog payload's symbols or variances hold NaN, infinity, or a variance below 0")
-    return received.symbols, received.variance
+    if copies == 1:
+        return received.symbols, received.variance
+    variance = np.maximum(received.variance.reshape(copies, needed), symbols.LEAST_NOISE)
+    joint = 1 / (1 / variance).sum(0)
+    return joint * (received.symbols.reshape(copies, needed) / variance).sum(0), joint
+
+
+def check_copies(copies: int, analog: bool) -> None:
+    """Refuse a number of copies that no payload can have. Errors: InputError."""
+    check_number("copies", copies, 1, MOST_COPIES, whole=True)
+    if copies != 1 and not analog:
+        raise InputError("copies are of analog symbols, and features that travel as bits have none: leave copies out, or send analog")
 
 
 def check_quantiser(quantiser_bits: float, bits_budget: int | None, analog: bool) -> None:

@@ -18,7 +18,7 @@ MAGIC = b"ME"
 VERSION = 3
 MAX_SIDE, MAX_CHANNELS = 128, 256
 FILE_PRIOR, OWN_SCALES = 0, 1  # codes of how features are predicted
-TOKEN_MERGING = 0  # the one reduction so far; other codes are kept free for others
+REDUCTIONS = ("merging", "transform")  # what makes features fewer; other codes are kept free
 CRC_BYTES = 3  # of a feature part; the header and the map have four
 CRC = struct.Struct("<I")
 
@@ -43,12 +43,15 @@ class Header:
     amplitude: float = 0.0  # root mean square of the features where they travel as analog symbols
     order: str = "band"  # of the feature parts
     scales: bytes = b""  # a scale class for each (kind of stage, channel) where no net of the codec file predicts
+    reduction: str = "merging"  # "transform": as many coefficients as `rows` tokens have values
 
     def __post_init__(self) -> None:
         if self.depth and not features.MIN_DEPTH <= self.depth <= features.MAX_DEPTH:
             raise CodecError(f"no payload has a depth of {self.depth} quarter bits")
         if self.order == "layer" and self.depth < features.MIN_DEPTH + LAYER:
             raise CodecError(f"no payload in layers has a depth of {self.depth} quarter bits")
+        if self.reduction == "transform" and self.depth:
+            raise CodecError("no payload has transform coefficients but an analog one")
         if not np.isfinite(self.amplitude) or self.amplitude < 0:
             raise CodecError(f"no payload has an amplitude of {self.amplitude}")
         if not is_grid(self.grid) or not 1 <= self.channels <= MAX_CHANNELS:
@@ -100,7 +103,8 @@ def layer_code(order: str) -> int:
 
 def encode_header(header: Header) -> bytes:
     """The header as bytes."""
-    codes = (header.depth, ORDERS.index(header.order), OWN_SCALES if header.scales else FILE_PRIOR, TOKEN_MERGING, layer_code(header.order))
+    ways = (ORDERS.index(header.order), OWN_SCALES if header.scales else FILE_PRIOR, REDUCTIONS.index(header.reduction))
+    codes = (header.depth, *ways, layer_code(header.order))
     sizes = (header.height, header.width, header.channels, header.rows)
     return seal(LAYOUT.pack(MAGIC, VERSION, *codes, *sizes, header.amplitude, header.backbone) + header.scales)
 
@@ -119,7 +123,7 @@ def decode_header(part: bytes) -> Header:
     for name, code, count in (
         ("order of parts", order, len(ORDERS)),
         ("prior", prior, OWN_SCALES + 1),
-        ("reduction", reduction, 1),
+        ("reduction", reduction, len(REDUCTIONS)),
     ):
         if code >= count:
             raise CodecError(f"the header names {name} {code}, which this megen does not know: update it")
@@ -130,4 +134,4 @@ def decode_header(part: bytes) -> Header:
         raise CodecError(
             f"the header has {len(scales)} scales, expected {KINDS * channels if prior == OWN_SCALES else 0} of at most {MOST}"
         )
-    return Header(height, width, channels, rows, backbone, depth, amplitude, ORDERS[order], scales)
+    return Header(height, width, channels, rows, backbone, depth, amplitude, ORDERS[order], scales, REDUCTIONS[reduction])

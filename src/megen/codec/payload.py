@@ -49,6 +49,8 @@ def decode_map(payload: Payload, header: Header) -> IntArray:
     """The merge choice of every source, as `encode_map` took it. Errors: CodecError."""
     tokens = header.height * header.width
     sources, count = tokens - tokens // 4, tokens - header.rows
+    if header.reduction == "transform":
+        count = 0
     choice = np.full(sources, -1, np.int64)
     if not count and not payload.merge_map:
         return choice
@@ -80,11 +82,16 @@ def encode(rows: FloatArray, choice: IntArray, mapping: IntArray, header: Header
     The features stay out of it where it is analog. Errors: InputError on values that cannot be coded.
     """
     if header.analog:
-        first = encode_header(header)
-        return Payload(first, encode_map(choice, first))
+        return protected(header, choice)
     coded = features.encode_parts(rows, mapping, header.grid, prior, header.depth, order=header.order)
     first = encode_header(replace(header, scales=coded.scales))
     return Payload(first, encode_map(choice, first), tuple(b + part_crc(b, i, first) for i, b in enumerate(coded.parts)))
+
+
+def protected(header: Header, choice: IntArray | None = None) -> Payload:
+    """Header and merge map alone; without a choice no token merged."""
+    first = encode_header(header)
+    return Payload(first, b"" if choice is None else encode_map(choice, first))
 
 
 def encode_within(bits_budget: int, rows: FloatArray, choice: IntArray, mapping: IntArray, header: Header, prior: Prior) -> Payload:

@@ -36,6 +36,7 @@ ACTIVATION = 2**15 - 1  # of a hidden unit
 INT32 = 2**31 - 1
 LARGEST_STEP = 4 * UNIT  # of a channel's relative step
 GROUPS = 8  # of channels, in a prior that is made now; a bundled one may have fewer
+VARIANCE_PER_OCTAVE, WIDEST_VARIANCE = 8, 20  # classes of a coefficient's variance, from 2^-20 to 2^20
 TOTAL = 2**16  # counts of a class of levels sum to it
 FILE, FORMAT, OLDER = "codec.safetensors", "megen-codec-3", "megen-codec-1"  # the older one has no table of levels
 KEPT = {"w1": np.int16, "b1": np.int32, "w2": np.int16, "b2": np.int32}
@@ -105,12 +106,18 @@ class Prior:
     step: IntArray
     nets: tuple[tuple[Net, ...], ...] = ()  # by kind of stage, by group
     levels: IntArray = field(default_factory=logistic_levels)  # counts [CLASSES, 2 REACH + 1], each row of sum 2^16
+    variance: IntArray | None = None  # of each cosine-transform coefficient [c, h, w], log2 in 1 / VARIANCE_PER_OCTAVE
 
     def __post_init__(self) -> None:
         if not len(self.step) or self.step.min() < 1 or self.step.max() > LARGEST_STEP:
             raise PriorError(f"a channel's relative step must lie in [1, {LARGEST_STEP}]")
         if self.levels.shape != (CLASSES, 2 * REACH + 1) or self.levels.min() < 1 or (self.levels.sum(1) != TOTAL).any():
             raise PriorError(f"the table of levels must hold {CLASSES} rows of {2 * REACH + 1} counts from 1 on, each of sum {TOTAL}")
+        farthest = WIDEST_VARIANCE * VARIANCE_PER_OCTAVE
+        if self.variance is not None and (
+            self.variance.ndim != 3 or len(self.variance) != self.channels or np.abs(self.variance).max(initial=0) > farthest
+        ):
+            raise PriorError(f"variances of coefficients must be [{self.channels}, height, width] classes within +- {farthest}")
         expected = [(4 * self.channels + g.start + 3, 2 * (g.stop - g.start)) for g in self.groups]
         if self.nets and [[(n.w1.shape[0], n.w2.shape[1]) for n in row] for row in self.nets] != [expected] * KINDS:
             raise PriorError(f"the nets do not have the inputs and outputs of {self.channels} channels in {len(expected)} groups")
@@ -136,8 +143,9 @@ class Prior:
 
     @functools.cached_property
     def digest(self) -> int:
-        """CRC-32 of all that decoding depends on: steps, nets, table of levels."""
+        """CRC-32 of all that decoding depends on: steps, nets, table of levels, variances."""
         arrays = [self.step, *(a for kind in self.nets for net in kind for a in (net.w1, net.b1, net.w2, net.b2)), self.levels]
+        arrays += [] if self.variance is None else [self.variance]
         return functools.reduce(lambda crc, a: zlib.crc32(a.astype("<i4").tobytes(), crc), arrays, 0)
 
 
@@ -222,6 +230,11 @@ def scale_class(log2_scale: Whole, step: IntArray) -> IntArray:
     return np.asarray(np.minimum(np.maximum(np.floor(relative), 0), MOST).astype(np.int64))
 
 
+def log2_steps(prior: Prior) -> IntArray:
+    """log2 of each channel's relative step [c], in 1 / UNIT."""
+    return np.array([_log2(int(step)) for step in prior.step], np.int64)
+
+
 @functools.lru_cache(maxsize=64)
 def _log2_of(steps: tuple[int, ...]) -> Whole:
     return np.array([_log2(step) for step in steps], float)
@@ -231,6 +244,8 @@ def save(prior: Prior, folder: Path, metadata: dict[str, object]) -> Path:
     """Write a prior beside a backbone's weights."""
     path = folder / FILE
     tensors = {"step": prior.step.astype(np.int32), "levels": prior.levels.astype(np.int32)}
+    if prior.variance is not None:
+        tensors["variance"] = prior.variance.astype(np.int16)
     for kind, row in enumerate(prior.nets):
         for group, net in enumerate(row):
             tensors |= {f"{kind}.{group}.{name}": np.ascontiguousarray(getattr(net, name), dtype) for name, dtype in KEPT.items()}
@@ -258,7 +273,8 @@ def load(folder: Path, channels: int) -> Prior:
         kinds = range(KINDS if count else 0)
         nets = tuple(tuple(Net(*(tensors[f"{kind}.{g}.{name}"].astype(float) for name in KEPT)) for g in range(count)) for kind in kinds)
         levels = tensors["levels"].astype(np.int64) if version == FORMAT else logistic_levels()
-        prior = Prior(tensors["step"].astype(np.int64), nets, levels)
+        variance = tensors["variance"].astype(np.int64) if "variance" in tensors else None
+        prior = Prior(tensors["step"].astype(np.int64), nets, levels, variance)
     except PriorError as error:
         raise PriorError(f"{path} cannot be decoded with: {error}") from error
     except (SafetensorError, OSError, KeyError, ValueError, IndexError) as error:

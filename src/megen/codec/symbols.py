@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from megen.types import ComplexArray, FloatArray, InputError, IntArray
 
 Array = NDArray[np.float64]
+LEAST_NOISE = 1e-24  # below this a variance counts as this much, so that its logarithm is finite
 
 
 def row_gains(counts: IntArray) -> Array:
@@ -23,7 +24,7 @@ def row_gains(counts: IntArray) -> Array:
     return gains
 
 
-def modulate(rows: FloatArray, gains: Array) -> tuple[ComplexArray, float]:
+def modulate(rows: FloatArray | Array, gains: Array) -> tuple[ComplexArray, float]:
     """Rows [n, c], each times its gain [n], to I/Q symbols of unit mean power, and the amplitude that undoes it.
 
     Two values make one symbol; an odd last one travels beside a zero. Errors: InputError on NaN or infinity.
@@ -36,16 +37,20 @@ def modulate(rows: FloatArray, gains: Array) -> tuple[ComplexArray, float]:
     return (pairs[:, 0] + 1j * pairs[:, 1]) / np.sqrt(2), amplitude
 
 
+def values_of(symbols: ComplexArray, variance: Array, scale: Array) -> tuple[Array, Array]:
+    """Equalised symbols to values [n], each times its scale [n], and the variances of their noise [n]."""
+    flat = np.stack([symbols.real, symbols.imag], 1).ravel()[: len(scale)]
+    return flat * np.sqrt(2) * scale, np.repeat(variance, 2)[: len(scale)] * scale**2
+
+
 def demodulate(symbols: ComplexArray, variance: Array, amplitude: float, gains: Array, channels: int) -> tuple[FloatArray, FloatArray]:
     """Equalised symbols to rows [n, c], each value shrunk to its linear MMSE estimate, and each row's noise deviation [n].
 
     The deviation is that before shrinking, in units of a feature; features are taken to have unit variance.
     """
     n = len(gains)
-    scale = amplitude / gains[:, None]
-    values = np.stack([symbols.real, symbols.imag], 1).ravel()[: n * channels].reshape(n, channels) * np.sqrt(2) * scale
-    noise = np.repeat(variance, 2)[: n * channels].reshape(n, channels) * scale**2
+    values, noise = (v.reshape(n, channels) for v in values_of(symbols, variance, np.repeat(amplitude / gains, channels)))
     rows: FloatArray = (values / (1 + noise)).astype(np.float32)
     # the mean over a row in the logarithm: one symbol in a deep fade does not make the whole row unknown
-    deviation: FloatArray = np.exp(0.5 * np.log(np.maximum(noise, 1e-24)).mean(1)).astype(np.float32)
+    deviation: FloatArray = np.exp(0.5 * np.log(np.maximum(noise, LEAST_NOISE)).mean(1)).astype(np.float32)
     return rows, deviation

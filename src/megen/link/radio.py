@@ -65,7 +65,8 @@ class RadioLink:
     """Bytes by the modulation and coding of 3GPP TS 38.214 with HARQ, symbols as y = h x + n, over one fading channel.
 
     `snr_db` is the mean SNR per complex channel use. The receiver knows the channel's gains, the sender those of `csi_delay_s`
-    before. A `trace` of SNRs stands in for SNR and fading. Errors: InputError on a link that cannot be.
+    before. Symbols are equalised by estimates of the gains, one a slot, whose mean square error relative to the mean gain is `csi_error`:
+    that of p pilots is 1 / (p snr). A `trace` of SNRs stands in for SNR and fading. Errors: InputError on a link that cannot be.
     """
 
     snr_db: float = 10.0
@@ -74,6 +75,7 @@ class RadioLink:
     speed_m_s: float = 1.0
     carrier_hz: float = 3.5e9
     csi_delay_s: float = 4e-3
+    csi_error: float = 0.0
     trace: Trace | None = None
 
     def __post_init__(self) -> None:
@@ -83,6 +85,7 @@ class RadioLink:
         fading.doppler_hz(self.speed_m_s, self.carrier_hz)
         check_number("bandwidth_hz", self.bandwidth_hz, *BANDWIDTH_HZ, mend="; 20 MHz are 2e7")
         check_number("csi_delay_s", self.csi_delay_s, 0, 1)
+        check_number("csi_error", self.csi_error, 0, 1)
         if self.trace is not None:
             check_type("trace", self.trace, Trace)
 
@@ -108,7 +111,7 @@ class RadioLink:
         delivery = self._send_bytes(transmission, gain, rng, OuterLoop(outer_loop))
         if transmission.symbols is None:
             return delivery
-        symbols, variance = self._send_symbols(transmission.symbols, gain, delivery.latency_s, rng)
+        symbols, variance = self.send_symbols(transmission.symbols, gain, delivery.latency_s, rng)
         airtime_s = len(symbols) / symbol_rate_hz(self.bandwidth_hz)
         received = replace(delivery.received, symbols=symbols, variance=variance)
         return replace(delivery, received=received, latency_s=delivery.latency_s + airtime_s)
@@ -145,14 +148,19 @@ class RadioLink:
         kind = self.fading if self.trace is None else "trace"
         return fading.forecast(kind, fading.doppler_hz(self.speed_m_s, self.carrier_hz), self.csi_delay_s, snr_db, self.snr_db)
 
-    def _send_symbols(
+    def send_symbols(
         self, symbols: ComplexArray, gain: fading.Gain, start_s: float, rng: np.random.Generator
     ) -> tuple[ComplexArray, NDArray[np.float64]]:
+        """Symbols from `start_s` on, each slot at its gain: equalised, and the variance of their noise."""
         per_slot = max(1, int(symbol_rate_hz(self.bandwidth_hz) * harq.SLOT_S))
         slot = np.arange(-(-len(symbols) // per_slot), dtype=np.float64)
         gains = np.repeat(gain(start_s + slot * harq.SLOT_S), per_slot)[: len(symbols)]
         no = analog.noise_variance(self.snr_db)
-        return analog.equalise(analog.transmit(symbols, gains, no, rng), gains, no)
+        received, estimates = analog.transmit(symbols, gains, no, rng), gains
+        if self.csi_error:
+            off = rng.standard_normal((2, len(slot))) * np.sqrt(self.csi_error / 2)
+            estimates = gains + np.repeat(off[0] + 1j * off[1], per_slot)[: len(symbols)]
+        return analog.equalise(received, estimates, no + self.csi_error)  # to the receiver the gains' errors are noise
 
     def _snr_db(self, gain: fading.Gain) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
         return lambda time_s: np.asarray(self.snr_db + 10 * np.log10(np.maximum(np.abs(gain(time_s)) ** 2, 1e-12)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,8 +25,6 @@ from megen.words import left_out
 ASSETS = Path(__file__).parent.parent / "assets"
 STEM = "backbone"
 PREVIEW_PX = 8  # of a token's side
-# mean noise deviations from which on the flow map's estimate counts, and counts alone (experiments/channel_denoising)
-NOISE = (0.125, 0.5)
 
 
 @dataclass(frozen=True)
@@ -156,21 +153,24 @@ class EmbeddedBackbone(nn.Module):
         return self.decode(self.restorer(z, degradation))
 
     def receive_noisy(
-        self, z: Float[Tensor, "b c h w"], degradation: Float[Tensor, "b 4 h w"], condition: Condition
+        self,
+        z: Float[Tensor, "b c h w"],
+        degradation: Float[Tensor, "b 4 h w"],
+        equalised: Float[Tensor, "b c h w"],
+        deviation: Float[Tensor, "b 1 h w"],
+        share: Float[Tensor, "b"],
+        condition: Condition,
     ) -> Float[Tensor, "b 3 H W"]:
         """As `receive`, of latents with noise, by one step of the flow map besides the restorer.
 
         An equalised value is the clean one and noise of deviation d: over 1 + d it lies on the path from noise to data at the time
-        1 / (1 + d). One time for all tokens, by the geometric mean. Where there is little noise the restorer is better (`NOISE`).
+        1 / (1 + d). One time for all tokens, by the geometric mean. The result has `share` of it (`ue.receiver.flow_share`).
         """
-        noise = degradation[:, :1]
-        time = torch.exp(-torch.log1p(noise).mean((1, 2, 3)))
-        equalised = z * (1 + noise.square())  # what the codec's estimate shrank
+        time = torch.exp(-torch.log1p(deviation).mean((1, 2, 3)))
         cleaned = flow_map.step(
             lambda z, s, t: self.velocity(z, s, t, condition), time[:, None, None, None] * equalised, time, torch.ones_like(time)
         )
-        low, high = (math.log(bound) for bound in NOISE)
-        share = ((noise.mean((1, 2, 3)).clamp(min=1e-9).log() - low) / (high - low)).clamp(0, 1)[:, None, None, None]
+        share = share[:, None, None, None]
         return self.decode(share * cleaned + (1 - share) * self.restorer(z, degradation))
 
     def preview(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:

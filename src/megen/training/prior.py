@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -11,11 +11,24 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from megen import merging
-from megen.codec import features
+from megen.codec import features, transform
 from megen.codec.features import MAX_DEPTH, MIN_DEPTH, base_step
-from megen.codec.prior import ACTIVATION, INT32, LIMIT, UNIT, WEIGHT, Net, Prior, bound, groups
+from megen.codec.prior import (
+    ACTIVATION,
+    INT32,
+    LIMIT,
+    UNIT,
+    VARIANCE_PER_OCTAVE,
+    WEIGHT,
+    WIDEST_VARIANCE,
+    Net,
+    Prior,
+    bound,
+    groups,
+)
 from megen.codec.pyramid import KINDS, NONE, segments
 from megen.training import loop
+from megen.types import FloatArray, IntArray
 
 HIDDEN = 128
 RATIOS = (0.0, 0.0, 0.25, 0.5, 0.75)
@@ -134,7 +147,21 @@ def train(
         optimiser.step()
         spent = float(total.detach()) / count + np.log2(base / UNIT)  # as if the step were 1
         shown["bits"] = 0.97 * shown.get("bits", spent) + 0.03 * spent
-    return Prior(step, tuple(tuple(net.whole() for net in row) for row in nets))
+    return Prior(step, tuple(tuple(net.whole() for net in row) for row in nets), variance=variances(latents))
+
+
+def variances(latents: Float[Tensor, "n c h w"]) -> IntArray:
+    """Classes of the mean squares of each transform coefficient, [c, h, w]."""
+    total = sum(np.square(transform.forward(tokens, grid)) for tokens, grid in _tokens(latents))
+    log2 = np.log2(np.maximum(total / len(latents), 2.0**-WIDEST_VARIANCE))
+    out: IntArray = np.rint(log2.clip(max=WIDEST_VARIANCE) * VARIANCE_PER_OCTAVE).astype(np.int64)
+    return out
+
+
+def _tokens(latents: Float[Tensor, "n c h w"]) -> Iterator[tuple[FloatArray, tuple[int, int]]]:
+    """The tokens [h*w, c] of each latent, and their grid."""
+    for tokens in latents.flatten(2).transpose(1, 2).float().numpy():
+        yield tokens, (latents.shape[2], latents.shape[3])
 
 
 def measured_bits(prior: Prior, latents: Float[Tensor, "n c h w"], depth: int, ratio: float) -> float:

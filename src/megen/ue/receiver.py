@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,9 +20,20 @@ if TYPE_CHECKING:
 
 GRAPH, OUTPUTS = "receiver.onnx", {"image", "finite"}
 NOISY = "receiver-noisy.onnx"  # for features with noise: the same receiver with one step of the flow map
+NOISY_INPUTS = 6
 TAIL = "receiver-tail.onnx"  # the second half of a graph that is run in tiles
+# mean deviations of a value from which on the flow map's estimate counts, and counts alone (experiments/channel_denoising)
+NOISE = (0.08, 0.45)
 PROVIDERS = ["CPUExecutionProvider"]
 ASSETS = Path(__file__).parents[1] / "assets"
+
+
+def flow_share(features: Features, noise: tuple[float, float] = NOISE) -> float:
+    """How much the flow map's estimate counts beside the restorer's: from 0 at the lower bound to 1, linear in the logarithm."""
+    if features.equalised is None or features.equalised.unknown <= noise[0]:
+        return 0.0
+    low, high = noise
+    return min(1.0, math.log(features.equalised.unknown / low) / math.log(high / low))
 
 
 class ReceiverError(InputError):
@@ -101,8 +113,8 @@ class Receiver:
         return cls(FeatureCodec(learned, fingerprint, grid), session, tiles, noisy if noisy.is_file() else None)
 
     @cached_property
-    def _denoising(self) -> tuple[onnxruntime.InferenceSession, float] | None:
-        """The graph for features with noise, and the least mean deviation that it is for. Errors: ReceiverError."""
+    def _denoising(self) -> tuple[onnxruntime.InferenceSession, tuple[float, float]] | None:
+        """The graph for features with noise, and the bounds of `flow_share`. Errors: ReceiverError."""
         if self.noisy is None:
             return None
         import onnxruntime
@@ -112,12 +124,14 @@ class Receiver:
         try:
             session = onnxruntime.InferenceSession(str(self.noisy), options, providers=PROVIDERS)
             metadata = session.get_modelmeta().custom_metadata_map
-            fingerprint, least = int(metadata["fingerprint"]), float(json.loads(metadata["noise"])[0])
+            fingerprint, (low, high) = int(metadata["fingerprint"]), map(float, json.loads(metadata["noise"]))
+            if len(session.get_inputs()) != NOISY_INPUTS:
+                raise KeyError("its inputs")
         except Exception as error:  # as in `load`
             raise ReceiverError(f"{self.noisy} is not a receiver graph of this version: write it again with megen export") from error
         if fingerprint != self.codec.fingerprint:
             raise ReceiverError(f"{self.noisy} is of another backbone than {GRAPH} beside it: write both again with megen export")
-        return session, least
+        return session, (low, high)
 
     def decode(self, received: Received) -> np.ndarray:
         """The image [H, W, 3] in bytes of what was received. Errors: CodecError."""
@@ -128,9 +142,10 @@ class Receiver:
         features.check(self.codec.prior.channels if self.codec.prior else features.rows.shape[1], self.codec.grid)
         given = {"rows": features.rows, "merge_map": features.merge_map, "degradation": features.degradation}
         inputs = {i.name: given[i.name] for i in self.session.get_inputs()}  # a backbone without a restorer reads no degradation
-        noise = float(features.degradation[:, 0].mean())
-        denoising = self._denoising if noise else None
-        if denoising is not None and noise > denoising[1]:
+        denoising = self._denoising if flow_share(features) else None
+        if denoising is not None and features.equalised is not None:
+            share = np.array([flow_share(features, denoising[1])], np.float32)
+            given |= {"equalised": features.equalised.values, "deviation": features.equalised.deviation, "share": share}
             image, finite = denoising[0].run(["image", "finite"], given)
         elif self.tiles is None:
             image, finite = self.session.run(["image", "finite"], inputs)

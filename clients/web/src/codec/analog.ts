@@ -1,6 +1,8 @@
 import type { Symbols } from './container'
 import { ensure } from './error'
 
+/** The most copies of a symbol. */
+const MAX_COPIES = 8
 /** Below this a noise power counts as this much, so that its logarithm is finite. */
 const LEAST_NOISE = 1e-24
 
@@ -10,17 +12,36 @@ export interface NoisyRows {
   readonly deviation: Float32Array
 }
 
-/** Rows from analog symbols (section 8); `counts` says how many tokens show each row. */
-export function demodulate(symbols: Symbols | null, amplitude: number, counts: Int32Array, channels: number): NoisyRows {
-  const needed = (counts.length * channels + 1) >> 1
+/** The symbols of `values` values: copies are joined by maximum ratio combining (section 8). */
+export function combined(symbols: Symbols | null, values: number): Symbols {
+  const needed = (values + 1) >> 1
   const count = symbols?.variance.length ?? 0
-  ensure(symbols !== null && count === needed, `an analog payload needs ${needed} symbols, got ${count}`)
+  const copies = count / needed
+  const fits = symbols !== null && Number.isInteger(copies) && copies >= 1 && copies <= MAX_COPIES
+  ensure(fits, `an analog payload needs ${needed} symbols, got ${count}; up to ${MAX_COPIES} whole copies can be`)
   const { iq, variance } = symbols
   ensure(
     iq.every(Number.isFinite) && variance.every((v) => v >= 0 && v < Infinity),
     'symbols or variances that are no finite numbers, or below 0',
   )
+  if (copies === 1) return symbols
+  const joint = { iq: new Float64Array(2 * needed), variance: new Float64Array(needed) }
+  for (let i = 0; i < needed; i++) {
+    for (let at = i; at < count; at += needed) {
+      const weight = 1 / Math.max(variance[at], LEAST_NOISE)
+      joint.variance[i] += weight
+      joint.iq[2 * i] += weight * iq[2 * at]
+      joint.iq[2 * i + 1] += weight * iq[2 * at + 1]
+    }
+    joint.variance[i] = 1 / joint.variance[i]
+    joint.iq[2 * i] *= joint.variance[i]
+    joint.iq[2 * i + 1] *= joint.variance[i]
+  }
+  return joint
+}
 
+/** Rows from analog symbols (section 8); `counts` says how many tokens show each row. */
+export function demodulate({ iq, variance }: Symbols, amplitude: number, counts: Int32Array, channels: number): NoisyRows {
   const meanRoot = counts.reduce((sum, count) => sum + Math.sqrt(count), 0) / counts.length
   const rows = new Float32Array(counts.length * channels)
   const deviation = new Float32Array(counts.length)

@@ -5,6 +5,9 @@ import { KINDS, LAYER, MAX_CHANNELS, MAX_CLASS, MAX_DEPTH, MAX_SIDE } from './li
 /** What a feature part holds: eight token rows (a band), one stage of the pyramid, or what refines eight rows (a layer). */
 export type Order = 'band' | 'stage' | 'layer'
 
+/** What made the features fewer: tokens that merged, or transform coefficients that were left out. */
+export type Reduction = 'merging' | 'transform'
+
 /** Height and width of a token grid. */
 export type Grid = readonly [height: number, width: number]
 
@@ -13,10 +16,11 @@ export interface Header {
   /** The quantiser in quarter bits; 0: the features are analog symbols. */
   readonly depth: number
   readonly order: Order
+  readonly reduction: Reduction
   readonly height: number
   readonly width: number
   readonly channels: number
-  /** How many tokens were sent. */
+  /** How many tokens were sent; of transform coefficients as many as these have values. */
   readonly rows: number
   /** Root mean square of analog features. */
   readonly amplitude: number
@@ -32,6 +36,7 @@ const FIXED_BYTES = 24
 const CRC_BYTES = 4
 const MAGIC = 0x454d // "ME"
 const VERSION = 3
+const REDUCTIONS: readonly Reduction[] = ['merging', 'transform']
 const ORDERS: readonly Order[] = ['band', 'stage', 'layer']
 
 /** The body of a part that ends in four bytes of checksum, which starts from `start`. */
@@ -53,7 +58,7 @@ export function readHeader(part: Uint8Array): Header {
   const [depth, order, prior, reduction, layer] = body.subarray(3, 8)
   ensureCode('order of parts', order, ORDERS.length)
   ensureCode('prior', prior, 2)
-  ensureCode('reduction', reduction, 1)
+  ensureCode('reduction', reduction, REDUCTIONS.length)
   const layered = ORDERS[order] === 'layer'
   ensure(layer === (layered ? LAYER : 0), `the header names refinement layer ${layer}, which this megen does not know: update it`)
 
@@ -63,6 +68,7 @@ export function readHeader(part: Uint8Array): Header {
   const rows = view.getUint16(14, true)
   const amplitude = view.getFloat32(16, true)
   ensure(depth <= MAX_DEPTH && (!layered || depth > LAYER), `no payload has a depth of ${depth} quarter bits`)
+  ensure(reduction === 0 || depth === 0, 'no payload has transform coefficients but an analog one')
   ensure(amplitude >= 0 && amplitude < Infinity, `no payload has an amplitude of ${amplitude}`)
   ensure(isSide(height) && isSide(width), `a grid of ${height} x ${width}: sides are even, 2 to ${MAX_SIDE}`)
   ensure(channels >= 1 && channels <= MAX_CHANNELS, `${channels} channels: 1 to ${MAX_CHANNELS} can be`)
@@ -75,6 +81,7 @@ export function readHeader(part: Uint8Array): Header {
   return {
     depth,
     order: ORDERS[order],
+    reduction: REDUCTIONS[reduction],
     height,
     width,
     channels,

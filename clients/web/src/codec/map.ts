@@ -11,7 +11,7 @@ const RIGHT = [0, 1, 0, 1, -1, 0, 1, -1]
 export function readMap(part: Uint8Array, header: Header): Int32Array {
   const { height, width } = header
   const target = Int32Array.from({ length: height * width }, (_, token) => token)
-  const merged = height * width - header.rows
+  const merged = header.reduction === 'transform' ? 0 : height * width - header.rows
   if (merged === 0 && part.length === 0) return target
 
   const body = openPart(part, header.crc, 'merge map')

@@ -1,4 +1,4 @@
-import { demodulate } from './analog'
+import { combined, demodulate } from './analog'
 import { crc32, hex32 } from './bytes'
 import type { Symbols } from './container'
 import { ensure } from './error'
@@ -10,6 +10,7 @@ import { type CodecFile, plainCodec } from './prior'
 import { type Pyramid, pyramidOf } from './pyramid'
 import { RangeDecoder } from './range'
 import { refine } from './refinement'
+import { estimatesOf, type Selection, selectionOf } from './transform'
 
 /** What the picture decoder's graph is given. */
 export interface Features {
@@ -31,6 +32,9 @@ export interface Picture {
   readonly target: Int32Array
   /** Null where the features are analog symbols. */
   readonly digital: Digital | null
+  readonly codec: CodecFile
+  /** The transform coefficients that were sent, where they are the features. */
+  readonly selection: Selection | null
 }
 
 interface Digital {
@@ -63,13 +67,15 @@ export function openPicture(header: Uint8Array, map: Uint8Array, codec: CodecFil
   const own = codec ?? plainCodec(channels)
   ensure(own.channels === channels, `the payload has ${channels} channels, this receiver decodes ${own.channels}`)
   const target = readMap(map, read)
-  if (read.depth === 0) return { header: read, target, digital: null }
+  const selection = read.reduction === 'transform' ? selectionOf(read, own) : null
+  const known = { header: read, target, codec: own, selection }
+  if (read.depth === 0) return { ...known, digital: null }
 
   ensure(read.scales !== null || own.nets.length > 0, "the payload needs nets, which this receiver's codec file does not have")
   const pyramid = pyramidOf(read)
   const bodies = pyramid.parts.map(() => null)
   const stale = pyramid.parts.map(() => true)
-  return { header: read, target, digital: { pyramid, canvas: canvasOf(read, own, target, pyramid), bodies, stale } }
+  return { ...known, digital: { pyramid, canvas: canvasOf(read, own, target, pyramid), bodies, stale } }
 }
 
 /** The number of feature parts that a picture has when all have arrived. */
@@ -137,11 +143,21 @@ export function digitalFeatures({ header, target, digital }: Picture): Features 
 }
 
 /** Features from a picture's analog symbols. */
-export function analogFeatures({ header, target }: Picture, symbols: Symbols | null): Features {
+export function analogFeatures({ header, target, codec, selection }: Picture, symbols: Symbols | null): Features {
+  const joint = combined(symbols, header.rows * header.channels)
+  if (selection) {
+    const scale = selection.gains.map((gain) => header.amplitude / gain)
+    const values = scale.map((size, i) => joint.iq[i] * Math.SQRT2 * size)
+    const noises = scale.map((size, i) => joint.variance[i >> 1] * size ** 2)
+    const { rows, error } = estimatesOf(header, codec, selection, values, noises)
+    const features = featuresOf(header, target, rows)
+    for (let token = 0; token < target.length; token++) features.degradation[STATES * token + 1] = error
+    return features
+  }
   const features = featuresOf(header, target, new Float32Array(0))
   const counts = new Int32Array(header.rows)
   for (const row of features.mergeMap) counts[row]++
-  const { rows, deviation } = demodulate(symbols, header.amplitude, counts, header.channels)
+  const { rows, deviation } = demodulate(joint, header.amplitude, counts, header.channels)
   features.mergeMap.forEach((row, token) => (features.degradation[STATES * token] = deviation[row]))
   return { ...features, rows }
 }

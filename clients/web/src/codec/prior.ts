@@ -5,6 +5,7 @@ import { KINDS, MAX_CHANNELS, UNIT } from './limits'
 import { type Net, readNet } from './nets'
 import { refinementEdges } from './refinement'
 import { openTensors, readTensor } from './safetensors'
+import { MAX_VARIANCE } from './transform'
 
 /** What a backbone's features are decoded with. */
 export interface CodecFile {
@@ -17,6 +18,8 @@ export interface CodecFile {
   readonly edges: Int32Array
   /** The edges of a refinement's symbols. */
   readonly refinement: Int32Array
+  /** Classes of the variance of each transform coefficient, [channels, height, width]; null where nobody measured them. */
+  readonly variance: { readonly height: number; readonly width: number; readonly classes: Int16Array } | null
   /** CRC-32 of all numbers of the file, on which the backbone's fingerprint depends. */
   readonly digest: number
 }
@@ -45,7 +48,8 @@ export function contextSize(channels: number): number {
 export function plainCodec(channels: number): CodecFile {
   const step = new Int32Array(channels).fill(UNIT)
   const counts = logisticCounts()
-  return { channels, step, nets: [], edges: levelEdges(counts), refinement: refinementEdges(counts), digest: digestOf([step, counts]) }
+  const edges = { edges: levelEdges(counts), refinement: refinementEdges(counts) }
+  return { channels, step, nets: [], ...edges, variance: null, digest: digestOf([step, counts]) }
 }
 
 /** Read a codec file (section 6); refused where a sum could overflow 32 bits. */
@@ -70,12 +74,19 @@ export function readCodecFile(data: Uint8Array): CodecFile {
     groups.map(({ start, end }, number) => readNet(file, `${kind}.${number}`, contextSize(channels) + start, 2 * (end - start))),
   )
   const numbers = [step.numbers, ...files.flat().flatMap((net) => net.numbers), counts.numbers]
+  const variance = file.tensors.has('variance') ? readTensor(file, 'variance', 'I16', [channels, null, null]) : null
+  if (variance) {
+    const fits = variance.numbers.every((value) => Math.abs(value) <= MAX_VARIANCE)
+    ensure(fits, `a variance of the codec file lies outside -${MAX_VARIANCE} to ${MAX_VARIANCE}`)
+    numbers.push(variance.numbers)
+  }
   return {
     channels,
     step: step.numbers,
     nets: files.map((row) => row.map(({ net }) => net)),
     edges: levelEdges(counts.numbers),
     refinement: refinementEdges(Int32Array.from(counts.numbers)),
+    variance: variance && { height: variance.shape[1], width: variance.shape[2], classes: variance.numbers },
     digest: digestOf(numbers),
   }
 }
