@@ -17,6 +17,7 @@ from megen.link import RadioLink
 from megen.models import embedded
 from megen.models.embedded import EmbeddedBackbone
 from megen.models.fingerprint import fingerprint
+from megen.pipeline import Pipeline
 from megen.types import Equalised, Features, Received
 from megen.ue import Receiver, ReceiverError
 from megen.ue.receiver import NOISE
@@ -100,7 +101,8 @@ def test_what_crosses_is_asked_for_or_what_the_codec_knows(halves: tuple[Transmi
     own = Transmitter(es.backbone, FeatureCodec(learned, es.codec.fingerprint))
     assert [t.transforms(None, True) for t in (es, own)] == [False, True]
     assert not own.transforms(None, False)
-    merged, copied = own.encode(latent, 0.5, analog=True, reduction="merging"), own.encode(latent, 0.5, analog=True, copies=3)
+    assert not own.transforms(None, True, 0.5)  # without an SNR tokens
+    merged, copied = own.encode(latent, 0.5, analog=True), own.encode(latent, 0.5, analog=True, copies=3, reduction="transform")
     assert merged.symbols is not None
     assert copied.symbols is not None
     assert merged.payload.merge_map
@@ -112,6 +114,20 @@ def test_what_crosses_is_asked_for_or_what_the_codec_knows(halves: tuple[Transmi
         own.encode(latent, reduction="transform")
     with pytest.raises(InputError, match="copies are of analog symbols"):
         own.encode(latent, copies=2)
+
+
+@pytest.mark.parametrize(("snr_db", "ratio", "wanted"), [(0.0, 0.5, "transform"), (6.0, 0.5, "merging"), (6.0, 0.0, "transform")])
+def test_a_pipeline_chooses_by_the_links_snr(halves: tuple[Transmitter, Path], snr_db: float, ratio: float, wanted: str) -> None:
+    es = halves[0]
+    own = Transmitter(es.backbone, FeatureCodec(replace(PLAIN, variance=np.zeros((8, 8, 8), np.int64)), es.codec.fingerprint))
+    result = Pipeline(own, LocalReceiver(own), RadioLink(snr_db), analog=True)(PROMPT, steps=1, merge_ratio=ratio)
+    assert result.report.reduction == wanted
+    assert bool(result.transmission.payload.merge_map) == (wanted == "merging")
+    asked = Pipeline(own, LocalReceiver(own), RadioLink(snr_db), analog=True, reduction="merging", copies=2)
+    report = asked(PROMPT, steps=1, merge_ratio=ratio).report
+    assert (report.reduction, report.copies) == ("merging", 2)
+    with pytest.raises(InputError, match="copies are of analog symbols"):
+        Pipeline(own, LocalReceiver(own), copies=2)
 
 
 def test_bits_need_no_second_graph_and_a_wrong_one_is_named(halves: tuple[Transmitter, Path], tmp_path: Path) -> None:

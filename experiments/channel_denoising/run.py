@@ -36,9 +36,9 @@ def receivers(transmitter: Transmitter, receiver: Receiver, prompt: str) -> dict
     }
 
 
-def crossed(latent: object, transmitter: Transmitter, link: RadioLink, seed: list[int]) -> Received:
+def crossed(latent: object, transmitter: Transmitter, link: RadioLink, seed: list[int], reduction: str) -> Received:
     """An analog transmission whose header arrived: at a higher SNR where it would not, the symbols at their own."""
-    sent = transmitter.encode(latent, 0.0, analog=True)  # type: ignore[arg-type]
+    sent = transmitter.encode(latent, 0.0, analog=True, reduction=reduction)  # type: ignore[arg-type]
     assert sent.symbols is not None
     rng = np.random.default_rng(seed)
     symbols, variance = link.send_symbols(sent.symbols, link.gain(rng), 0.0, rng)
@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--fading", default="awgn")
+    parser.add_argument("--reduction", choices=("transform", "merging"), default="transform", help="all coefficients, or all tokens")
     args = parser.parse_args()
     transmitter, receiver = halves()
     levels: dict[tuple[str, float], list[float]] = {}
@@ -66,7 +67,7 @@ def main() -> None:
         clean = judge.seen(examiner, sample.image)
         for snr_db in SNRS_DB:
             link = RadioLink(snr_db, fading=args.fading)
-            received = crossed(sample.latent, transmitter, link, [args.seed, i])
+            received = crossed(sample.latent, transmitter, link, [args.seed, i], args.reduction)
             for name, ue in receivers(transmitter, receiver, texts[i]).items():
                 image = ue.decode(received)  # type: ignore[attr-defined]
                 levels.setdefault((name, snr_db), []).append(psnr_db(image, sample.image))
@@ -88,7 +89,8 @@ def main() -> None:
         "steps": args.steps,
         "fading": args.fading,
     }
-    common.write("channel_denoising" if args.fading == "awgn" else args.fading, result)
+    own = [part for part, usual in ((args.fading, "awgn"), (args.reduction, "transform")) if part != usual]
+    common.write("-".join(own) or "channel_denoising", result)
 
 
 if __name__ == "__main__":
