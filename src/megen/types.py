@@ -215,7 +215,7 @@ class Equalised:
     def __post_init__(self) -> None:
         check_array("values", self.values, np.float32, (None, None))
         check_array("deviation", self.deviation, np.float32, (len(self.values),))
-        check_number("unknown", self.unknown, 0)
+        check_number("unknown", self.unknown, 0, math.inf)  # a variance may be as large as a number can be
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from megen import codec
+from megen import codec, merging
 from megen.codec import CodecError, FeatureCodec, Prior, PriorError, prior, transform
 from megen.codec.codec import combined
 from megen.codec.header import decode_header
@@ -147,6 +147,19 @@ def test_variances_are_measured_saved_and_checked(tmp_path: object) -> None:
     for wrong in (CLASSES[:2], CLASSES * 100, CLASSES[0]):
         with pytest.raises(PriorError, match=r"variances of coefficients must be \[3, height, width\] classes within \+- 160"):
             replace(PRIOR, variance=wrong)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("way", ["transform", "merging"])
+def test_symbols_as_large_as_numbers_can_be_are_decoded(way: str) -> None:
+    """Whatever finite numbers come in, features come out, or a CodecError."""
+    held = FeatureCodec(PRIOR, BACKBONE)
+    merged = merging.merged(tokens(0), GRID, 0.25)
+    sent = held.encode_coefficients(tokens(0), GRID) if way == "transform" else held.encode(merged, analog=True)
+    assert sent.symbols is not None
+    for value, variance in ((1e308, 1.0), (1.0, 1e308), (1e308, 1e308), (0.0, 0.0)):
+        of = np.full(len(sent.symbols), variance)
+        assert held.decode(Received(sent.payload, np.full(len(sent.symbols), value, complex), of)).rows.shape[1] == 3
 
 
 def test_a_packed_payload_of_coefficients_comes_back() -> None:
