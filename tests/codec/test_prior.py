@@ -70,6 +70,7 @@ def test_small_products_stay_on_the_callers_thread() -> None:
 import time, numpy as np
 from megen.codec import prior
 inputs, weights = np.ones((192, 159)), np.ones((159, 128))
+time.sleep(0.5)  # threads that NumPy started spin a little before they wait
 process, own = time.process_time(), time.thread_time()
 for _ in range(300):
     prior._product(inputs, weights), prior._product(inputs[:1], weights)
