@@ -82,6 +82,7 @@ def test_generate_writes_an_image_and_a_report(tiny_folder: Path, tmp_path: Path
         (["generate", PROMPT, "--reduction", "transform"], "--reduction is for features that travel as symbols"),
         (["generate", PROMPT, "--csi-error", "0.1"], "--csi-error is for features that travel as symbols"),
         (["generate", PROMPT, "--link", "analog", "--copies", "9"], "copies must lie in [1, 8], got 9"),
+        (["generate", PROMPT, "--link", "analog", "--copies", "0"], "copies must lie in [1, 8], got 0"),
         (["generate", PROMPT, "--link", "analog", "--csi-error", "2"], "csi_error must lie in [0, 1], got 2.0"),
         (["generate", PROMPT, "--snr-db", "-Infinity"], "snr_db must lie in"),
         (["generate", PROMPT, "--speed-m-s", "-1"], "speed_m_s must lie in"),

@@ -114,9 +114,17 @@ def test_what_crosses_is_asked_for_or_what_the_codec_knows(halves: tuple[Transmi
         own.encode(latent, reduction="transform")
     with pytest.raises(InputError, match="copies are of analog symbols"):
         own.encode(latent, copies=2)
+    with pytest.raises(InputError, match="has no variances of transform coefficients: merge tokens, or train"):
+        es.encode(latent, analog=True, reduction="transform")
+    with pytest.raises(InputError, match="the order of parts must be one of"):
+        own.encode(latent, analog=True, order="random")
+    other = FeatureCodec(replace(PLAIN, variance=np.zeros((8, 6, 6), np.int64)), es.codec.fingerprint)
+    assert not Transmitter(es.backbone, other).transforms(None, True)
 
 
-@pytest.mark.parametrize(("snr_db", "ratio", "wanted"), [(0.0, 0.5, "transform"), (6.0, 0.5, "merging"), (6.0, 0.0, "transform")])
+@pytest.mark.parametrize(
+    ("snr_db", "ratio", "wanted"), [(0.0, 0.5, "transform"), (6.0, 0.5, "merging"), (6.0, 0.0, "transform"), (6.0, 0.75, "transform")]
+)
 def test_a_pipeline_chooses_by_the_links_snr(halves: tuple[Transmitter, Path], snr_db: float, ratio: float, wanted: str) -> None:
     es = halves[0]
     own = Transmitter(es.backbone, FeatureCodec(replace(PLAIN, variance=np.zeros((8, 8, 8), np.int64)), es.codec.fingerprint))

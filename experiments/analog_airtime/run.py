@@ -2,7 +2,7 @@
 
 `python -m experiments.analog_airtime.run` (half an hour): held-out prompts, 1 MHz, no fading, PSNR to the same latent decoded
 without link. The analog header's airtime is not counted, half a millisecond at 0 dB. The digital link has the finest quantiser whose
-payload arrives within the same airtime. `--fading rayleigh` and others are written beside `result.json`.
+payload arrives within the same airtime. `--fading rayleigh` and other seeds are written beside `result.json`.
 """
 
 from __future__ import annotations
@@ -31,10 +31,12 @@ WAYS: dict[str, dict] = {  # by name, how features are sent
     "all, twice": {"copies": 2},
     "all, gains known to 1 %": {},
     "half of the tokens merged": {"merge_ratio": 0.5, "reduction": "merging"},
+    "three quarters of the tokens merged": {"merge_ratio": 0.75, "reduction": "merging"},
     "no token merged": {"reduction": "merging"},
 }
 CSI_ERROR = {"all, gains known to 1 %": 0.01}
 DEPTHS = range(1, 33)  # quarter bits
+SEED = 5
 
 
 def crossed(sent: Transmission, link: RadioLink, seed: list[int]) -> Received:
@@ -88,7 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--prompts", type=int, default=50)
     parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--seed", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--fading", default="awgn")
     args = parser.parse_args()
     es, ue = halves()
@@ -100,7 +102,8 @@ def main() -> None:
         print(f"prompt {i + 1}/{args.prompts}", file=sys.stderr)
     airtimes = {way: 1e3 * (1 - o.get("merge_ratio", 0)) * o.get("copies", 1) * 16384 / symbol_rate_hz(1e6) for way, o in WAYS.items()}
     fields = {"airtime_ms": airtimes, "psnr_db": summary(levels), "prompts": args.prompts, "steps": args.steps, "fading": args.fading}
-    common.write("analog_airtime" if args.fading == "awgn" else args.fading, fields)
+    own = [part for part, usual in ((args.fading, "awgn"), (f"seed-{args.seed}", f"seed-{SEED}")) if part != usual]
+    common.write("-".join(own) or "analog_airtime", fields)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from torch import Tensor
 from megen import export, merging
 from megen.backbone import Backbone
 from megen.clock import Clock
-from megen.codec import QUANTISER_BITS, REDUCTIONS, FeatureCodec, Prior, check_quantiser, prior
+from megen.codec import QUANTISER_BITS, REDUCTIONS, FeatureCodec, Prior, check_order, check_quantiser, prior
 from megen.diffusion import denoise
 from megen.models import checkpoints, embedded, published
 from megen.models.fingerprint import fingerprint
@@ -103,6 +103,7 @@ class Transmitter:
             shape = list(latent.shape) if isinstance(latent, Tensor) else type(latent).__name__
             raise InputError(f"the latent must be one of {list(expected)}, got {shape}")
         check_quantiser(quantiser_bits, bits_budget, analog)
+        check_order(order)
         if self.transforms(reduction, analog, merge_ratio):
             with clock.stage("code"):
                 return self.codec.encode_coefficients(tokens_of(latent), self.backbone.spec.latent_shape[1:], merge_ratio, copies=copies)
@@ -114,13 +115,20 @@ class Transmitter:
             )
 
     def transforms(self, reduction: str | None, analog: bool, merge_ratio: float = 0.0) -> bool:
-        """Whether transform coefficients cross, and not tokens. Errors: InputError on an unknown reduction, and on that for bits."""
+        """Whether transform coefficients cross, and not tokens.
+
+        Errors: InputError on an unknown reduction, and on coefficients as bits or without variances of the backbone's grid.
+        """
+        prior, grid = self.codec.prior, self.backbone.spec.latent_shape[1:]
+        known = prior is not None and prior.variance is not None and prior.variance.shape[1:] == grid
         if reduction not in (None, *REDUCTIONS):
             raise InputError(f"the reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
         if reduction == "transform" and not analog:
             raise InputError("transform coefficients travel as I/Q symbols: send them analog, or merge tokens")
+        if reduction == "transform" and not known:
+            raise InputError("the backbone's codec file has no variances of transform coefficients: merge tokens, or train the prior again")
         if reduction is None:
-            return analog and not merge_ratio and self.codec.prior is not None and self.codec.prior.variance is not None
+            return analog and not merge_ratio and known
         return reduction == "transform"
 
 

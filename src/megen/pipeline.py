@@ -41,7 +41,10 @@ from megen.words import check_words, words
 
 LINK_STREAM = 1  # of a request's seed
 WORLD = "scenes"  # whose prompts can be completed
-MERGING_DB = 3.0  # from here on half of the tokens are worth more than half of the coefficients (experiments/analog_airtime)
+MERGING_DB, MERGING_MOST = (
+    3.0,
+    0.5,
+)  # from this SNR on and up to this ratio tokens are worth more than coefficients (experiments/analog_airtime)
 CALM = 1  # the arrival phase of a lone request: between bursts
 
 
@@ -68,7 +71,7 @@ class Pipeline:
     policy: Policy | None = None
     analog: bool = False
     copies: int = 1  # of each analog symbol
-    reduction: str | None = None  # of analog features; None: tokens from `MERGING_DB` on, where a merge map takes little time
+    reduction: str | None = None  # of analog features; None: tokens from `MERGING_DB` on and up to `MERGING_MOST`
     complete: Callable[[str, int], Completion] | None = None
 
     @classmethod
@@ -136,7 +139,8 @@ class Pipeline:
         reduction, es = self.reduction, self.transmitter
         if reduction is None and es.transforms(None, self.analog):  # the codec can do both
             snr_db = self._state().snr_db
-            reduction = "transform" if not ratio or (snr_db is not None and snr_db < MERGING_DB) else "merging"
+            tokens = 0 < ratio <= MERGING_MOST and (snr_db is None or snr_db >= MERGING_DB)
+            reduction = "merging" if tokens else "transform"
         return {"analog": self.analog, "copies": self.copies, "reduction": reduction or "merging"}
 
     def _state(self) -> ChannelState:

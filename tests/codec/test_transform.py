@@ -122,6 +122,8 @@ def test_what_cannot_cross_is_refused() -> None:
         held.encode_coefficients(np.zeros((64, 3), np.float32), (8, 8))
     with pytest.raises(InputError, match="no variances"):
         FeatureCodec(None, BACKBONE).encode_coefficients(tokens(0), GRID)
+    with pytest.raises(InputError, match="tokens must be an array of"):
+        held.encode_coefficients(tokens(0)[:12], GRID)
     with pytest.raises(InputError, match="NaN or infinity"):
         held.encode_coefficients(tokens(0) * np.float32(np.nan), GRID)
     with pytest.raises(InputError, match=r"copies must lie in \[1, 8\]"):

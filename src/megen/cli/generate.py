@@ -68,7 +68,9 @@ def _add_link(g: argparse.ArgumentParser) -> None:
         "--link", choices=("none", "analog", "digital"), default="digital", help="what the features cross (default: %(default)s)"
     )
     g.add_argument(
-        "--reduction", choices=("merging", "transform"), help="of analog features: what --merge-ratio leaves out (default: transform)"
+        "--reduction",
+        choices=("merging", "transform"),
+        help="what --merge-ratio leaves out of analog features (default: by SNR)",
     )
     g.add_argument("--copies", type=int, metavar="N", help="send each analog symbol N times: N times the airtime, less noise (default: 1)")
     g.add_argument("--csi-error", type=float, metavar="E", help="mean square error of the analog link's gain estimates (default: 0)")
@@ -204,7 +206,7 @@ def _pipeline(args: argparse.Namespace, steps: int | None, ratio: float | None) 
         link=link,
         policy=policy,
         analog=args.link == "analog",
-        copies=args.copies or 1,
+        copies=1 if args.copies is None else args.copies,
         reduction=args.reduction,
         device=args.device,
         as_typed=args.as_typed,

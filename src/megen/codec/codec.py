@@ -25,6 +25,7 @@ from megen.types import (
     InputError,
     Received,
     Transmission,
+    check_array,
     check_number,
     check_quantiser_bits,
     check_type,
@@ -73,8 +74,7 @@ class FeatureCodec:
         """
         check_quantiser(quantiser_bits, bits_budget, analog)
         check_copies(copies, analog)
-        if order not in ORDERS:
-            raise InputError(f"the order of parts must be one of {', '.join(ORDERS)}, got {order!r}")
+        check_order(order)
         prior = self._prior_for(merged.grid, merged.rows.shape[1])
         header = Header(*merged.grid, merged.rows.shape[1], len(merged.rows), self.fingerprint)
         if analog:
@@ -97,6 +97,7 @@ class FeatureCodec:
         Errors: InputError on NaN, another grid or number of channels, a ratio that cannot be, and without variances of the backbone.
         """
         check_copies(copies, True)
+        check_array("tokens", tokens, np.float32, (grid[0] * grid[1], None))
         prior = self._prior_for(grid, tokens.shape[1])
         rows = len(tokens) - merging.merged_count(*grid, ratio)
         chosen = transform.select(prior, grid, rows * prior.channels)
@@ -188,6 +189,12 @@ def combined(received: Received, needed: int) -> tuple[ComplexArray, NDArray[np.
     variance = np.maximum(received.variance.reshape(copies, needed), symbols.LEAST_NOISE)
     joint = 1 / (1 / variance).sum(0)
     return joint * (received.symbols.reshape(copies, needed) / variance).sum(0), joint
+
+
+def check_order(order: str) -> None:
+    """Refuse an order of parts that no payload can have. Errors: InputError."""
+    if order not in ORDERS:
+        raise InputError(f"the order of parts must be one of {', '.join(ORDERS)}, got {order!r}")
 
 
 def check_copies(copies: int, analog: bool) -> None:

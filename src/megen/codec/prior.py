@@ -273,6 +273,8 @@ def load(folder: Path, channels: int) -> Prior:
         kinds = range(KINDS if count else 0)
         nets = tuple(tuple(Net(*(tensors[f"{kind}.{g}.{name}"].astype(float) for name in KEPT)) for g in range(count)) for kind in kinds)
         levels = tensors["levels"].astype(np.int64) if version == FORMAT else logistic_levels()
+        if "variance" in tensors and tensors["variance"].dtype != np.int16:
+            raise InputError(f"variance must hold int16, got {tensors['variance'].dtype}")
         variance = tensors["variance"].astype(np.int64) if "variance" in tensors else None
         prior = Prior(tensors["step"].astype(np.int64), nets, levels, variance)
     except PriorError as error:
