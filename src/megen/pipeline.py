@@ -41,10 +41,8 @@ from megen.words import check_words, words
 
 LINK_STREAM = 1  # of a request's seed
 WORLD = "scenes"  # whose prompts can be completed
-MERGING_DB, MERGING_MOST = (
-    3.0,
-    0.5,
-)  # from this SNR on and up to this ratio tokens are worth more than coefficients (experiments/analog_airtime)
+# from this SNR on and up to this ratio merged tokens are worth more than coefficients (experiments/analog_airtime)
+MERGING_DB, MERGING_MOST = 3.0, 0.5
 CALM = 1  # the arrival phase of a lone request: between bursts
 
 
