@@ -11,7 +11,7 @@ from collections import defaultdict
 import numpy as np
 
 from experiments import common
-from experiments.analog_airtime.run import CSI_ERROR, SNRS_DB, WAYS
+from experiments.analog_airtime.run import CSI_ERROR, SEED, SNRS_DB, WAYS
 from megen.evaluation.link import samples
 from megen.halves import halves
 from megen.link import NotDeliveredError, RadioLink
@@ -23,14 +23,14 @@ def main() -> None:
     args = parser.parse_args()
     es, ue = halves()
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for i, sample in enumerate(samples(es, ue, args.prompts, 5, 4)):
+    for i, sample in enumerate(samples(es, ue, args.prompts, SEED, 4)):
         for way, options in WAYS.items():
             if way in CSI_ERROR:
                 continue
             sent = es.encode(sample.latent, analog=True, **options)
             for snr_db in SNRS_DB:
                 try:
-                    found[way][f"{snr_db:g}"].append(1e3 * RadioLink(snr_db).send(sent, np.random.default_rng([5, i])).latency_s)
+                    found[way][f"{snr_db:g}"].append(1e3 * RadioLink(snr_db).send(sent, np.random.default_rng([SEED, i])).latency_s)
                 except NotDeliveredError:
                     continue
     rows = {way: {snr_db: common.estimate(values) for snr_db, values in row.items()} for way, row in found.items()}

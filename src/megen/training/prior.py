@@ -77,9 +77,8 @@ def relative_steps(decode: Callable[[Tensor], Tensor], latents: Float[Tensor, "n
 
 def _merged(latents: Float[Tensor, "n c h w"], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Tokens [n, h*w, c] as the coder's prediction sees them after a random merge, and which are coded [n, h*w]."""
-    height, width = latents.shape[-2:]
     values, coded = [], []
-    for tokens in latents.flatten(2).transpose(1, 2).float().numpy():
+    for tokens, (height, width) in _tokens(latents):
         choice = merging.match(tokens, height, width, float(rng.choice(RATIOS)))
         mapping = merging.merge_map(choice, height, width)
         values.append(merging.unmerge(merging.merge(tokens, mapping)[0], mapping))
@@ -166,9 +165,8 @@ def _tokens(latents: Float[Tensor, "n c h w"]) -> Iterator[tuple[FloatArray, tup
 
 def measured_bits(prior: Prior, latents: Float[Tensor, "n c h w"], depth: int, ratio: float) -> float:
     """Mean bits of the feature parts of latents, by the coder itself."""
-    grid = (latents.shape[2], latents.shape[3])
     total = 0
-    for tokens in latents.flatten(2).transpose(1, 2).float().numpy():
+    for tokens, grid in _tokens(latents):
         mapping = merging.merge_map(merging.match(tokens, *grid, ratio), *grid)
         rows, _ = merging.merge(tokens, mapping)
         total += 8 * sum(map(len, features.encode_parts(rows, mapping, grid, prior, depth).parts))
