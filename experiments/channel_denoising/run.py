@@ -1,4 +1,4 @@
-"""What a receiver makes of the analog link's noise: linear estimates alone, the restorer, or one step of the flow map, as it ships.
+"""What a receiver makes of the analog link's noise: linear estimates, restorer, phone's denoiser, one step of the flow map; what ships.
 
 `python -m experiments.channel_denoising.run` (half an hour): held-out prompts over one analog link of each SNR, 1 MHz, the same draws for
 all receivers. PSNR is to the same latent decoded without merging and link. `attributes_alike` is the share of what the picture of the clean
@@ -18,10 +18,11 @@ from megen.evaluation.link import prompts, samples
 from megen.halves import FlowReceiver, LocalReceiver, Transmitter, halves
 from megen.link import RadioLink
 from megen.metrics import psnr_db
+from megen.models import embedded, phone_denoiser
 from megen.scenes import judge
 from megen.types import Received
 from megen.ue import Receiver
-from megen.ue.receiver import NOISE
+from megen.ue.receiver import NOISE, NOISE_CLEANED
 
 SNRS_DB = (-6.0, 0.0, 6.0, 12.0, 18.0, 24.0)
 
@@ -30,9 +31,11 @@ def receivers(transmitter: Transmitter, receiver: Receiver, prompt: str) -> dict
     """By name, whatever decodes."""
     return {
         "linear": LocalReceiver(transmitter),
-        "restorer": replace(receiver, noisy=None),
-        "flow step": receiver,
-        "flow step, prompt known": FlowReceiver(transmitter, prompt),
+        "restorer": replace(receiver, noisy=None, denoiser=None),
+        "phone's denoiser": replace(receiver, noisy=None),
+        "flow step": replace(receiver, denoiser=None),
+        "as it ships": receiver,
+        "as it ships, prompt known": FlowReceiver(transmitter, prompt, phone_denoiser.load(embedded.folder_of("scenes"))),
     }
 
 
@@ -86,6 +89,7 @@ def main() -> None:
         "psnr_db": rows,
         "paired_gain_over_restorer_db": gains,
         "noise": NOISE,
+        "noise_cleaned": NOISE_CLEANED,
         "steps": args.steps,
         "fading": args.fading,
     }

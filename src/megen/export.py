@@ -1,5 +1,7 @@
 """The receiver as one ONNX graph: gather by the merge map, restore, undo the normalisation, decode, bytes out.
 
+Beside it may lie two more: the phone's denoiser, which works before it, and the receiver with a step of the flow map.
+
 Weights are halves, as in the backbone's files, with a Cast each. A graph that lies beside a backbone's files refers to the weights in
 them; one that is exported elsewhere holds its own.
 """
@@ -21,18 +23,20 @@ from torch import Tensor, nn
 from megen.backbone import Backbone, Condition
 from megen.codec import Prior, prior
 from megen.files import replacing
-from megen.models import tiles, weights
+from megen.models import phone_denoiser, tiles, weights
 from megen.models.embedded import STEM, EmbeddedBackbone, load
 from megen.models.fingerprint import fingerprint
+from megen.models.phone_denoiser import PhoneDenoiser
 from megen.models.published import PublishedBackbone
 from megen.models.restorer import STATES
 from megen.provenance import provenance
-from megen.ue.receiver import GRAPH, NOISE, NOISY, TAIL, Receiver, ReceiverError
+from megen.ue.receiver import DENOISER, GRAPH, NOISY, TAIL, Receiver, ReceiverError
 
 if TYPE_CHECKING:
     import onnx
 
-PREFIX = "backbone."  # of the weights' names in the graph
+PREFIX, PHONE = "backbone.", "phone."  # of the weights' names in the graphs
+PICTURE = ["image", "finite"]
 SMALLEST = 64  # values of a weight that is worth a Cast
 
 
@@ -64,6 +68,20 @@ class TorchReceiver(nn.Module):
             noisy = (_grid(equalised, height, width), _grid(deviation[:, None], height, width))
             image = self.backbone.receive_noisy(tokens, state, *noisy, share, self.condition)  # type: ignore[operator]
         return (image[0].permute(1, 2, 0) * 255).round().to(torch.uint8), torch.isfinite(image).all()
+
+
+class TorchDenoiser(nn.Module):
+    """The phone's denoiser in torch, of which the graph is made: rows, merge map and degradation to one row [c] for each token."""
+
+    def __init__(self, phone: PhoneDenoiser, latent_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.phone, self.latent_shape = phone, latent_shape
+
+    def forward(self, rows: Tensor, merge_map: Tensor, degradation: Tensor) -> Tensor:
+        _, height, width = self.latent_shape
+        z = _grid(torch.index_select(rows, 0, merge_map), height, width)
+        cleaned: Tensor = self.phone(z, _grid(degradation, height, width))
+        return cleaned[0].flatten(1).T
 
 
 def _grid(columns: Tensor, height: int, width: int) -> Tensor:
@@ -109,7 +127,20 @@ def export_receiver(net: nn.Module, backbone: Backbone, learned: Prior, path: Pa
         if isinstance(net, OwnDecoder) and tiles.splits(net.vae):
             about["tiles"] = tiles.write(net.backbone, temporary, path.with_name(TAIL))
         else:
-            _write_graph(net, backbone.spec.latent_shape, inputs, temporary)
+            newer = isinstance(net, OwnDecoder) and type(net.vae).__name__ == "AutoencoderDC"
+            own = net if isinstance(net, OwnDecoder) else copy.deepcopy(net).cpu().eval()
+            _write_graph(TorchReceiver(own, backbone.spec.latent_shape), inputs, PICTURE, temporary, fold=True, newer=newer)
+        _finish(temporary, path.parent, about)
+
+
+def export_denoiser(phone: PhoneDenoiser, backbone: EmbeddedBackbone, learned: Prior, path: Path) -> None:
+    """Write the graph of the phone's denoiser: rows, merge map and degradation, as the receiver's, to rows [h*w, c] of all tokens."""
+    about = {"backbone": backbone.spec.name, "fingerprint": fingerprint(backbone, learned.digest)}
+    about |= {"weights": weights.digest("", phone.state_dict()), **provenance()}
+    with replacing(path) as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module = TorchDenoiser(phone, backbone.latent_shape)
+        _write_graph(module, _inputs(backbone.latent_shape), ["cleaned"], temporary, fold=False)
         _finish(temporary, path.parent, about)
 
 
@@ -127,14 +158,15 @@ def export_noisy(backbone: EmbeddedBackbone, learned: Prior, path: Path) -> None
     """
     inputs = _inputs(backbone.latent_shape)
     inputs |= {"equalised": inputs["rows"].clone(), "deviation": torch.ones(len(inputs["rows"])), "share": torch.ones(1)}
-    about = {"backbone": backbone.spec.name, "fingerprint": fingerprint(backbone, learned.digest), "noise": NOISE}
+    about = {"backbone": backbone.spec.name, "fingerprint": fingerprint(backbone, learned.digest)}
     about |= {"weights": backbone.digest, **provenance()}
     with replacing(path) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with torch.inference_mode():
             null = backbone.condition([""], 1.0)
         words = Condition(null.text[:, :1].clone(), null.pooled.clone(), null.mask[:, :1].clone(), null.guidance.clone())
-        _write_graph(backbone, backbone.latent_shape, inputs, temporary, words)
+        module = TorchReceiver(copy.deepcopy(backbone).cpu().eval(), backbone.latent_shape, words)
+        _write_graph(module, inputs, PICTURE, temporary, fold=False)
         _finish(temporary, path.parent, about)
 
 
@@ -143,30 +175,32 @@ def _finish(path: Path, beside: Path, about: dict[str, Any]) -> None:
     import onnx
 
     model = onnx.load(str(path))
-    _halve(model.graph, weights.places(beside, STEM))
+    known = {PREFIX + name: place for name, place in weights.places(weights.shards(beside, STEM)).items()}
+    if (beside / phone_denoiser.FILE).is_file():
+        known |= {PHONE + name: place for name, place in weights.places([beside / phone_denoiser.FILE]).items()}
+    _halve(model.graph, known)
     for key, value in about.items():
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value if isinstance(value, str) else json.dumps(value)
     path.write_bytes(model.SerializeToString())
 
 
-def _write_graph(
-    net: nn.Module, latent_shape: tuple[int, int, int], inputs: dict[str, Tensor], path: Path, condition: Condition | None = None
-) -> None:
-    """The graph alone. DC-AE's is refused by onnxruntime as the older exporter writes it."""
-    own = net if isinstance(net, OwnDecoder) else copy.deepcopy(net).cpu().eval()
-    names: dict[str, Any] = {"input_names": list(inputs), "output_names": ["image", "finite"]}
-    newer = isinstance(net, OwnDecoder) and type(net.vae).__name__ == "AutoencoderDC"
+def _write_graph(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str], path: Path, *, fold: bool, newer: bool = False) -> None:
+    """The graph alone, by the `newer` exporter where onnxruntime refuses the older one's, as DC-AE's.
+
+    Unless `fold`, constants stay: a layer's folded, transposed weights are none of those in a backbone's files.
+    """
+    names: dict[str, Any] = {"input_names": list(inputs), "output_names": outputs}
     shapes: dict[str, Any] = {"dynamic_shapes": ({0: "n"}, None, None)} if newer else {"dynamic_axes": {"rows": {0: "n"}}}
     with torch.inference_mode(not newer), torch.no_grad():
         torch.onnx.export(
-            TorchReceiver(own, latent_shape, condition),
+            module,
             tuple(inputs.values()),
             str(path),
             **names,
             **shapes,
             opset_version=18,
-            do_constant_folding=condition is None,  # folded, a layer's transposed weights are none of those in the backbone's files
+            do_constant_folding=fold,
             dynamo=newer,
             external_data=False,
         )
@@ -181,7 +215,7 @@ def _halve(graph: onnx.GraphProto, places: dict[str, weights.Place]) -> None:
         values = numpy_helper.to_array(tensor)
         if values.dtype != np.float32 or values.size < SMALLEST or not np.array_equal(values.astype(np.float16), values):
             continue
-        name, place = tensor.name, places.get(tensor.name.removeprefix(PREFIX))
+        name, place = tensor.name, places.get(tensor.name)
         half = numpy_helper.from_array(values.astype(np.float16), f"{name}.half")
         if place is not None and place.read() == half.raw_data:
             half.ClearField("raw_data")
@@ -206,10 +240,10 @@ def _exact(backbone: EmbeddedBackbone, folder: Path) -> EmbeddedBackbone:
     return backbone if backbone.precision == torch.float32 else load(str(folder))
 
 
-def _is_of(path: Path, backbone: EmbeddedBackbone) -> bool:
-    """Whether a graph for features with noise is of this version and of a backbone's very weights, which may have been trained on."""
+def _is_of(path: Path, *marks: str) -> bool:
+    """Whether a graph is of this version and of a backbone's very weights, which may have been trained on."""
     held = path.read_bytes() if path.is_file() else b""
-    return backbone.digest.encode() in held and b"equalised" in held
+    return all(mark.encode() in held for mark in marks)
 
 
 def placed_receiver(backbone: EmbeddedBackbone, folder: Path) -> tuple[Path, Receiver]:
@@ -223,16 +257,21 @@ def placed_receiver(backbone: EmbeddedBackbone, folder: Path) -> tuple[Path, Rec
     writable = os.access(folder, os.W_OK)
     for place in (folder,) if writable else (folder, cached):
         try:
-            receiver = Receiver.load(place / GRAPH)
-            if receiver.codec.fingerprint == wanted:
-                if writable and not _is_of(folder / NOISY, backbone):
-                    export_noisy(_exact(backbone, folder), learned, folder / NOISY)
-                    receiver = Receiver.load(place / GRAPH)
-                return place / GRAPH, receiver
+            if Receiver.load(place / GRAPH).codec.fingerprint == wanted:
+                _write_others(backbone, learned, folder, place, writable)
+                return place / GRAPH, Receiver.load(place / GRAPH)
         except ReceiverError:
             continue
     place = folder if writable else cached
     export_receiver(backbone, backbone, learned, place / GRAPH)
-    if writable:  # elsewhere it would be as large as the denoiser
-        export_noisy(_exact(backbone, folder), learned, place / NOISY)
+    _write_others(backbone, learned, folder, place, writable)
     return place / GRAPH, Receiver.load(place / GRAPH)
+
+
+def _write_others(backbone: EmbeddedBackbone, learned: Prior, folder: Path, place: Path, writable: bool) -> None:
+    """The graphs beside the receiver's, where they are not of these weights. Errors: OSError."""
+    if writable and not _is_of(place / NOISY, backbone.digest, "equalised"):  # elsewhere it would be as large as the denoiser
+        export_noisy(_exact(backbone, folder), learned, place / NOISY)
+    phone = phone_denoiser.load(folder)
+    if phone and not _is_of(place / DENOISER, weights.digest("", phone.state_dict()), str(fingerprint(backbone, learned.digest))):
+        export_denoiser(phone, backbone, learned, place / DENOISER)

@@ -22,10 +22,11 @@ from megen.codec import QUANTISER_BITS, REDUCTIONS, FeatureCodec, Prior, check_o
 from megen.diffusion import denoise
 from megen.models import checkpoints, embedded, published
 from megen.models.fingerprint import fingerprint
+from megen.models.phone_denoiser import PhoneDenoiser
 from megen.models.placement import device_of
 from megen.types import Decision, Features, FloatArray, InputError, Received, RunError, Transmission, check_number
 from megen.ue import Receiver
-from megen.ue.receiver import GRAPH, flow_share
+from megen.ue.receiver import GRAPH, NOISE, NOISE_CLEANED, flow_share, is_degraded
 from megen.words import check_words
 
 LARGEST_SEED = 2**63 - 1
@@ -201,11 +202,13 @@ class LocalReceiver:
 class FlowReceiver:
     """A receiver in this process to which the analog link's noise is diffusion noise: one step of the flow map takes it away.
 
-    `prompt` is the picture's, "" where it is not known. Errors: InputError on a published backbone.
+    `prompt` is the picture's, "" where it is not known. What the flow map leaves to others is the `denoiser`'s, else the restorer's.
+    Errors: InputError on a published backbone.
     """
 
     transmitter: Transmitter
     prompt: str = ""
+    denoiser: PhoneDenoiser | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.transmitter.backbone, embedded.EmbeddedBackbone):
@@ -221,7 +224,11 @@ class FlowReceiver:
         backbone = self.transmitter.backbone
         assert isinstance(backbone, embedded.EmbeddedBackbone)
         z = _grid(backbone, features, merging.unmerge(features.rows, features.merge_map))
-        degradation, share, noisy = _grid(backbone, features, features.degradation), flow_share(features), features.equalised
+        degradation, noisy = _grid(backbone, features, features.degradation), features.equalised
+        share = flow_share(features, NOISE if self.denoiser is None else NOISE_CLEANED)
+        if self.denoiser is not None and is_degraded(features):
+            z = self.denoiser(z, degradation)
+            degradation = torch.zeros_like(degradation)
         if noisy is None or not share:
             return _bytes_of(backbone.receive(z, degradation))
         equalised, deviation = _grid(backbone, features, noisy.values), _grid(backbone, features, noisy.deviation[:, None])

@@ -13,7 +13,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     e = commands.add_parser(
         "export",
         help="write the receiver as one ONNX graph",
-        description="Write the user equipment's half (gather, restorer, decoder) as one ONNX graph, the entropy coder's prior beside it.",
+        description="Write the user equipment's half (gather, restorer, decoder) as one ONNX graph. Beside it lie the entropy coder's "
+        "prior and, where the backbone has one, the graph of the phone's denoiser.",
     )
     e.set_defaults(run=run)
     e.add_argument("--backbone", default="scenes", metavar="NAME|PATH")
@@ -23,9 +24,11 @@ def add(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> None:
     """Write the graph."""
     from megen.codec import prior
-    from megen.export import export_receiver, net_of
+    from megen.export import export_denoiser, export_receiver, net_of
     from megen.files import check_writable
     from megen.halves import transmitter_of
+    from megen.models import embedded, phone_denoiser
+    from megen.ue.receiver import DENOISER
 
     check_writable(args.out)
     transmitter = transmitter_of(args.backbone, "cpu")
@@ -35,4 +38,7 @@ def run(args: argparse.Namespace) -> None:
     if beside.is_file() and prior.load(beside.parent, learned.channels).digest != learned.digest:
         raise InputError(f"{beside} is another backbone's: export into another folder, or remove it")
     export_receiver(net_of(backbone), backbone, learned, args.out)
+    phone = phone_denoiser.load(embedded.folder_of(args.backbone)) if isinstance(backbone, embedded.EmbeddedBackbone) else None
+    if phone is not None and isinstance(backbone, embedded.EmbeddedBackbone):
+        export_denoiser(phone, backbone, learned, args.out.with_name(DENOISER))
     print(args.out)

@@ -49,6 +49,9 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
+TWO_WORDS = ("decoder", "prior", "denoiser")  # after train
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole parser."""
     whole = Parser(prog="megen", description=DESCRIPTION)
@@ -60,9 +63,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def joined(arguments: Sequence[str]) -> list[str]:
-    """`train decoder` and `train prior` are commands of two words; anything else after train is its data."""
+    """`train decoder`, `train prior` and `train denoiser` are commands of two words; anything else after train is its data."""
     first, *rest = arguments if len(arguments) > 1 else (*arguments, "")
-    return [f"{first} {rest[0]}", *rest[1:]] if first == "train" and rest[0] in ("decoder", "prior") else list(arguments)
+    return [f"{first} {rest[0]}", *rest[1:]] if first == "train" and rest[0] in TWO_WORDS else list(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -50,6 +50,12 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     t.add_argument("--image-px", type=int, default=1024, help="side of the pictures, a multiple of 256 (default: %(default)s)")
     t.add_argument("--autoencoder-steps", type=int, default=2800, help="0 with --from: keep its autoencoder (default: %(default)s)")
+    t.add_argument("--autoencoder-batch", type=int, default=16, help="crops (default: %(default)s)")
+    t.add_argument("--crop-px", type=int, default=128, help="of the autoencoder's crops, a multiple of 32 (default: %(default)s)")
+    t.add_argument("--pool", type=int, default=500, help="pictures that it crops (default: %(default)s)")
+    t.add_argument(
+        "--finest-width", type=int, default=0, help="of a decoder's stage at a quarter of the resolution; 0: as --from (default: 0)"
+    )
     t.add_argument("--decoder-only", action="store_true", help="train the decoder on, keep encoder and latents")
     t.add_argument("--steps", type=int, default=4000, help="steps of the denoiser; 0 with --from: keep it (default: %(default)s)")
     t.add_argument("--batch", type=int, default=32)
@@ -106,7 +112,15 @@ def _plan(args: argparse.Namespace) -> Plan:
         adversarial=AdversarialRecipe(steps=args.steps, batch=args.batch, seed=args.seed, **slow, **weights) if args.adversarial else None,
         student=args.student,
         receiver_steps=args.receiver_steps,
-        autoencoder=AutoencoderRecipe(steps=args.autoencoder_steps, seed=args.seed, decoder_only=args.decoder_only),
+        finest_width=args.finest_width,
+        autoencoder=AutoencoderRecipe(
+            steps=args.autoencoder_steps,
+            batch=args.autoencoder_batch,
+            crop_px=args.crop_px,
+            pool=args.pool,
+            seed=args.seed,
+            decoder_only=args.decoder_only,
+        ),
         teacher=TeacherRecipe(**saved, time_shift=args.time_shift),
     )
 
@@ -119,11 +133,16 @@ def _given(args: argparse.Namespace, *options: str) -> dict[str, Any]:
 def _check_numbers(args: argparse.Namespace) -> None:
     if args.image_px % 256 or not 256 <= args.image_px <= 4096:
         raise InputError(f"--image-px must be a multiple of 256 up to 4096, got {args.image_px}")
+    if args.crop_px % 32 or not 32 <= args.crop_px <= args.image_px:
+        raise InputError(f"--crop-px must be a multiple of 32 up to --image-px, got {args.crop_px}")
     least = {
         "scenes": 1,
         "fresh_scenes_per_step": 0,
         "receiver_steps": 0,
         "batch": 1,
+        "autoencoder_batch": 1,
+        "pool": 1,
+        "finest_width": 0,
         "save_every": 1,
         "steps": 0 if args.start else 1,
         "autoencoder_steps": 0 if args.start else 1,

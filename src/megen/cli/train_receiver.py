@@ -1,4 +1,4 @@
-"""`megen train decoder` and `megen train prior`: the user equipment's half of a backbone that nobody trained one for."""
+"""`megen train decoder`, `prior` and `denoiser`: the user equipment's half of a backbone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROMPTS = 1000  # captions of scenes, where no prompts are given
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Options of both commands."""
+    """Options of the three commands."""
     d = commands.add_parser(
         "train decoder",
         help="distil a light receiver from a backbone's own decoder",
@@ -42,6 +42,25 @@ def add(commands: argparse._SubParsersAction) -> None:
     _add_examples(p, default=256)
     p.set_defaults(run=run_prior)
     p.add_argument("--steps", type=int, default=1500, help="(default: %(default)s)")
+    n = commands.add_parser(
+        "train denoiser",
+        help="train the denoiser that a phone runs on features that arrived with much noise, coarse or in part",
+        description="Train the phone's denoiser on latents of an embedded backbone's own that crossed random links. "
+        "Run the same command again to go on after an interruption. Beside the backbone's weights its file is used.",
+    )
+    n.set_defaults(run=run_denoiser)
+    n.add_argument("--backbone", default="scenes", metavar="NAME|PATH", help="whose latents (default: %(default)s)")
+    n.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="latents, checkpoints and the weights")
+    n.add_argument("--from", dest="start", type=Path, metavar="FOLDER", help="train the denoiser in that folder on")
+    n.add_argument("--steps", type=int, default=6000, help="(default: %(default)s)")
+    n.add_argument("--batch", type=int, default=32, help="(default: %(default)s)")
+    n.add_argument("--lr", type=float, default=2e-3, help="(default: %(default)s)")
+    n.add_argument("--latents", type=int, default=2048, help="own latents to begin with (default: %(default)s)")
+    n.add_argument("--crossings", type=int, default=2048, help="of links, before the first step (default: %(default)s)")
+    n.add_argument("--fresh-per-step", type=int, default=2, help="crossings more for each step (default: %(default)s)")
+    n.add_argument("--save-every", type=int, default=250, help="steps between checkpoints (default: %(default)s)")
+    n.add_argument("--seed", type=int, default=0)
+    n.add_argument("--device", default="auto")
 
 
 def _add_examples(parser: argparse.ArgumentParser, default: int) -> None:
@@ -104,6 +123,29 @@ def run_prior(args: argparse.Namespace) -> None:
         if (args.out / light_decoder.FILE).is_file():
             _write_graph(args, backbone, light_decoder.load(args.out))
         print(args.out / prior.FILE)
+
+
+def run_denoiser(args: argparse.Namespace) -> None:
+    """Train, or go on where the folder left off."""
+    import os
+
+    from megen import run_folder
+    from megen.codec import prior
+    from megen.models import embedded, phone_denoiser, weights
+    from megen.models.placement import device_of
+    from megen.training.phone_denoiser import PhoneDenoiserRecipe, train
+
+    recipe = PhoneDenoiserRecipe(
+        args.steps, args.batch, args.lr, args.latents, args.crossings, args.fresh_per_step, args.save_every, args.seed
+    )
+    backbone = embedded.load(args.backbone, str(device_of(args.device)), quick=True)
+    learned = prior.load(embedded.folder_of(args.backbone), backbone.latent_shape[0])
+    start = phone_denoiser.load(args.start) if args.start else None
+    if args.start and (start is None or start.config.channels != backbone.latent_shape[0]):
+        raise InputError(f"{args.start} holds no {phone_denoiser.FILE} for latents of {backbone.latent_shape[0]} channels")
+    about = {"backbone": backbone.digest, "recipe": vars(recipe), "start": weights.content(args.start)[:16] if args.start else None}
+    with run_folder.held(args.out, about):
+        print(train(recipe, backbone, learned, args.out, max(1, (os.cpu_count() or 2) - 1), start))
 
 
 def _check(args: argparse.Namespace) -> None:

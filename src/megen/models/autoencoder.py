@@ -2,7 +2,7 @@
 
 A linear path over 32 x 32 patches, initialised by principal components, runs beside a small
 residual convolution net on both ends. No convolution works at more than an eighth of the
-picture's resolution: a sub-pixel tail writes the pixels.
+picture's resolution, in a decoder with a finest stage a quarter: a sub-pixel tail writes the pixels.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ class AutoencoderConfig:
     decoder_widths: tuple[int, int, int] = (64, 128, 192)
     encoder_blocks: tuple[int, int, int] = (1, 1, 2)
     decoder_blocks: tuple[int, int, int] = (3, 3, 2)
+    finest_width: int = 0  # of a decoder's stage at a quarter of the picture's resolution; 0: none
+    finest_blocks: int = 2
 
 
 class Block(nn.Module):
@@ -95,10 +97,15 @@ class Decoder(nn.Module):
             scaled(nn.Conv2d(middle, 4 * fine, 1), 1.0),
             nn.PixelShuffle(2),
             *(Block(fine) for _ in range(n_fine)),
-            nn.ReLU(),
-            scaled(nn.Conv2d(fine, 192, 3, padding=1), 0.02),
-            nn.PixelShuffle(8),
+            *(self._finest(fine, config) if config.finest_width else _tail(fine, 8)),
         )
+
+    @staticmethod
+    def _finest(fine: int, config: AutoencoderConfig) -> list[nn.Module]:
+        """Twice the resolution at once more."""
+        width = config.finest_width
+        grown = [scaled(nn.Conv2d(fine, 4 * width, 1), 1.0), nn.PixelShuffle(2)]
+        return [*grown, *(Block(width) for _ in range(config.finest_blocks)), *_tail(width, 4)]
 
     def forward(self, latent: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
         smooth = F.pixel_shuffle(self.linear(latent), PATCH)
@@ -111,6 +118,11 @@ class Decoder(nn.Module):
         weight = self.linear.weight.reshape(3, px, cells, px, cells, -1).mean((2, 4)).reshape(3 * px * px, -1, 1, 1)
         bias = None if self.linear.bias is None else self.linear.bias.reshape(3, px, cells, px, cells).mean((2, 4)).flatten()
         return F.pixel_shuffle(F.conv2d(latent, weight, bias), px) * 0.5 + 0.5
+
+
+def _tail(width: int, px: int) -> list[nn.Module]:
+    """What writes `px` x `px` pixels a place at once."""
+    return [nn.ReLU(), scaled(nn.Conv2d(width, 3 * px * px, 3, padding=1), 0.02), nn.PixelShuffle(px)]
 
 
 class Autoencoder(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,19 +105,20 @@ def save_sharded(tensors: Mapping[str, Tensor], folder: Path, stem: str, metadat
     paths = [folder / f"{stem}-{i + 1:05d}-of-{len(groups):05d}.safetensors" for i in range(len(groups))]
     for path, group in zip(paths, groups, strict=True):
         write_safely(group, path, metadata)
-    for stale in set(_shards(folder, stem)) - set(paths):
+    for stale in set(shards(folder, stem)) - set(paths):
         stale.unlink()
     return paths
 
 
-def _shards(folder: Path, stem: str) -> list[Path]:
+def shards(folder: Path, stem: str) -> list[Path]:
+    """The files that `save_sharded` wrote into a folder."""
     name = re.compile(re.escape(stem) + r"-\d{5}-of-\d{5}\.safetensors")
     return sorted(p for p in folder.glob("*.safetensors") if name.fullmatch(p.name))
 
 
 def read_sharded(folder: Path, stem: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `save_sharded` wrote. Errors: WeightsError, also where a shard is missing or of another training."""
-    paths = _shards(folder, stem)
+    paths = shards(folder, stem)
     if not paths:
         raise WeightsError(f"no weights named {stem} in {folder}")
     count = int(paths[0].stem.rsplit("-", 1)[1])
@@ -149,10 +150,10 @@ class Place:
             return file.read(self.length)
 
 
-def places(folder: Path, stem: str) -> dict[str, Place]:
-    """Where the tensors of the shards in `folder` lie, by name; none where there are no shards."""
+def places(files: Sequence[Path]) -> dict[str, Place]:
+    """Where the tensors in safetensors files lie, by name."""
     result = {}
-    for path in _shards(folder, stem):
+    for path in files:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length))

@@ -59,8 +59,8 @@ def difficulty(model: Autoencoder, pool: UInt8[Tensor, "n 3 H W"], crop_px: int)
     return torch.cat(errors)
 
 
-def crops(pool: Tensor, weight: Float[Tensor, "n y x"], batch: int, crop_px: int, generator: torch.Generator) -> Float[Tensor, "b 3 s s"]:
-    """Square crops of a byte pool, in [0, 1], each drawn by its weight and then moved by up to half a patch."""
+def crops(pool: Tensor, weight: Float[Tensor, "n y x"], batch: int, crop_px: int, generator: torch.Generator) -> UInt8[Tensor, "b 3 s s"]:
+    """Square crops of a byte pool, each drawn by its weight and then moved by up to half a patch."""
     height, width = pool.shape[-2:]
     flat = torch.multinomial(weight.flatten() + 1e-3, batch, replacement=True, generator=generator)
     which, cell = flat // weight[0].numel(), flat % weight[0].numel()
@@ -68,7 +68,7 @@ def crops(pool: Tensor, weight: Float[Tensor, "n y x"], batch: int, crop_px: int
     corner = corner + torch.randint(-PATCH // 2, PATCH // 2 + 1, (batch, 2), generator=generator)
     corner = corner.clamp(min=0).minimum(torch.tensor([height - crop_px, width - crop_px]))
     cut = [pool[i, :, y : y + crop_px, x : x + crop_px] for i, (y, x) in zip(which.tolist(), corner.tolist(), strict=True)]
-    return torch.stack(cut).float() / 255
+    return torch.stack(cut)
 
 
 def _finished(path: Path, recipe: AutoencoderRecipe, config: AutoencoderConfig) -> Autoencoder | None:
@@ -82,6 +82,15 @@ def _finished(path: Path, recipe: AutoencoderRecipe, config: AutoencoderConfig) 
     model = Autoencoder(config)
     weights.load_into(model, {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}, str(path))
     return model
+
+
+def _start_from(model: Autoencoder, start: Autoencoder) -> None:
+    """Take over all weights; where the model's decoder has a finest stage more, those before it."""
+    given = start.state_dict()
+    if model.config != start.config:
+        own = model.state_dict()
+        given = {k: given[k] if k in given and given[k].shape == v.shape else v for k, v in own.items()}
+    model.load_state_dict(given)
 
 
 def optimisers_of(model: torch.nn.Module, lr: float) -> list[torch.optim.Optimizer]:
@@ -120,7 +129,7 @@ def train(
         model.start_from_principal_components(patches[torch.randperm(len(patches))[:20000]])
     weight = difficulty(model, pool, recipe.crop_px)
     if start is not None:
-        model.load_state_dict(start.state_dict())
+        _start_from(model, start)
     place(model, device)
     if recipe.decoder_only:
         model.encoder.requires_grad_(False)
@@ -132,7 +141,8 @@ def train(
     for step, shown in loop.progress(done, recipe.steps, "autoencoder"):
         loop.set_lr(optimisers, loop.lr_factor(step, recipe.steps, decay_share=0.5))
         generator = loop.step_generator(recipe.seed, step)
-        target = crops(pool, weight, recipe.batch, recipe.crop_px, generator).to(device, memory_format=torch.channels_last)
+        drawn = crops(pool, weight, recipe.batch, recipe.crop_px, generator).to(device)
+        target = (drawn.float() / 255).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             latent = model.encoder(target)
             # noise would drown what the encoder's convolutions have to say at first: let it come in later

@@ -59,6 +59,7 @@ class Plan:
     scenes: int = 6144  # rendered before the denoiser's training begins
     fresh_scenes_per_step: int = 2  # rendered in the background for each of its steps
     channels: int = 32
+    finest_width: int = 0  # of the decoder's stage at a quarter of the picture's resolution; 0: as the start has it
     autoencoder: AutoencoderRecipe = field(default_factory=AutoencoderRecipe)
     teacher: TeacherRecipe = field(default_factory=TeacherRecipe)
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
@@ -129,7 +130,8 @@ def _train(
     def assemble(average: TextToLatent, step: int, mean: Tensor, scale: Tensor) -> Path:
         side = plan.image_px // PATCH
         fresh = BackboneConfig(plan.name, text, denoiser, autoencoder.config, steps=(1, 2, 4, 8, 12, 20, 32), grid=(side, side))
-        config = replace(grown.config, name=plan.name, text=text, denoiser=denoiser, grid=(side, side)) if grown else fresh
+        own = {"name": plan.name, "text": text, "denoiser": denoiser, "autoencoder": autoencoder.config, "grid": (side, side)}
+        config = replace(grown.config, **own) if grown else fresh  # type: ignore[arg-type]
         if start and keeps_latents:
             config = replace(config, restorer=start.config.restorer)
         whole = EmbeddedBackbone(config)
@@ -308,6 +310,7 @@ def _autoencoder(plan: Plan, entries: Sequence[Captioned], device: torch.device,
         return pictures.stack(entries[first : first + count], plan.image_px)
 
     config = start.config.autoencoder if start else AutoencoderConfig(channels=plan.channels)
+    config = replace(config, finest_width=plan.finest_width) if plan.finest_width else config
     begun = start.autoencoder if start else None
     return autoencoder_training.train(plan.autoencoder, config, pool_of, plan.folder, device, begun).eval()
 

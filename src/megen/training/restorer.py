@@ -12,45 +12,67 @@ from jaxtyping import Float
 from torch import Tensor
 
 from megen import merging
-from megen.codec import FeatureCodec, Prior, features
+from megen.codec import FeatureCodec, Prior, features, refinement
+from megen.codec.pyramid import ORDERS
 from megen.halves import tokens_of
-from megen.link import NotDeliveredError, RadioLink
+from megen.link import RadioLink
 from megen.models import weights
 from megen.models.placement import bf16_pays, place
 from megen.models.restorer import Restorer, RestorerConfig
 from megen.provenance import provenance
 from megen.training import loop
 from megen.training.muon import Muon
-from megen.types import Received
+from megen.types import FloatArray, Received
 
 RATIOS = (0.0, 0.0, 0.25, 0.5, 0.75)
 SNR_DB = (-8.0, 26.0)
-LOST_SHARE = 0.15
+COARSE = 12  # quarter bits
+LOST_SHARE = 0.2
 FINGERPRINT = 0  # the codec of a training talks to itself
 
 
-def degraded(latent: Float[Tensor, "1 c h w"], learned: Prior, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """One latent after a random merge and link: [c, h, w] as it is unmerged, and its degradation [4, h, w]."""
+def degraded(
+    latent: Float[Tensor, "1 c h w"], learned: Prior, rng: np.random.Generator, coarse_share: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """One latent after a random reduction and link: [c, h, w] as it is unmerged, and its degradation [4, h, w].
+
+    Quantisers are of any depth, and `coarse_share` of them no finer than `COARSE` quarter bits.
+    """
     codec, (height, width) = FeatureCodec(learned, FINGERPRINT), latent.shape[-2:]
-    merged = merging.merged(tokens_of(latent), (height, width), float(rng.choice(RATIOS)))
+    ratio = float(rng.choice(RATIOS))
     if rng.random() < 0.5:
-        link = RadioLink(fading="awgn" if rng.random() < 0.5 else "rayleigh", snr_db=float(rng.uniform(*SNR_DB)))
-        sent, received = codec.encode(merged, analog=True), None
-        while received is None:  # until the header arrives; a poor channel shows in the features alone
-            try:
-                received = link.send(sent, rng).received
-            except NotDeliveredError:
-                link = replace(link, snr_db=link.snr_db + 1)
+        received = _analog(codec, tokens_of(latent), (height, width), ratio, rng)
     else:
-        depth = int(rng.integers(features.MIN_DEPTH, features.MAX_DEPTH + 1))
-        payload = codec.encode(merged, quantiser_bits=depth / 4).payload
-        if rng.random() < LOST_SHARE and len(payload.features) > 1:
-            lost = int(rng.integers(1, len(payload.features)))
-            payload = replace(payload, features=tuple(b"" if i == lost else p for i, p in enumerate(payload.features)))
-        received = Received(payload)
+        depth = int(rng.integers(features.MIN_DEPTH, (COARSE if rng.random() < coarse_share else features.MAX_DEPTH) + 1))
+        received = _digital(codec, tokens_of(latent), (height, width), ratio, depth, rng)
     decoded = codec.decode(received)
     tokens = merging.unmerge(decoded.rows, decoded.merge_map)
     return _as_grid(tokens, height, width), _as_grid(decoded.degradation, height, width)
+
+
+def _analog(codec: FeatureCodec, tokens: FloatArray, grid: tuple[int, int], ratio: float, rng: np.random.Generator) -> Received:
+    """Coefficients or tokens as symbols; a header arrives at any SNR."""
+    link = RadioLink(fading="awgn" if rng.random() < 0.5 else "rayleigh", snr_db=float(rng.uniform(*SNR_DB)))
+    variance = codec.prior.variance if codec.prior else None
+    if rng.random() < 0.6 and variance is not None and variance.shape[1:] == grid:
+        sent = codec.encode_coefficients(tokens, grid, ratio)
+    else:
+        sent = codec.encode(merging.merged(tokens, grid, ratio), analog=True)
+    assert sent.symbols is not None
+    return Received(sent.payload, *link.send_symbols(sent.symbols, link.gain(rng), 0.0, rng))
+
+
+def _digital(
+    codec: FeatureCodec, tokens: FloatArray, grid: tuple[int, int], ratio: float, depth: int, rng: np.random.Generator
+) -> Received:
+    """Bits in any order of parts, some of which are lost."""
+    order = str(rng.choice([o for o in ORDERS if o != "layer" or depth >= features.MIN_DEPTH + refinement.LAYER]))
+    payload = codec.encode(merging.merged(tokens, grid, ratio), quantiser_bits=depth / 4, order=order).payload
+    if rng.random() < LOST_SHARE and len(payload.features) > 1:
+        lost = int(rng.integers(1, len(payload.features)))
+        gone = range(lost, len(payload.features)) if order == "stage" else (lost,)  # by stage nothing may follow a lost part
+        payload = replace(payload, features=tuple(b"" if i in gone else p for i, p in enumerate(payload.features)))
+    return Received(payload)
 
 
 def _as_grid(columns: np.ndarray, height: int, width: int) -> Tensor:

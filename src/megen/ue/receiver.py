@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,19 +21,28 @@ if TYPE_CHECKING:
 GRAPH, OUTPUTS = "receiver.onnx", {"image", "finite"}
 NOISY = "receiver-noisy.onnx"  # for features with noise: the same receiver with one step of the flow map
 NOISY_INPUTS = 6
+DENOISER_INPUTS = 3
+DENOISER = "denoiser.onnx"  # what cleans degraded features before the receiver
+DEGRADED = 0.1  # mean degradation of a token from which on it does (experiments/phone_denoiser)
 TAIL = "receiver-tail.onnx"  # the second half of a graph that is run in tiles
-# mean deviations of a value from which on the flow map's estimate counts, and counts alone (experiments/channel_denoising)
-NOISE = (0.08, 0.45)
+# mean deviations of a value from which on the flow map's estimate counts, and counts most; how much then (experiments/channel_denoising)
+NOISE = (0.08, 0.45, 1.0)  # beside the restorer's
+NOISE_CLEANED = (0.1, 0.7, 0.75)  # beside that of the phone's denoiser
 PROVIDERS = ["CPUExecutionProvider"]
 ASSETS = Path(__file__).parents[1] / "assets"
 
 
-def flow_share(features: Features, noise: tuple[float, float] = NOISE) -> float:
-    """How much the flow map's estimate counts beside the restorer's: from 0 at the lower bound to 1, linear in the logarithm."""
-    if features.equalised is None or features.equalised.unknown <= noise[0]:
+def flow_share(features: Features, noise: tuple[float, float, float] = NOISE) -> float:
+    """How much the flow map's estimate counts beside another: from 0 at the lower bound to the most, linear in the logarithm."""
+    low, high, most = noise
+    if features.equalised is None or features.equalised.unknown <= low:
         return 0.0
-    low, high = noise
-    return min(1.0, math.log(features.equalised.unknown / low) / math.log(high / low))
+    return most * min(1.0, math.log(features.equalised.unknown / low) / math.log(high / low))
+
+
+def is_degraded(features: Features) -> bool:
+    """Whether features are so noisy, so coarse or so much copied or lost that the phone's denoiser is worth its time."""
+    return float(features.degradation.max(1).mean()) > DEGRADED
 
 
 class ReceiverError(InputError):
@@ -73,6 +82,7 @@ class Receiver:
     session: onnxruntime.InferenceSession
     tiles: Tiles | None = None
     noisy: Path | None = None  # the graph for features with noise, which is loaded when there are some
+    denoiser: Path | None = None  # that of the phone's denoiser, likewise
 
     @classmethod
     def load(cls, path: Path | str, threads: int = 0) -> Receiver:
@@ -109,29 +119,43 @@ class Receiver:
             raise ReceiverError(f"{path} is not a receiver graph of this version: write it again with megen export") from error
         if learned.digest != digest:
             raise ReceiverError(f"{path} needs the {prior.FILE} that it was exported with beside it: write both again with megen export")
-        noisy = path.with_name(NOISY)
-        return cls(FeatureCodec(learned, fingerprint, grid), session, tiles, noisy if noisy.is_file() else None)
+        noisy, denoiser = (other if (other := path.with_name(name)).is_file() else None for name in (NOISY, DENOISER))
+        return cls(FeatureCodec(learned, fingerprint, grid), session, tiles, noisy, denoiser)
 
     @cached_property
-    def _denoising(self) -> tuple[onnxruntime.InferenceSession, tuple[float, float]] | None:
-        """The graph for features with noise, and the bounds of `flow_share`. Errors: ReceiverError."""
-        if self.noisy is None:
-            return None
+    def _denoising(self) -> onnxruntime.InferenceSession | None:
+        """The graph for features with noise. Errors: ReceiverError."""
+        return None if self.noisy is None else self._other(self.noisy, NOISY_INPUTS)
+
+    @cached_property
+    def _cleaning(self) -> onnxruntime.InferenceSession | None:
+        """The graph of the phone's denoiser. Errors: ReceiverError."""
+        return None if self.denoiser is None else self._other(self.denoiser, DENOISER_INPUTS)
+
+    def _other(self, path: Path, inputs: int) -> onnxruntime.InferenceSession:
+        """A graph that lies beside the receiver's. Errors: ReceiverError where it is broken, of another version or backbone."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         try:
-            session = onnxruntime.InferenceSession(str(self.noisy), options, providers=PROVIDERS)
-            metadata = session.get_modelmeta().custom_metadata_map
-            fingerprint, (low, high) = int(metadata["fingerprint"]), map(float, json.loads(metadata["noise"]))
-            if len(session.get_inputs()) != NOISY_INPUTS:
+            session = onnxruntime.InferenceSession(str(path), options, providers=PROVIDERS)
+            fingerprint = int(session.get_modelmeta().custom_metadata_map["fingerprint"])
+            if len(session.get_inputs()) != inputs:
                 raise KeyError("its inputs")
         except Exception as error:  # as in `load`
-            raise ReceiverError(f"{self.noisy} is not a receiver graph of this version: write it again with megen export") from error
+            raise ReceiverError(f"{path} is not a receiver graph of this version: write it again with megen export") from error
         if fingerprint != self.codec.fingerprint:
-            raise ReceiverError(f"{self.noisy} is of another backbone than {GRAPH} beside it: write both again with megen export")
-        return session, (low, high)
+            raise ReceiverError(f"{path} is of another backbone than {GRAPH} beside it: write both again with megen export")
+        return session
+
+    def denoised(self, features: Features) -> Features:
+        """Degraded features as the phone's denoiser cleans them, one row a token; others, and where there is none, as they are."""
+        if self._cleaning is None or not is_degraded(features):
+            return features
+        given = {"rows": features.rows, "merge_map": features.merge_map, "degradation": features.degradation}
+        (rows,) = self._cleaning.run(["cleaned"], given)
+        return replace(Features.clean(rows), equalised=features.equalised)
 
     def decode(self, received: Received) -> np.ndarray:
         """The image [H, W, 3] in bytes of what was received. Errors: CodecError."""
@@ -140,13 +164,14 @@ class Receiver:
     def image_of(self, features: Features) -> np.ndarray:
         """The image [H, W, 3] in bytes of decoded features. Errors: InputError; RunError where the decoder gives NaN or infinity."""
         features.check(self.codec.prior.channels if self.codec.prior else features.rows.shape[1], self.codec.grid)
+        features = self.denoised(features)
+        share = flow_share(features, NOISE if self._cleaning is None else NOISE_CLEANED)
         given = {"rows": features.rows, "merge_map": features.merge_map, "degradation": features.degradation}
         inputs = {i.name: given[i.name] for i in self.session.get_inputs()}  # a backbone without a restorer reads no degradation
-        denoising = self._denoising if flow_share(features) else None
+        denoising = self._denoising if share else None
         if denoising is not None and features.equalised is not None:
-            share = np.array([flow_share(features, denoising[1])], np.float32)
-            given |= {"equalised": features.equalised.values, "deviation": features.equalised.deviation, "share": share}
-            image, finite = denoising[0].run(["image", "finite"], given)
+            given |= {"equalised": features.equalised.values, "deviation": features.equalised.deviation}
+            image, finite = denoising.run(["image", "finite"], given | {"share": np.array([share], np.float32)})
         elif self.tiles is None:
             image, finite = self.session.run(["image", "finite"], inputs)
         else:

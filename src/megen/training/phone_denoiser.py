@@ -1,0 +1,234 @@
+"""Trains the phone's denoiser on latents of a backbone's own that crossed the very links it will serve, a set that grows as it learns."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from megen import run_folder
+from megen.codec import Prior
+from megen.models import phone_denoiser, weights
+from megen.models.embedded import EmbeddedBackbone
+from megen.models.phone_denoiser import PhoneDenoiser, PhoneDenoiserConfig
+from megen.models.placement import bf16_pays, place
+from megen.models.restorer import STATES
+from megen.provenance import provenance
+from megen.scenes import splits
+from megen.scenes.captions import caption
+from megen.training import loop
+from megen.training.backbone import sampled
+from megen.training.latents import start_worker
+from megen.training.muon import Muon
+from megen.training.restorer import degraded
+from megen.types import check_number
+
+LATENTS, CHECKPOINT = "own-latents.safetensors", "phone-denoiser.checkpoint.safetensors"
+HELD = 64  # latents that are not trained on
+HELD_STREAM = 29  # of their links
+COARSE_SHARE = 0.5  # of the quantisers
+LEAST_ERROR = 1e-4  # mean square below which a row's error counts no further
+CHUNK = 32  # crossings that a process makes at once
+AHEAD = 3  # chunks that each process is ahead
+
+
+@dataclass(frozen=True)
+class PhoneDenoiserRecipe:
+    """How the phone's denoiser is trained: so many own latents, first so many crossings of them, and more for each step."""
+
+    steps: int = 6000
+    batch: int = 32
+    lr: float = 2e-3
+    latents: int = 2048
+    crossings: int = 2048
+    fresh_per_step: int = 2
+    save_every: int = 250
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "crossings", "save_every"):
+            check_number(name, getattr(self, name), 1, whole=True)
+        check_number("latents", self.latents, 2 * HELD, whole=True)
+        check_number("fresh_per_step", self.fresh_per_step, 0, whole=True)
+        check_number("lr", self.lr, 1e-9, 1)
+        check_number("seed", self.seed, 0, 2**31 - 1, whole=True)
+
+
+def own_latents(backbone: EmbeddedBackbone, count: int, seed: int, path: Path, batch: int) -> Float[Tensor, "n c h w"]:
+    """Latents of captions of scenes, in the offered numbers of steps by turns; kept in `path`. Errors: InputError on another's file."""
+    made_from = f"{backbone.digest}, {count} latents of seed {seed}"
+    if path.is_file():
+        run_folder.check_same({"made_from": made_from}, {"made_from": weights.about(path).get("made_from")}, str(path))
+        return weights.read(path)[0]["latents"]
+    parts = []
+    for turn, _ in loop.progress(0, -(-count // batch), f"latents of the backbone's own ({batch} each)"):
+        numbers = range(turn * batch, min(count, (turn + 1) * batch))
+        captions = [caption(splits.scene(seed, i), np.random.default_rng([seed, i])) for i in numbers]
+        steps = backbone.config.steps[turn % len(backbone.config.steps)]
+        parts.append(sampled(backbone, captions, [seed + i for i in numbers], steps).half().cpu())
+    latents = torch.cat(parts).contiguous()
+    weights.write_safely({"latents": latents}, path, {"made_from": made_from, **provenance()})
+    return latents
+
+
+@dataclass(frozen=True)
+class Crossed:
+    """Latents as they arrived [n, c, h, w], how each token was degraded [n, 4, h, w], and which latent each was [n]."""
+
+    z: Tensor
+    degradation: Tensor
+    of: Tensor
+
+    @staticmethod
+    def room(count: int, latents: Tensor) -> Crossed:
+        """Memory for so many of them, beside the latents."""
+        shape, on = latents.shape[1:], latents.device
+        z, state = (torch.empty(count, n, *shape[1:], dtype=torch.half, device=on) for n in (shape[0], STATES))
+        return Crossed(z, state, torch.empty(count, dtype=torch.long, device=on))
+
+    def fill(self, first: int, part: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+        for column, values in zip((self.z, self.degradation, self.of), part, strict=True):
+            column[first : first + len(values)] = torch.from_numpy(values).to(column.device)
+
+
+_LINKS: list[tuple[Tensor, Prior, int]] = []  # a worker process's own latents, prior and seed, set as it starts
+
+
+def _start(path: Path, learned: Prior, seed: int) -> None:
+    start_worker()
+    _LINKS[:] = [(weights.read(path)[0]["latents"], learned, seed)]
+
+
+def _cross(first: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    latents, learned, seed = _LINKS[0]
+    rows = [crossing(latents, learned, seed, first + i) for i in range(CHUNK)]
+    z, degradation, of = zip(*rows, strict=True)
+    return torch.stack(z).half().numpy(), torch.stack(degradation).half().numpy(), np.array(of)
+
+
+def crossing(latents: Float[Tensor, "n c h w"], learned: Prior, seed: int, number: int) -> tuple[Tensor, Tensor, int]:
+    """The crossing of that number: [c, h, w] as it arrived, its degradation [4, h, w], and which of the latents it was."""
+    rng = np.random.default_rng([seed, number])
+    chosen = int(rng.integers(HELD, len(latents)))
+    return *degraded(latents[chosen : chosen + 1].float(), learned, rng, COARSE_SHARE), chosen
+
+
+@contextmanager
+def crossings(
+    path: Path, latents: Tensor, learned: Prior, recipe: PhoneDenoiserRecipe, workers: int
+) -> Iterator[tuple[Crossed, Callable[[int], int]]]:
+    """A set of crossings that grows as it is trained on: yields its memory, and the function from a step to how many it has then.
+
+    Step k has as many, whatever the processes' speed: a step waits for crossings that are late, and a resumed training sees what the
+    first one saw.
+    """
+    spawn, jobs = multiprocessing.get_context("spawn"), deque[Future[tuple[np.ndarray, np.ndarray, np.ndarray]]]()
+    chunks = [-(-(recipe.crossings + recipe.fresh_per_step * step) // CHUNK) for step in (0, recipe.steps)]
+    held, ready, asked = Crossed.room(chunks[1] * CHUNK, latents), 0, 0
+
+    def at(step: int) -> int:
+        nonlocal ready, asked
+        wanted = -(-(recipe.crossings + recipe.fresh_per_step * step) // CHUNK)
+        due = range(asked, min(wanted + AHEAD * workers, chunks[1]))
+        jobs.extend(pool.submit(_cross, k * CHUNK) for k in due)
+        asked += len(due)
+        for k in range(ready, wanted):
+            held.fill(k * CHUNK, jobs.popleft().result())
+        ready = wanted
+        return ready * CHUNK
+
+    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start, initargs=(path, learned, recipe.seed)) as pool:
+        try:
+            yield held, at
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def train(
+    recipe: PhoneDenoiserRecipe,
+    backbone: EmbeddedBackbone,
+    learned: Prior,
+    folder: Path,
+    workers: int,
+    start: PhoneDenoiser | None = None,
+) -> Path:
+    """Train (or resume from `folder`) the denoiser of a backbone's phones, or train `start` on; returns the file of its weights.
+
+    The loss is the mean over rows of the logarithm of the squared error, where each channel's counts in units of its quantiser step, as
+    it shows in the picture: decibels, so that mild noise counts as much as strong. Errors: InputError on a folder of another recipe.
+    """
+    device = backbone.device
+    latents = own_latents(backbone, recipe.latents, recipe.seed, folder / LATENTS, max(8, recipe.batch // 2)).to(device)
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        model = PhoneDenoiser(start.config if start else PhoneDenoiserConfig(latents.shape[1]))
+    begun = ""
+    if start:
+        model.load_state_dict(start.state_dict())
+        begun = weights.digest("", start.state_dict())[:16]
+    place(model, device)
+    optimisers = _optimisers(model, recipe, device)
+    about = {"recipe": asdict(recipe), "config": asdict(model.config), "start": begun, "prior": learned.digest, "backbone": backbone.digest}
+    path, done = folder / CHECKPOINT, 0
+    if path.is_file():
+        done = int(loop.load_checkpoint(path, {"model": model}, optimisers, about)["step"])
+    weight = channel_weight(learned).to(device)
+    bf16, gain = bf16_pays(device), loop.Smoothed()
+    with crossings(folder / LATENTS, latents, learned, recipe, workers) as (pool, count):
+        for step, shown in loop.progress(done, recipe.steps, "phone denoiser"):
+            loop.set_lr(optimisers, loop.lr_factor(step, recipe.steps, decay_share=0.6))
+            rows = torch.randint(count(step), (recipe.batch,), generator=loop.step_generator(recipe.seed, step)).to(device)
+            z, degradation = (part[rows].float().contiguous(memory_format=torch.channels_last) for part in (pool.z, pool.degradation))
+            clean = latents[pool.of[rows]].float()
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                cleaned = model(z, degradation)
+            error = log_error(cleaned.float(), clean, weight)
+            loop.descend(error.mean(), model, optimisers)
+            gain.add((log_error(z, clean, weight) - error.detach()).mean())
+            if (step + 1) % 50 == 0:
+                shown["gain_db"] = gain.read() * 10 / np.log(10)
+            if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps:
+                loop.save_checkpoint(path, {"model": model}, optimisers, {"step": step + 1, "recipe": about, **provenance()})
+    model.cpu().eval()
+    figures = {"held_out_gain_db": held_out_gain_db(model, latents[:HELD].cpu(), learned, recipe.seed)}
+    return phone_denoiser.save(model, folder, {"recipe": about, **figures, **provenance()})
+
+
+@torch.inference_mode()
+def held_out_gain_db(model: PhoneDenoiser, latents: Float[Tensor, "n c h w"], learned: Prior, seed: int) -> float:
+    """By how much the denoiser lowers the error of latents that it was not trained on, each after one link; mean of decibels."""
+    gains, weight = [], channel_weight(learned)
+    for i in range(len(latents)):
+        clean = latents[i : i + 1].float()
+        z, degradation = (part[None] for part in degraded(clean, learned, np.random.default_rng([seed, HELD_STREAM, i]), COARSE_SHARE))
+        gains.append(log_error(z, clean, weight) - log_error(model(z, degradation), clean, weight))
+    return float(torch.cat(gains).mean()) * 10 / math.log(10)
+
+
+def channel_weight(learned: Prior) -> Float[Tensor, "c 1 1"]:
+    """By how much an error in a channel counts: one over its quantiser step, whose mean is 1."""
+    weight: Tensor = torch.from_numpy(learned.step.mean() / learned.step).float()[:, None, None]
+    return weight
+
+
+def log_error(z: Float[Tensor, "b c h w"], clean: Float[Tensor, "b c h w"], weight: Float[Tensor, "c 1 1"]) -> Float[Tensor, "b"]:
+    """The natural logarithm of each row's weighted mean squared error."""
+    return (((z - clean) * weight).square().mean((1, 2, 3)) + LEAST_ERROR).log()
+
+
+def _optimisers(model: PhoneDenoiser, recipe: PhoneDenoiserRecipe, device: torch.device) -> list[torch.optim.Optimizer]:
+    matrices, vectors = ([p for p in model.parameters() if (p.ndim > 1) == wide] for wide in (True, False))
+    return [
+        Muon([{"params": matrices, "base_lr": recipe.lr}], lr=recipe.lr, weight_decay=0.01, bf16=bf16_pays(device)),
+        torch.optim.AdamW([{"params": vectors, "base_lr": recipe.lr}], lr=recipe.lr, weight_decay=0.0),
+    ]
