@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jaxtyping
 import pytest
@@ -18,6 +21,7 @@ from megen.models.embedded import BackboneConfig, EmbeddedBackbone
 from megen.models.restorer import RestorerConfig
 from megen.models.text import TextConfig
 from megen.scenes.captions import vocabulary
+from megen.training import loop
 
 
 def pytest_configure() -> None:
@@ -53,6 +57,19 @@ def make_tiny(seed: int = 0) -> EmbeddedBackbone:
     backbone.latent_mean.normal_()
     backbone.latent_scale.uniform_(0.5, 1.5)
     return backbone.eval()
+
+
+def interrupted_at(monkeypatch: pytest.MonkeyPatch, step: int) -> Iterator[int]:
+    """Let a training be interrupted in that step, counted from 0; the numbers of the steps to come, of the runs after it too."""
+    descend, calls = loop.descend, itertools.count()
+
+    def stopping(*args: Any) -> None:
+        if next(calls) == step:
+            raise KeyboardInterrupt
+        descend(*args)
+
+    monkeypatch.setattr(loop, "descend", stopping)
+    return calls
 
 
 @pytest.fixture(scope="session")

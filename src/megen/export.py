@@ -257,9 +257,10 @@ def placed_receiver(backbone: EmbeddedBackbone, folder: Path) -> tuple[Path, Rec
     writable = os.access(folder, os.W_OK)
     for place in (folder,) if writable else (folder, cached):
         try:
-            if Receiver.load(place / GRAPH).codec.fingerprint == wanted:
-                _write_others(backbone, learned, folder, place, writable)
-                return place / GRAPH, Receiver.load(place / GRAPH)
+            receiver = Receiver.load(place / GRAPH)
+            if receiver.codec.fingerprint == wanted:
+                written = _write_others(backbone, learned, folder, place, writable)
+                return place / GRAPH, Receiver.load(place / GRAPH) if written else receiver
         except ReceiverError:
             continue
     place = folder if writable else cached
@@ -268,10 +269,16 @@ def placed_receiver(backbone: EmbeddedBackbone, folder: Path) -> tuple[Path, Rec
     return place / GRAPH, Receiver.load(place / GRAPH)
 
 
-def _write_others(backbone: EmbeddedBackbone, learned: Prior, folder: Path, place: Path, writable: bool) -> None:
-    """The graphs beside the receiver's, where they are not of these weights. Errors: OSError."""
-    if writable and not _is_of(place / NOISY, backbone.digest, "equalised"):  # elsewhere it would be as large as the denoiser
+def _write_others(backbone: EmbeddedBackbone, learned: Prior, folder: Path, place: Path, writable: bool) -> bool:
+    """Write the graphs beside the receiver's where they are not of these weights; whether one was written. Errors: OSError."""
+    stale_noisy = writable and not _is_of(place / NOISY, backbone.digest, "equalised")  # elsewhere it would be as large as the denoiser
+    if stale_noisy:
         export_noisy(_exact(backbone, folder), learned, place / NOISY)
-    phone = phone_denoiser.load(folder)
-    if phone and not _is_of(place / DENOISER, weights.digest("", phone.state_dict()), str(fingerprint(backbone, learned.digest))):
+    file = folder / phone_denoiser.FILE
+    if not file.is_file():
+        return stale_noisy
+    marks = weights.digest("", weights.read(file)[0]), str(fingerprint(backbone, learned.digest))
+    stale = not _is_of(place / DENOISER, *marks)
+    if stale and (phone := phone_denoiser.load(folder)):
         export_denoiser(phone, backbone, learned, place / DENOISER)
+    return stale_noisy or stale

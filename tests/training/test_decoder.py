@@ -26,10 +26,11 @@ from megen.models.embedded import EmbeddedBackbone
 from megen.models.light_decoder import LightReceiver, config_for
 from megen.models.published import Checkpoint
 from megen.models.restorer import RestorerConfig
-from megen.training import decoder, examples, loop
+from megen.training import decoder, examples
 from megen.training.decoder import DecoderRecipe
 from megen.types import Features
 from megen.ue import Receiver
+from tests.conftest import interrupted_at
 
 SMALL = {"examples": 6, "steps": 4, "batch": 2}
 
@@ -70,14 +71,7 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(
     tiny: EmbeddedBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train(tiny, tmp_path / "whole", steps=5, batch=2, save_every=2)
-    descend, calls = loop.descend, iter(range(100))
-
-    def stopping(*args: Any) -> None:
-        if next(calls) == 3:
-            raise KeyboardInterrupt
-        descend(*args)
-
-    monkeypatch.setattr(loop, "descend", stopping)
+    calls = interrupted_at(monkeypatch, 3)
     with pytest.raises(KeyboardInterrupt):
         train(tiny, tmp_path / "cut", steps=5, batch=2, save_every=2)
     resumed = train(tiny, tmp_path / "cut", steps=5, batch=2, save_every=2)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,14 +20,14 @@ from megen.models.autoencoder import Autoencoder, AutoencoderConfig
 from megen.models.embedded import EmbeddedBackbone
 from megen.models.fingerprint import fingerprint
 from megen.models.phone_denoiser import PhoneDenoiser, PhoneDenoiserConfig
-from megen.training import autoencoder, loop
+from megen.training import autoencoder
 from megen.training import phone_denoiser as training
 from megen.training.phone_denoiser import PhoneDenoiserRecipe
 from megen.training.restorer import degraded
 from megen.types import Features, Received
 from megen.ue import Receiver, ReceiverError
 from megen.ue.receiver import DENOISER, is_degraded
-from tests.conftest import make_tiny
+from tests.conftest import interrupted_at, make_tiny
 
 PLAIN = prior.plain(8)
 SMALL = PhoneDenoiserConfig(8, (8, 16, 64), (1, 1), 1, (1, 1))
@@ -80,14 +79,7 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(
     tiny: EmbeddedBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = training.train(RECIPE, tiny, PLAIN, tmp_path / "whole", 1, small()).read_bytes()
-    descend, calls = loop.descend, iter(range(100))
-
-    def stopping(*args: Any) -> None:
-        if next(calls) == 3:
-            raise KeyboardInterrupt
-        descend(*args)
-
-    monkeypatch.setattr(loop, "descend", stopping)
+    calls = interrupted_at(monkeypatch, 3)
     with pytest.raises(KeyboardInterrupt):
         training.train(RECIPE, tiny, PLAIN, tmp_path / "cut", 1, small())
     again = training.train(RECIPE, tiny, PLAIN, tmp_path / "cut", 1, small())

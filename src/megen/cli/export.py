@@ -38,7 +38,6 @@ def run(args: argparse.Namespace) -> None:
     if beside.is_file() and prior.load(beside.parent, learned.channels).digest != learned.digest:
         raise InputError(f"{beside} is another backbone's: export into another folder, or remove it")
     export_receiver(net_of(backbone), backbone, learned, args.out)
-    phone = phone_denoiser.load(embedded.folder_of(args.backbone)) if isinstance(backbone, embedded.EmbeddedBackbone) else None
-    if phone is not None and isinstance(backbone, embedded.EmbeddedBackbone):
+    if isinstance(backbone, embedded.EmbeddedBackbone) and (phone := phone_denoiser.load(embedded.folder_of(args.backbone))):
         export_denoiser(phone, backbone, learned, args.out.with_name(DENOISER))
     print(args.out)

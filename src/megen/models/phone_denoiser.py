@@ -10,13 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from megen.models import weights
-from megen.models.restorer import STATES
+from megen.models.restorer import STATES, Block, beside, reach
 
 FILE = "phone-denoiser.safetensors"
 FORMAT = "megen-phone-denoiser-1"
@@ -52,32 +51,18 @@ class PhoneDenoiser(nn.Module):
         nn.init.zeros_(self.outward.bias)  # type: ignore[arg-type]
 
     def forward(self, z: Float[Tensor, "b c h w"], degradation: Float[Tensor, "b 4 h w"]) -> Float[Tensor, "b c h w"]:
-        """z + d * net(z, degradation), d the largest degradation of a token's neighbourhood, at most 1."""
-        scale = F.max_pool2d(degradation.amax(1, keepdim=True).clamp(max=1.0), 3, stride=1, padding=1)
-        fine: Tensor = self.down0(self.inward(torch.cat([z, torch.log2(1 + 8 * degradation)], 1)))
+        """z + d * net(z, degradation), d as `restorer.reach` says."""
+        fine: Tensor = self.down0(self.inward(beside(z, degradation)))
         middle: Tensor = self.down1(self.half0(F.pixel_unshuffle(fine, 2)))
         x = self.after(self.look(self.before(self.half1(F.pixel_unshuffle(middle, 2)))))
         x = self.up1(middle + F.pixel_shuffle(self.double1(x), 2))
         x = self.up0(fine + F.pixel_shuffle(self.double0(x), 2))
-        out: Tensor = z + scale * self.outward(F.relu(x))
+        out: Tensor = z + reach(degradation) * self.outward(F.relu(x))
         return out
 
 
 def _blocks(width: int, count: int) -> nn.Sequential:
-    return nn.Sequential(*(_Block(width) for _ in range(count)))
-
-
-class _Block(nn.Module):
-    """x + conv(relu(conv(relu(x)))), the last layer starting small."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.first, self.second = nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1)
-        nn.init.normal_(self.second.weight, std=0.3 / (9 * width) ** 0.5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = x + self.second(F.relu(self.first(F.relu(x))))
-        return out
+    return nn.Sequential(*(Block(width) for _ in range(count)))
 
 
 class Look(nn.Module):

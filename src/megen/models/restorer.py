@@ -32,24 +32,36 @@ class Restorer(nn.Module):
         self.config = config
         if config.blocks:
             self.inward = nn.Conv2d(channels + STATES, config.width, 3, padding=1)
-            self.blocks = nn.ModuleList(_Block(config.width) for _ in range(config.blocks))
+            self.blocks = nn.ModuleList(Block(config.width) for _ in range(config.blocks))
             self.outward = nn.Conv2d(config.width, channels, 3, padding=1)
             nn.init.zeros_(self.outward.weight)
             nn.init.zeros_(self.outward.bias)  # type: ignore[arg-type]
 
     def forward(self, z: Float[Tensor, "b c h w"], degradation: Float[Tensor, "b 4 h w"]) -> Float[Tensor, "b c h w"]:
-        """z + d * net(z, degradation), d the largest degradation of a token's neighbourhood, at most 1."""
+        """z + d * net(z, degradation), d as `reach` says."""
         if not self.config.blocks:
             return z
-        scale = F.max_pool2d(degradation.amax(1, keepdim=True).clamp(max=1.0), 3, stride=1, padding=1)
-        x = self.inward(torch.cat([z, torch.log2(1 + 8 * degradation)], 1))
+        scale = reach(degradation)
+        x = self.inward(beside(z, degradation))
         for block in self.blocks:
             x = block(x)
         out: Tensor = z + scale * self.outward(F.relu(x))
         return out
 
 
-class _Block(nn.Module):
+def reach(degradation: Float[Tensor, "b 4 h w"]) -> Float[Tensor, "b 1 h w"]:
+    """The largest degradation of a token's neighbourhood, at most 1: how far a net may change the token."""
+    return F.max_pool2d(degradation.amax(1, keepdim=True).clamp(max=1.0), 3, stride=1, padding=1)
+
+
+def beside(z: Float[Tensor, "b c h w"], degradation: Float[Tensor, "b 4 h w"]) -> Float[Tensor, "b d h w"]:
+    """Latents and the logarithm of their degradation, as a net reads them."""
+    return torch.cat([z, torch.log2(1 + 8 * degradation)], 1)
+
+
+class Block(nn.Module):
+    """x + conv(relu(conv(relu(x)))), the last layer starting small."""
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.first, self.second = nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1)

@@ -29,8 +29,7 @@ from megen.scenes.captions import caption
 from megen.training import loop
 from megen.training.backbone import sampled
 from megen.training.latents import start_worker
-from megen.training.muon import Muon
-from megen.training.restorer import degraded
+from megen.training.restorer import channel_weight, degraded, optimisers_of
 from megen.types import check_number
 
 LATENTS, CHECKPOINT = "own-latents.safetensors", "phone-denoiser.checkpoint.safetensors"
@@ -133,13 +132,18 @@ def crossings(
     first one saw.
     """
     spawn, jobs = multiprocessing.get_context("spawn"), deque[Future[tuple[np.ndarray, np.ndarray, np.ndarray]]]()
-    chunks = [-(-(recipe.crossings + recipe.fresh_per_step * step) // CHUNK) for step in (0, recipe.steps)]
-    held, ready, asked = Crossed.room(chunks[1] * CHUNK, latents), 0, 0
+    ready, asked = 0, 0
+
+    def chunks(step: int) -> int:
+        return -(-(recipe.crossings + recipe.fresh_per_step * step) // CHUNK)
+
+    most = chunks(recipe.steps)
+    held = Crossed.room(most * CHUNK, latents)
 
     def at(step: int) -> int:
         nonlocal ready, asked
-        wanted = -(-(recipe.crossings + recipe.fresh_per_step * step) // CHUNK)
-        due = range(asked, min(wanted + AHEAD * workers, chunks[1]))
+        wanted = chunks(step)
+        due = range(asked, min(wanted + AHEAD * workers, most))
         jobs.extend(pool.submit(_cross, k * CHUNK) for k in due)
         asked += len(due)
         for k in range(ready, wanted):
@@ -167,7 +171,7 @@ def train(
     The loss is the mean over rows of the logarithm of the squared error, where each channel's counts in units of its quantiser step, as
     it shows in the picture: decibels, so that mild noise counts as much as strong. Errors: InputError on a folder of another recipe.
     """
-    device = backbone.device
+    device, bf16 = backbone.device, bf16_pays(backbone.device)
     latents = own_latents(backbone, recipe.latents, recipe.seed, folder / LATENTS, max(8, recipe.batch // 2)).to(device)
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
@@ -177,13 +181,13 @@ def train(
         model.load_state_dict(start.state_dict())
         begun = weights.digest("", start.state_dict())[:16]
     place(model, device)
-    optimisers = _optimisers(model, recipe, device)
+    optimisers = optimisers_of(model, recipe.lr, bf16)
     about = {"recipe": asdict(recipe), "config": asdict(model.config), "start": begun, "prior": learned.digest, "backbone": backbone.digest}
     path, done = folder / CHECKPOINT, 0
     if path.is_file():
         done = int(loop.load_checkpoint(path, {"model": model}, optimisers, about)["step"])
     weight = channel_weight(learned).to(device)
-    bf16, gain = bf16_pays(device), loop.Smoothed()
+    gain = loop.Smoothed()
     with crossings(folder / LATENTS, latents, learned, recipe, workers) as (pool, count):
         for step, shown in loop.progress(done, recipe.steps, "phone denoiser"):
             loop.set_lr(optimisers, loop.lr_factor(step, recipe.steps, decay_share=0.6))
@@ -215,20 +219,6 @@ def held_out_gain_db(model: PhoneDenoiser, latents: Float[Tensor, "n c h w"], le
     return float(torch.cat(gains).mean()) * 10 / math.log(10)
 
 
-def channel_weight(learned: Prior) -> Float[Tensor, "c 1 1"]:
-    """By how much an error in a channel counts: one over its quantiser step, whose mean is 1."""
-    weight: Tensor = torch.from_numpy(learned.step.mean() / learned.step).float()[:, None, None]
-    return weight
-
-
 def log_error(z: Float[Tensor, "b c h w"], clean: Float[Tensor, "b c h w"], weight: Float[Tensor, "c 1 1"]) -> Float[Tensor, "b"]:
     """The natural logarithm of each row's weighted mean squared error."""
     return (((z - clean) * weight).square().mean((1, 2, 3)) + LEAST_ERROR).log()
-
-
-def _optimisers(model: PhoneDenoiser, recipe: PhoneDenoiserRecipe, device: torch.device) -> list[torch.optim.Optimizer]:
-    matrices, vectors = ([p for p in model.parameters() if (p.ndim > 1) == wide] for wide in (True, False))
-    return [
-        Muon([{"params": matrices, "base_lr": recipe.lr}], lr=recipe.lr, weight_decay=0.01, bf16=bf16_pays(device)),
-        torch.optim.AdamW([{"params": vectors, "base_lr": recipe.lr}], lr=recipe.lr, weight_decay=0.0),
-    ]

@@ -96,14 +96,8 @@ def train(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = place(Restorer(config, channels), device)
-    # errors count as they show in the picture: in units of each channel's quantiser step
-    weight = torch.from_numpy(prior.step / prior.step.mean()).float()[:, None, None].to(device) ** -1
-    kernels, biases = ([p for p in model.parameters() if (p.ndim > 1) == wide] for wide in (True, False))
-    bf16 = bf16_pays(device)
-    optimisers = [
-        Muon([{"params": kernels, "base_lr": lr}], lr=lr, weight_decay=0.01, bf16=bf16),
-        torch.optim.AdamW([{"params": biases, "base_lr": lr}], lr=lr, weight_decay=0.0),
-    ]
+    weight, bf16 = channel_weight(prior).to(device), bf16_pays(device)
+    optimisers = optimisers_of(model, lr, bf16)
     path, done = folder / "restorer.checkpoint.safetensors", 0
     made_from = weights.digest(f"prior {prior.digest}, {config}, {steps} steps of {batch} at {lr}, seed {seed}", {"latents": latents})
     if path.is_file() and weights.about(path).get("made_from") == made_from:  # else its latents are not these
@@ -127,6 +121,20 @@ def train(
             about = {"step": step + 1, "bf16": bf16, "made_from": made_from, **provenance()}
             loop.save_checkpoint(path, {"model": model}, optimisers, about)
     return model.eval()
+
+
+def channel_weight(learned: Prior) -> Float[Tensor, "c 1 1"]:
+    """By how much an error in a channel counts, as it shows in the picture: one over its quantiser step, whose mean is 1."""
+    return torch.from_numpy(learned.step / learned.step.mean()).float()[:, None, None] ** -1
+
+
+def optimisers_of(model: torch.nn.Module, lr: float, bf16: bool) -> list[torch.optim.Optimizer]:
+    """Muon for matrices and kernels, AdamW for vectors."""
+    matrices, vectors = ([p for p in model.parameters() if (p.ndim > 1) == wide] for wide in (True, False))
+    return [
+        Muon([{"params": matrices, "base_lr": lr}], lr=lr, weight_decay=0.01, bf16=bf16),
+        torch.optim.AdamW([{"params": vectors, "base_lr": lr}], lr=lr, weight_decay=0.0),
+    ]
 
 
 def _pool(latents: Float[Tensor, "n c h w"], prior: Prior, seed: int) -> Sequence[Tensor]:

@@ -128,9 +128,10 @@ class Receiver:
         return None if self.noisy is None else self._other(self.noisy, NOISY_INPUTS)
 
     @cached_property
-    def _cleaning(self) -> onnxruntime.InferenceSession | None:
+    def _cleaning(self) -> onnxruntime.InferenceSession:
         """The graph of the phone's denoiser. Errors: ReceiverError."""
-        return None if self.denoiser is None else self._other(self.denoiser, DENOISER_INPUTS)
+        assert self.denoiser is not None
+        return self._other(self.denoiser, DENOISER_INPUTS)
 
     def _other(self, path: Path, inputs: int) -> onnxruntime.InferenceSession:
         """A graph that lies beside the receiver's. Errors: ReceiverError where it is broken, of another version or backbone."""
@@ -151,7 +152,7 @@ class Receiver:
 
     def denoised(self, features: Features) -> Features:
         """Degraded features as the phone's denoiser cleans them, one row a token; others, and where there is none, as they are."""
-        if self._cleaning is None or not is_degraded(features):
+        if self.denoiser is None or not is_degraded(features):
             return features
         given = {"rows": features.rows, "merge_map": features.merge_map, "degradation": features.degradation}
         (rows,) = self._cleaning.run(["cleaned"], given)
@@ -165,7 +166,7 @@ class Receiver:
         """The image [H, W, 3] in bytes of decoded features. Errors: InputError; RunError where the decoder gives NaN or infinity."""
         features.check(self.codec.prior.channels if self.codec.prior else features.rows.shape[1], self.codec.grid)
         features = self.denoised(features)
-        share = flow_share(features, NOISE if self._cleaning is None else NOISE_CLEANED)
+        share = flow_share(features, NOISE if self.denoiser is None else NOISE_CLEANED)
         given = {"rows": features.rows, "merge_map": features.merge_map, "degradation": features.degradation}
         inputs = {i.name: given[i.name] for i in self.session.get_inputs()}  # a backbone without a restorer reads no degradation
         denoising = self._denoising if share else None
