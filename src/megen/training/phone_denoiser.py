@@ -35,7 +35,7 @@ from megen.types import check_number
 LATENTS, CHECKPOINT = "own-latents.safetensors", "phone-denoiser.checkpoint.safetensors"
 HELD = 64  # latents that are not trained on
 HELD_STREAM = 29  # of their links
-COARSE_SHARE = 0.5  # of the quantisers
+COARSE_SHARE, SNR_DB = 0.75, (-8.0, 20.0)  # of the quantisers; of analog links: what is milder is the restorer's
 LEAST_ERROR = 1e-4  # mean square below which a row's error counts no further
 CHUNK = 32  # crossings that a process makes at once
 AHEAD = 3  # chunks that each process is ahead
@@ -119,7 +119,7 @@ def crossing(latents: Float[Tensor, "n c h w"], learned: Prior, seed: int, numbe
     """The crossing of that number: [c, h, w] as it arrived, its degradation [4, h, w], and which of the latents it was."""
     rng = np.random.default_rng([seed, number])
     chosen = int(rng.integers(HELD, len(latents)))
-    return *degraded(latents[chosen : chosen + 1].float(), learned, rng, COARSE_SHARE), chosen
+    return *degraded(latents[chosen : chosen + 1].float(), learned, rng, COARSE_SHARE, SNR_DB), chosen
 
 
 @contextmanager
@@ -214,7 +214,9 @@ def held_out_gain_db(model: PhoneDenoiser, latents: Float[Tensor, "n c h w"], le
     gains, weight = [], channel_weight(learned)
     for i in range(len(latents)):
         clean = latents[i : i + 1].float()
-        z, degradation = (part[None] for part in degraded(clean, learned, np.random.default_rng([seed, HELD_STREAM, i]), COARSE_SHARE))
+        z, degradation = (
+            part[None] for part in degraded(clean, learned, np.random.default_rng([seed, HELD_STREAM, i]), COARSE_SHARE, SNR_DB)
+        )
         gains.append(log_error(z, clean, weight) - log_error(model(z, degradation), clean, weight))
     return float(torch.cat(gains).mean()) * 10 / math.log(10)
 

@@ -32,16 +32,21 @@ FINGERPRINT = 0  # the codec of a training talks to itself
 
 
 def degraded(
-    latent: Float[Tensor, "1 c h w"], learned: Prior, rng: np.random.Generator, coarse_share: float = 0.0
+    latent: Float[Tensor, "1 c h w"],
+    learned: Prior,
+    rng: np.random.Generator,
+    coarse_share: float = 0.0,
+    snr_db: tuple[float, float] = SNR_DB,
 ) -> tuple[Tensor, Tensor]:
     """One latent after a random reduction and link: [c, h, w] as it is unmerged, and its degradation [4, h, w].
 
-    Quantisers are of any depth, and `coarse_share` of them no finer than `COARSE` quarter bits.
+    Quantisers are of any depth, and `coarse_share` of them no finer than `COARSE` quarter bits; an analog link's SNR lies in `snr_db`.
     """
     codec, (height, width) = FeatureCodec(learned, FINGERPRINT), latent.shape[-2:]
     ratio = float(rng.choice(RATIOS))
     if rng.random() < 0.5:
-        received = _analog(codec, tokens_of(latent), (height, width), ratio, rng)
+        link = RadioLink(fading="awgn" if rng.random() < 0.5 else "rayleigh", snr_db=float(rng.uniform(*snr_db)))
+        received = _analog(codec, tokens_of(latent), (height, width), ratio, link, rng)
     else:
         depth = int(rng.integers(features.MIN_DEPTH, (COARSE if rng.random() < coarse_share else features.MAX_DEPTH) + 1))
         received = _digital(codec, tokens_of(latent), (height, width), ratio, depth, rng)
@@ -50,9 +55,10 @@ def degraded(
     return _as_grid(tokens, height, width), _as_grid(decoded.degradation, height, width)
 
 
-def _analog(codec: FeatureCodec, tokens: FloatArray, grid: tuple[int, int], ratio: float, rng: np.random.Generator) -> Received:
+def _analog(
+    codec: FeatureCodec, tokens: FloatArray, grid: tuple[int, int], ratio: float, link: RadioLink, rng: np.random.Generator
+) -> Received:
     """Coefficients or tokens as symbols; a header arrives at any SNR."""
-    link = RadioLink(fading="awgn" if rng.random() < 0.5 else "rayleigh", snr_db=float(rng.uniform(*SNR_DB)))
     variance = codec.prior.variance if codec.prior else None
     if rng.random() < 0.6 and variance is not None and variance.shape[1:] == grid:
         sent = codec.encode_coefficients(tokens, grid, ratio)
