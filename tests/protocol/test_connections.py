@@ -19,7 +19,7 @@ BACKBONE = Backbone(name="t", fingerprint=1, latent_shape=(8, 8, 8), image_px=(2
 def greeted() -> tuple[ServerConnection, ClientConnection]:
     server, client = ServerConnection(), ClientConnection({ID: Parts()})
     assert isinstance(server.receive(client.hello("test", "secret", 0.2, ("webp",))), Hello)
-    assert isinstance(client.receive(server.welcome(BACKBONE, "/r", "/c", "test")), Welcome)
+    assert isinstance(client.receive(server.welcome(BACKBONE, "/r", "/c", None, "test")), Welcome)
     return server, client
 
 
@@ -117,7 +117,13 @@ def test_100_000_mutated_messages_into_both_ends() -> None:
     draw = random.Random(7)
     ack = Ack(id=ID, sequence=0, bytes=40, ms=1.0).text()
     generate = Generate(id=ID, prompt="a castle", deadline_s=1.0).text()
-    texts = [ack, generate, Hello().text(), Coded(id=ID, parts=4, bytes=9).text(), ServerConnection().welcome(BACKBONE, "/r", "/c", "x")]
+    texts = [
+        ack,
+        generate,
+        Hello().text(),
+        Coded(id=ID, parts=4, bytes=9).text(),
+        ServerConnection().welcome(BACKBONE, "/r", "/c", "/d", "x"),
+    ]
     frames = [Frame(FEATURES, ID, 0, 0, bytes(40)).pack(), Frame(PREVIEW, ID, 0, 1, bytes(300)).pack()]
     server, client = greeted()
     for k in range(100_000):

@@ -72,6 +72,25 @@ export async function whole(page: Page): Promise<void> {
   await page.waitForSelector('#draw:enabled', { timeout: 30_000 })
 }
 
+/** Names of the files that the browser keeps. */
+export function kept(page: Page): Promise<readonly (string | undefined)[]> {
+  return page.evaluate(async () => {
+    const keys = await Promise.all((await caches.keys()).map(async (name) => (await caches.open(name)).keys()))
+    return keys.flat().map(({ url }) => url.split('/').at(-1))
+  })
+}
+
+/** From now on the page's requests ask for merged and coarsely quantised features. */
+export async function coarsely(page: Page): Promise<void> {
+  await page.evaluate(() => {
+    const send = WebSocket.prototype.send
+    WebSocket.prototype.send = function (data: Parameters<typeof send>[0]) {
+      const asks = typeof data === 'string' && data.includes('"generate"')
+      send.call(this, asks ? JSON.stringify({ ...JSON.parse(data), merge_ratio: 0.5, quantiser_bits: 1 }) : data)
+    }
+  })
+}
+
 /** The largest difference between the picture on the page and a PNG file, in levels; infinite where their sizes differ. */
 export function difference(page: Page, png: Buffer): Promise<number> {
   return page.evaluate(async (base64) => {

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Browser } from 'playwright-core'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
-import { difference, fill, launch, ready, SCREENS, type Visit, violations, visit, whole } from './browser'
+import { coarsely, difference, fill, kept, launch, ready, SCREENS, type Visit, violations, visit, whole } from './browser'
 import { Proxy } from './proxy'
 import { python, startServer } from './server'
 
@@ -163,6 +163,29 @@ describe('on a phone', () => {
     proxy.mend()
     await context.setOffline(false)
     await page.waitForSelector('#link[data-state=open]')
+  })
+
+  test('coarse features are cleaned from the second picture on, as the Python user equipment cleans them', async () => {
+    seen = await visit(browser, url, SCREENS.phone)
+    const { page, complaints, requests } = seen
+    const fetched = () => requests.filter((address) => address.endsWith('/denoiser.onnx')).length
+    await coarsely(page)
+    await ready(page)
+    const made = join(folder, 'coarse.png')
+    const options = ['--steps', '4', '--merge-ratio', '0.5', '--quantiser-bits', '1', '--seed', String(SEED), '--out', made]
+    await python('megen', ['ask', PROMPT, '--server', server.url.href, ...options])
+    const cleaned = await readFile(made)
+    await fill(page, PROMPT, 4, SEED)
+    await page.click('#draw')
+    await whole(page)
+    await expect.poll(() => kept(page), { timeout: 30_000 }).toContain('denoiser.onnx')
+    await page.click('#again')
+    await page.waitForSelector('#frame[data-state=rough]')
+    await whole(page)
+    expect(await difference(page, cleaned)).toBeLessThanOrEqual(1)
+    expect(fetched()).toBeGreaterThan(0)
+    await shot('phone-cleaned')
+    expect(complaints).toEqual([])
   })
 
   test('all of it is reached by the keyboard', async () => {

@@ -19,6 +19,7 @@ export const WELCOME = {
   },
   receiver: '/decode/e67a72ff/receiver.onnx',
   codec: '/decode/e67a72ff/codec.safetensors',
+  denoiser: '/decode/e67a72ff/0a1b2c3d/denoiser.onnx',
 }
 
 /** What is said first of a request. */

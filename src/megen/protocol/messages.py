@@ -118,7 +118,8 @@ class Backbone(Message):
 class Welcome(Message):
     """The server's answer to a hello. `receiver` and `codec` are paths of the files that decode its payloads.
 
-    Without them no user equipment can decode this backbone's features: the server does, and sends pictures.
+    `denoiser` is that of a graph that cleans coarse features before; pictures of them are worse without it. Without the other two
+    no user equipment can decode this backbone's features: the server does, and sends pictures.
     """
 
     type: Literal["welcome"] = "welcome"
@@ -127,6 +128,7 @@ class Welcome(Message):
     backbone: Backbone
     receiver: str | None = None
     codec: str | None = None
+    denoiser: str | None = None
 
 
 class Choice(Message):

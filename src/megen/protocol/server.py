@@ -56,9 +56,10 @@ class ServerConnection:
             raise ProtocolError(f"frame {ack.sequence} was not sent, or not with {ack.bytes} bytes", None, ack.id)
         return Goodput(ack.id, kind, size, ack.ms / 1000)
 
-    def welcome(self, backbone: Backbone, receiver: str | None, codec: str | None, server: str) -> str:
+    def welcome(self, backbone: Backbone, receiver: str | None, codec: str | None, denoiser: str | None, server: str) -> str:
         """The answer to a hello."""
-        return Welcome(protocol=VERSION, server=server, backbone=backbone, receiver=receiver, codec=codec).text()
+        about = Welcome(protocol=VERSION, server=server, backbone=backbone, receiver=receiver, codec=codec, denoiser=denoiser)
+        return about.text()
 
     def frame(self, kind: int, request: str, part: int, data: bytes) -> bytes:
         """The next binary frame."""

@@ -72,6 +72,7 @@ class Decoding:
     files: dict[str, Asset]
     receiver_path: str | None = None
     codec_path: str | None = None
+    denoiser_path: str | None = None
 
 
 class App:
@@ -83,7 +84,7 @@ class App:
         service.outcomes.on_end = self.ended
         self.files = {**page_files(page), **decoding.files}
         self._goodputs = Goodputs()
-        self._offered = Files(decoding.backbone, decoding.receiver_path, decoding.codec_path)
+        self._offered = Files(decoding.backbone, decoding.receiver_path, decoding.codec_path, decoding.denoiser_path)
         self.images = Images(service, access, decoding.receiver, decoding.backbone)
         self.asgi = Starlette(
             routes=[
@@ -227,8 +228,8 @@ def openapi() -> dict[str, Any]:
     }
 
 
-def receiver_asset(graph: Path) -> Asset:
-    """A receiver's graph with all its weights in one file."""
+def graph_asset(graph: Path) -> Asset:
+    """A receiver's or denoiser's graph with all its weights in one file."""
     import onnx
 
     return Asset(onnx.load(str(graph)).SerializeToString(), "application/octet-stream", FOREVER)

@@ -36,6 +36,7 @@ class Files:
     backbone: Backbone
     receiver: str | None
     codec: str | None
+    denoiser: str | None
 
 
 class Connection:
@@ -104,7 +105,8 @@ class Connection:
             raise ProtocolError("this server asks for a token, and this is not one of its own", POLICY)
         self.owner = owner
         self.goodput = self.goodputs.begin((owner, self.address))
-        self._put("", self.protocol.welcome(self.files.backbone, self.files.receiver, self.files.codec, f"megen {__version__}"))
+        files = self.files
+        self._put("", self.protocol.welcome(files.backbone, files.receiver, files.codec, files.denoiser, f"megen {__version__}"))
 
     async def _handle(self, data: str | bytes) -> None:
         try:

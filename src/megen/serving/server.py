@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import io
 import logging
 import signal
@@ -35,7 +36,7 @@ from megen.pipeline import WORLD, Pipeline
 from megen.protocol.messages import Backbone
 from megen.scenes import completion
 from megen.serving.access import Access
-from megen.serving.app import FOREVER, App, Asset, Decoding, receiver_asset
+from megen.serving.app import FOREVER, App, Asset, Decoding, graph_asset
 from megen.serving.decider import Decider
 from megen.serving.engine import LocalEngine
 from megen.serving.job import Engine
@@ -43,7 +44,7 @@ from megen.serving.logs import structured
 from megen.serving.outcome import Outcomes
 from megen.serving.service import Service, Settings
 from megen.types import Payload, Received
-from megen.ue.receiver import GRAPH
+from megen.ue.receiver import DENOISER, GRAPH
 
 if TYPE_CHECKING:
     from megen.serving.cluster import Cluster
@@ -109,10 +110,15 @@ def build(options: Options, access: Access | None = None, prepare: Halves = lamb
         return App(service, access or Access(), Decoding(offered, receiver, {}))
     stem = f"/decode/{transmitter.codec.fingerprint:08x}"
     files = {
-        f"{stem}/{GRAPH}": receiver_asset(graph),
+        f"{stem}/{GRAPH}": graph_asset(graph),
         f"{stem}/{prior.FILE}": Asset((graph.parent / prior.FILE).read_bytes(), "application/octet-stream", FOREVER),
     }
-    decoding = Decoding(offered, receiver, files, f"{stem}/{GRAPH}", f"{stem}/{prior.FILE}")
+    denoiser = None
+    if graph.with_name(DENOISER).is_file():
+        asset = graph_asset(graph.with_name(DENOISER))
+        denoiser = f"{stem}/{hashlib.sha256(asset.data).hexdigest()[:8]}/{DENOISER}"  # it may be trained on while the others stay
+        files[denoiser] = asset
+    decoding = Decoding(offered, receiver, files, f"{stem}/{GRAPH}", f"{stem}/{prior.FILE}", denoiser)
     return App(service, access or Access(), decoding)
 
 

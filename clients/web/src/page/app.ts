@@ -121,9 +121,10 @@ export class App {
   #heard(news: News): void {
     if ('kind' in news) this.#heardOf(news)
     else if (news.type === 'welcome') {
-      const { backbone, receiver, codec } = news
+      const { backbone, receiver, codec, denoiser } = news
       this.#form.offer(backbone.steps)
-      this.#files = receiver && codec ? { fingerprint: backbone.fingerprint, shape: backbone.latent_shape, receiver, codec } : null
+      const { fingerprint, latent_shape: shape } = backbone
+      this.#files = receiver && codec ? { fingerprint, shape, receiver, codec, denoiser } : null
       if (this.#files !== null) this.#receiver.prepare(this.#files, this.#memory.decodeS === null)
     } else this.#proceed(news)
   }
@@ -253,7 +254,7 @@ export class App {
     this.#shelf.lock(this.#run !== null)
     if (this.#files === null) return entries
     const files = [this.#files, ...entries.flatMap((entry) => entry.files ?? [])]
-    await dropOthers([RUNTIME.wasm, ...files.flatMap(({ receiver, codec }) => [receiver, codec])]).catch(() => undefined)
+    await dropOthers([RUNTIME.wasm, ...files.flatMap(({ receiver, codec, denoiser }) => [receiver, codec, denoiser ?? ''])]).catch(() => undefined)
     return entries
   }
 }

@@ -40,6 +40,8 @@ export interface Welcome {
   readonly backbone: Backbone
   readonly receiver: string | null
   readonly codec: string | null
+  /** A graph that cleans coarse features. */
+  readonly denoiser: string | null
 }
 
 /** A decision. */

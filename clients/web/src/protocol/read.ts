@@ -36,6 +36,7 @@ const CHECKS = {
     }),
     receiver: optional(path, null),
     codec: optional(path, null),
+    denoiser: optional(path, null),
   }),
   accepted: fields<Accepted>({
     type: oneOf(['accepted']),

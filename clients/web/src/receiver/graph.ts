@@ -26,7 +26,7 @@ export interface Pixels {
   readonly height: number
 }
 
-/** A picture decoder's graph, from features to pixels. */
+/** A graph that is given features: a picture decoder's to pixels, or a denoiser's to better features. */
 export class Graph {
   readonly #session: ort.InferenceSession
 
@@ -43,21 +43,20 @@ export class Graph {
       env.wasm.wasmPaths = { mjs: new URL(RUNTIME.glue, location.href).href }
       env.wasm.wasmBinary = await keptFile(RUNTIME.wasm, arrived)
     }
-    const graph = new Graph(await ort.InferenceSession.create(await keptFile(path, arrived), OPTIONS))
+    const graph = await Graph.of(await keptFile(path, arrived))
     started = true
     delete env.wasm.wasmBinary // compiled by now
     return graph
   }
 
+  /** A graph in a file's bytes, once the runtime is loaded. */
+  static async of(data: Uint8Array): Promise<Graph> {
+    return new Graph(await ort.InferenceSession.create(data, OPTIONS))
+  }
+
   /** The picture of decoded features. Errors: where the decoder gives NaN or infinity. */
-  async run({ rows, mergeMap, degradation, channels }: Features): Promise<Pixels> {
-    const given: Record<string, ort.Tensor> = {
-      rows: new ort.Tensor('float32', rows, [rows.length / channels, channels]),
-      merge_map: new ort.Tensor('int64', BigInt64Array.from(mergeMap, BigInt), [mergeMap.length]),
-      degradation: new ort.Tensor('float32', degradation, [mergeMap.length, degradation.length / mergeMap.length]),
-    }
-    const inputs = Object.fromEntries(this.#session.inputNames.map((name) => [name, given[name]]))
-    const { image, finite } = await this.#session.run(inputs)
+  async run(features: Features): Promise<Pixels> {
+    const { image, finite } = await this.#fed(features)
     if (!finite.data[0]) throw new Error('the decoder gave numbers that are not finite: its weights are broken, or the features are')
     const [height, width] = image.dims
     const rgb = image.data as Uint8Array<ArrayBuffer>
@@ -67,9 +66,26 @@ export class Graph {
     return pixels
   }
 
+  /** Features as a denoiser cleans them: one row for each token, and none degraded. */
+  async clean(features: Features): Promise<Features> {
+    const { cleaned } = await this.#fed(features)
+    const degradation = new Float32Array(features.degradation.length)
+    return { ...features, rows: cleaned.data as Float32Array, mergeMap: features.mergeMap.map((_, k) => k), degradation }
+  }
+
   /** Free its memory. */
   async release(): Promise<void> {
     await this.#session.release()
+  }
+
+  #fed({ rows, mergeMap, degradation, channels }: Features): Promise<ort.InferenceSession.OnnxValueMapType> {
+    const given: Record<string, ort.Tensor> = {
+      rows: new ort.Tensor('float32', rows, [rows.length / channels, channels]),
+      merge_map: new ort.Tensor('int64', BigInt64Array.from(mergeMap, BigInt), [mergeMap.length]),
+      degradation: new ort.Tensor('float32', degradation, [mergeMap.length, degradation.length / mergeMap.length]),
+    }
+    const inputs = Object.fromEntries(this.#session.inputNames.map((name) => [name, given[name]]))
+    return this.#session.run(inputs)
   }
 }
 

@@ -2,7 +2,11 @@
 export const CACHE = 'megen-decode-1'
 
 /** The bytes of a file: kept ones, or from the server, which are then kept where the browser can (https or localhost). */
-export async function keptFile(path: string, arrived: (bytes: number) => void): Promise<Uint8Array<ArrayBuffer>> {
+export async function keptFile(
+  path: string,
+  arrived: (bytes: number) => void = () => undefined,
+  priority: RequestPriority = 'auto',
+): Promise<Uint8Array<ArrayBuffer>> {
   const cache = 'caches' in globalThis ? await caches.open(CACHE) : null
   const found = await cache?.match(path, { ignoreVary: true })
   if (found) {
@@ -10,12 +14,17 @@ export async function keptFile(path: string, arrived: (bytes: number) => void): 
     arrived(data.length)
     return data
   }
-  const answer = await fetch(path)
+  const answer = await fetch(path, { priority })
   if (!answer.ok || answer.body === null) throw new Error(`the server does not have ${path} any more`)
   const data = await readAll(answer.body, arrived)
   const type = answer.headers.get('Content-Type') ?? 'application/octet-stream'
   await cache?.put(path, new Response(data, { headers: { 'Content-Type': type } })).catch(() => undefined)
   return data
+}
+
+/** Whether a file is kept, so that it need not be fetched. */
+export async function isKept(path: string): Promise<boolean> {
+  return 'caches' in globalThis && (await (await caches.open(CACHE)).match(path, { ignoreVary: true })) !== undefined
 }
 
 /** Drop kept files of other paths than these. */

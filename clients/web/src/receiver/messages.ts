@@ -5,6 +5,8 @@ export interface Files {
   readonly shape: readonly number[]
   readonly receiver: string
   readonly codec: string
+  /** What cleans coarse features before; entries that were kept by earlier versions have none. */
+  readonly denoiser?: string | null
 }
 
 /** What the worker is told. */

@@ -1,4 +1,5 @@
 import { type CodecFile, type Features, readCodecFile, unpack } from '../codec'
+import { cleaned, fetchCleaner } from './cleaner'
 import { free, Graph } from './graph'
 import { Incoming } from './incoming'
 import { keptFile } from './kept'
@@ -89,12 +90,15 @@ async function decode(): Promise<void> {
     if (!incoming.fresh) return
     const { whole, parts, total } = incoming
     const beganMs = performance.now()
-    const pixels = await graph.run(incoming.features())
+    const [features, denoiser] = [incoming.features(), wanted.files.denoiser ?? null]
+    const pixels = await graph.run(await cleaned(features, denoiser))
     const seconds = (performance.now() - beganMs) / 1000
     if (current !== wanted) return
     const { id } = wanted
     say({ kind: 'picture', id, ...pixels, parts, of: total - 2, final: whole, seconds }, [pixels.rgba.buffer])
-    if (whole) current = incoming = null
+    if (!whole) return
+    current = incoming = null
+    fetchCleaner(features, denoiser).catch(() => undefined)
   } catch (error) {
     if (current === wanted) refuse(wanted.id, error)
   }
