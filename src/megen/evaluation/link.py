@@ -86,12 +86,16 @@ def int8(sample: Sample, receiver: Receives) -> tuple[int, np.ndarray]:
     return 8 * tokens.size + 16 * tokens.shape[1], receiver.image_of(Features.clean(rows.astype(np.float32)))
 
 
-def reference_fp16(sample: Sample, ratio: float, receiver: Receives) -> tuple[int, np.ndarray]:
-    """The reference system's payload: half-precision features and sixteen bits a merged token. Bits and image."""
+def reference_fp16(sample: Sample, ratio: float, receiver: Receives, *, tuned: bool = False) -> tuple[int, np.ndarray]:
+    """The reference system's payload: half-precision features and sixteen bits a merged token. Bits and image.
+
+    A `tuned` receiver knows which tokens were merged, as one that was trained on merged features.
+    """
     merged = merging.merged(sample.tokens, (sample.latent.shape[-2], sample.latent.shape[-1]), ratio)
     bits = 16 * merged.rows.size + 16 * (len(sample.tokens) - len(merged.rows))
-    rows = merged.rows.astype(np.float16).astype(np.float32)
-    return bits, receiver.image_of(Features(rows, merged.merge_map, np.zeros((len(sample.tokens), 4), np.float32)))
+    rows, degradation = merged.rows.astype(np.float16).astype(np.float32), np.zeros((len(sample.tokens), 4), np.float32)
+    degradation[merging.layout(*merged.grid)[1][merged.choice >= 0], 2] = tuned
+    return bits, receiver.image_of(Features(rows, merged.merge_map, degradation))
 
 
 def coded(sample: Sample, ratio: float, quantiser_bits: float, transmitter: Transmitter, receiver: Receives) -> tuple[int, np.ndarray]:
