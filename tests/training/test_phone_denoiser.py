@@ -91,6 +91,21 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(
         training.train(replace(RECIPE, lr=1e-3), tiny, PLAIN, tmp_path / "cut", 1, small())
 
 
+def test_the_oldest_crossings_are_renewed_and_half_of_a_batch_came_as_bits(tiny: EmbeddedBackbone, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, crossings=64, fresh_per_step=24)
+    latents = training.own_latents(tiny, recipe.latents, recipe.seed, tmp_path / training.LATENTS, 32)
+    with training.crossings(tmp_path / training.LATENTS, latents, PLAIN, recipe, 1) as at:
+        for step, newest in ((0, 64), (3, 64 + 64), (4, 64 + 96)):
+            of = at(step).of.clone()
+            for number in range(newest - 64, newest):
+                assert of[number % 64] == training.crossing(latents, PLAIN, recipe.seed, number)[2]
+        state = at(4).degradation
+    rows = training.drawn(64, 40, torch.Generator().manual_seed(0))
+    assert (state[rows[:20], 0] == 0).all()  # no noise
+    assert (state[rows[20:], 0] > 0).all()
+    assert set(training.drawn(64, 4000, torch.Generator().manual_seed(1)).tolist()) == set(range(64))
+
+
 def test_a_link_of_a_training_degrades_in_every_way() -> None:
     latent = torch.randn(1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
     known = replace(PLAIN, variance=np.zeros((8, 8, 8), np.int64))

@@ -57,7 +57,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     n.add_argument("--lr", type=float, default=2e-3, help="(default: %(default)s)")
     n.add_argument("--latents", type=int, default=2048, help="own latents to begin with (default: %(default)s)")
     n.add_argument("--crossings", type=int, default=2048, help="of links, before the first step (default: %(default)s)")
-    n.add_argument("--fresh-per-step", type=int, default=2, help="crossings more for each step (default: %(default)s)")
+    n.add_argument("--fresh-per-step", type=int, default=16, help="crossings renewed for each step (default: %(default)s)")
     n.add_argument("--save-every", type=int, default=250, help="steps between checkpoints (default: %(default)s)")
     n.add_argument("--seed", type=int, default=0)
     n.add_argument("--device", default="auto")

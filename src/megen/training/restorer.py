@@ -37,14 +37,16 @@ def degraded(
     rng: np.random.Generator,
     coarse_share: float = 0.0,
     snr_db: tuple[float, float] = SNR_DB,
+    analog: bool | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One latent after a random reduction and link: [c, h, w] as it is unmerged, and its degradation [4, h, w].
 
     Quantisers are of any depth, and `coarse_share` of them no finer than `COARSE` quarter bits; an analog link's SNR lies in `snr_db`.
+    `analog`: as symbols or as bits; None: by chance.
     """
     codec, (height, width) = FeatureCodec(learned, FINGERPRINT), latent.shape[-2:]
     ratio = float(rng.choice(RATIOS))
-    if rng.random() < 0.5:
+    if rng.random() < 0.5 if analog is None else analog:
         link = RadioLink(fading="awgn" if rng.random() < 0.5 else "rayleigh", snr_db=float(rng.uniform(*snr_db)))
         received = _analog(codec, tokens_of(latent), (height, width), ratio, link, rng)
     else:

@@ -233,9 +233,15 @@ export class App {
     this.#status.stage({ at: 'decoding' })
     this.#result.show(entry)
     this.#shelf.mark(entry.id)
-    if (entry.files === null) void this.#read(entry.id, entry.payload)
-    else this.#receiver.payload(entry.id, entry.files, entry.payload)
+    const files = this.#filesOf(entry)
+    if (files === null) void this.#read(entry.id, entry.payload)
+    else this.#receiver.payload(entry.id, files, entry.payload)
     byId('frame').scrollIntoView({ block: 'nearest' })
+  }
+
+  /** What decodes a kept picture: the server's files where they are of its backbone, as its denoiser may be a newer one. */
+  #filesOf({ files }: Entry): Files | null {
+    return files !== null && files.fingerprint === this.#files?.fingerprint ? this.#files : files
   }
 
   async #forget(gone: Promise<void>, line: string): Promise<void> {
@@ -253,7 +259,7 @@ export class App {
     this.#shelf.show(entries, this.#entry?.id ?? null)
     this.#shelf.lock(this.#run !== null)
     if (this.#files === null) return entries
-    const files = [this.#files, ...entries.flatMap((entry) => entry.files ?? [])]
+    const files = [this.#files, ...entries.flatMap((entry) => this.#filesOf(entry) ?? [])]
     await dropOthers([RUNTIME.wasm, ...files.flatMap(({ receiver, codec, denoiser }) => [receiver, codec, denoiser ?? ''])]).catch(() => undefined)
     return entries
   }
