@@ -1,9 +1,10 @@
 """Whether the edge server may leave its last denoising step to the receiver's, which the analog link's noise asks for anyway.
 
-`python -m experiments.stop_early.run` (a quarter of an hour): held-out prompts, all tokens as symbols over AWGN of each SNR, the same
-draws for both. "whole": all steps at the server, then what ships, prompt known. "stopped": all but the last one at the server; its state,
-which is still noise in part, crosses, and one step of the flow map takes away both its noise and the link's. PSNR is to the picture of all
-steps without a link, `attributes_alike` the share of what it shows, by the examiner, that the received one shows too.
+`python -m experiments.stop_early.run` (a quarter of an hour): held-out prompts over AWGN of each SNR, the prompt known to the receiver.
+"stopped": all steps but the last one at the server; its state, which is noise in part, crosses as tokens, and one step of the flow map
+alone takes away both its noise and the link's. "whole": all steps at the server, transform coefficients, and the receiver as it ships,
+with phone's denoiser and restorer beside the flow map; "whole, tokens": the same with the symbols that "stopped" has. PSNR is to the
+picture of all steps without a link, `attributes_alike` the share of what it shows, by the examiner, that the received one shows too.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from megen.types import Features
 
 SNRS_DB = (-6.0, 0.0, 6.0, 12.0, 18.0)
 STEPS = (2, 4, 8)
+ARMS = ("whole", "whole, tokens", "stopped")
 
 
 @torch.inference_mode()
@@ -64,7 +66,8 @@ def pictures(transmitter: Transmitter, prompt: str, seed: int, steps: int, shipp
     made: dict[tuple[str, float], np.ndarray] = {}
     for snr_db in SNRS_DB:
         link = RadioLink(snr_db, fading="awgn")
-        made["whole", snr_db] = shipped.decode(crossed(whole, transmitter, link, [seed, steps], "merging"))
+        for arm, reduction in (("whole", "transform"), ("whole, tokens", "merging")):
+            made[arm, snr_db] = shipped.decode(crossed(whole, transmitter, link, [seed, steps], reduction))
         features = transmitter.codec.decode(crossed(before / at, transmitter, link, [seed, steps], "merging"))
         made["stopped", snr_db] = finished(backbone, features, (1 - at) / at, prompt)
     return shipped.image_of(Features.clean(tokens_of(whole))), made, last_s
@@ -75,7 +78,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=30)
     parser.add_argument("--seed", type=int, default=5)
     args = parser.parse_args()
-    transmitter, _ = halves()
+    transmitter, _ = halves(device="cpu")
     examiner, cleaner = judge.load(), phone_denoiser.load(embedded.folder_of("scenes"))
     levels: dict[tuple[int, str, float], list[float]] = {}
     alike: dict[tuple[int, str, float], list[float]] = {}
@@ -92,7 +95,7 @@ def main() -> None:
         print(f"prompt {i + 1}/{args.prompts}", file=sys.stderr)
 
     def table(values: dict[tuple[int, str, float], list[float]]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-        one = {s: {a: {f"{d:g}": common.estimate(values[s, a, d]) for d in SNRS_DB} for a in ("whole", "stopped")} for s in STEPS}
+        one = {s: {a: {f"{d:g}": common.estimate(values[s, a, d]) for d in SNRS_DB} for a in ARMS} for s in STEPS}
         return {str(s): rows for s, rows in one.items()}
 
     times = {str(s): transmitter.backbone.spec.times[s][-2] for s in STEPS}

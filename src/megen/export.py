@@ -276,7 +276,9 @@ def _write_others(backbone: EmbeddedBackbone, learned: Prior, folder: Path, plac
         export_noisy(_exact(backbone, folder), learned, place / NOISY)
     file = folder / phone_denoiser.FILE
     if not file.is_file():
-        return stale_noisy
+        orphaned = (place / DENOISER).is_file()
+        (place / DENOISER).unlink(missing_ok=True)  # it refers to the file
+        return stale_noisy or orphaned
     marks = weights.digest("", weights.read(file)[0]), str(fingerprint(backbone, learned.digest))
     stale = not _is_of(place / DENOISER, *marks)
     if stale and (phone := phone_denoiser.load(folder)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 
 import pytest
@@ -55,9 +56,23 @@ def test_the_server_wants_a_hello_first_and_once() -> None:
     with pytest.raises(ProtocolError, match="second"):
         server.receive(Hello().text())
     with pytest.raises(ProtocolError, match="update"):
-        ServerConnection().receive(Hello(protocols=(2, 3)).text())
+        ServerConnection().receive(Hello(protocols=(3, 4)).text())
     with pytest.raises(ProtocolError, match="binary"):
         server.receive(b"x")
+
+
+def test_a_client_of_protocol_1_is_answered_as_it_was() -> None:
+    said = {}
+    for protocols in ((1,), (1, 2), (1, 2, 3)):
+        server = ServerConnection()
+        server.receive(Hello(protocols=protocols).text())
+        said[protocols] = json.loads(server.welcome(BACKBONE, "/r", "/c", "/d", "test"))
+    assert set(said[1,]) == {"type", "protocol", "server", "backbone", "receiver", "codec"}
+    assert said[1,]["protocol"] == 1
+    assert said[1, 2] == said[1, 2, 3] == {**said[1,], "protocol": 2, "denoiser": "/d"}
+    client = ClientConnection()
+    assert json.loads(client.hello("test"))["protocols"] == [1, 2]
+    assert client.receive(json.dumps(said[1,])).denoiser is None  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("changes", [{"sequence": 1}, {"bytes": 5}, {"id": "f" * 32}])

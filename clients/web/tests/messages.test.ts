@@ -30,7 +30,7 @@ describe('what the server says', () => {
     ['a number for a text', accepted({ added: [1] }), 'accepted.added.0: not a text'],
     ['a missing field', accepted({ decision: { steps: 4, merge_ratio: 0 } }), 'accepted.decision.quantiser_bits: not a number'],
     ['a field too many', accepted({ decision: { ...ACCEPTED.decision, colour: 1 } }), 'accepted.decision.colour: not a field'],
-    ['another protocol', JSON.stringify({ ...WELCOME, protocol: 2 }), 'welcome.protocol: not a whole number of 1 to 1'],
+    ['another protocol', JSON.stringify({ ...WELCOME, protocol: 3 }), 'welcome.protocol: not a whole number of 1 to 2'],
     ['another site', JSON.stringify({ ...WELCOME, codec: '//example.org/codec' }), 'welcome.codec: not a path of this server'],
     ['another code', '{"type":"error","code":"odd","message":""}', 'error.code: not one of'],
     ['too much', JSON.stringify({ ...ACCEPTED, prompt: 'ü'.repeat(40_000) }), 'a control message has at most 65536 bytes'],

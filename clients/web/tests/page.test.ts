@@ -110,8 +110,10 @@ describe('what is remembered', () => {
     memory.token = 'secret'
     for (const time of [9, 1, 3, 2, 5, 4]) memory.decoded(time)
     expect(memory.decodeS).toBe(3)
+    const files = { fingerprint: 1, shape: [1, 2, 3], receiver: '/r', codec: '/c', denoiser: null }
+    memory.files = files
     const later = new Memory(storage(kept))
-    expect([later.token, later.decodeS]).toEqual(['secret', 3])
+    expect([later.token, later.decodeS, later.files]).toEqual(['secret', 3, files])
   })
 
   test('a browser that keeps nothing, or something else, is no error', () => {
@@ -120,6 +122,7 @@ describe('what is remembered', () => {
     expect(memory.decodeS).toBe(2)
     expect(new Memory(storage({ 'megen.decode_s': '{' })).decodeS).toBe(null)
     expect(new Memory(storage({ 'megen.decode_s': '["a", -1, 2]' })).decodeS).toBe(2)
+    for (const odd of ['{', '1', '{"receiver": 1}']) expect(new Memory(storage({ 'megen.files': odd })).files).toBe(null)
   })
 
   test('a token comes in the fragment', () => {

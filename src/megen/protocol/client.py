@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from megen.protocol import frames
 from megen.protocol.frames import FEATURES, Frame
-from megen.protocol.messages import MOST_PARTS, VERSION, Ack, Coded, FromServer, Hello, ProtocolError, Welcome, from_server
+from megen.protocol.messages import MOST_PARTS, Ack, Coded, FromServer, Hello, ProtocolError, Welcome, from_server
 from megen.types import Payload, Received
 
 Event = FromServer | Frame
@@ -54,7 +54,7 @@ class ClientConnection:
     def hello(self, client: str, token: str | None = None, decode_s: float | None = None, previews: Iterable[str] = ()) -> str:
         """The first message."""
         fields = {"client": client, "token": token, "decode_s": decode_s, "previews": tuple(previews)}
-        return Hello.model_validate({"protocols": (VERSION,), **fields}).text()
+        return Hello.model_validate(fields).text()
 
     def receive(self, data: str | bytes) -> Event:
         """What a WebSocket message means. Errors: ProtocolError; the connection is then of no more use."""

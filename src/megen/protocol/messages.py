@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapte
 from megen.errors import InputError
 from megen.types import LEAST_QUANTISER_BITS, MAX_MERGE_RATIO, MOST_QUANTISER_BITS
 
-VERSION = 1
+VERSION = 1  # of binary frames
+PROTOCOLS = (1, 2)  # that this library speaks; 2 is 1 with `denoiser` in the welcome
 MOST_PROMPT_CHARS = 2000
 MOST_TEXT_BYTES = 64 * 1024  # of a control message
 LARGEST_SEED = 2**53 - 1  # that a JSON number holds everywhere
@@ -46,7 +47,7 @@ class Hello(Message):
     """The user equipment's first message; a token where the server asks for one."""
 
     type: Literal["hello"] = "hello"
-    protocols: Annotated[tuple[int, ...], Field(min_length=1, max_length=8)] = (VERSION,)
+    protocols: Annotated[tuple[int, ...], Field(min_length=1, max_length=8)] = PROTOCOLS
     client: Name = ""
     token: Name | None = None
     decode_s: Positive | None = None  # what one picture's decoding takes here, where it was measured
@@ -118,8 +119,8 @@ class Backbone(Message):
 class Welcome(Message):
     """The server's answer to a hello. `receiver` and `codec` are paths of the files that decode its payloads.
 
-    `denoiser` is that of a graph that cleans coarse features before; pictures of them are worse without it. Without the other two
-    no user equipment can decode this backbone's features: the server does, and sends pictures.
+    `denoiser` is that of a graph that cleans coarse features before; pictures of them are worse without it. A client of protocol 1
+    does not know it. Without the other two no user equipment can decode this backbone's features: the server does, and sends pictures.
     """
 
     type: Literal["welcome"] = "welcome"
@@ -231,7 +232,7 @@ def _read(validate: Callable[[str], Any], text: str) -> Any:
         return validate(text)
     except ValidationError as error:
         request, said = _id_of(text), first_fault(error)
-        raise ProtocolError(f"not a message of protocol {VERSION} ({said[:300]})", None if request else 1002, request) from None
+        raise ProtocolError(f"not a message of protocol {PROTOCOLS[-1]} ({said[:300]})", None if request else 1002, request) from None
 
 
 def first_fault(error: ValidationError, whole: str = "") -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from megen.protocol.frames import Frame
-from megen.protocol.messages import VERSION, Ack, Backbone, FromClient, Hello, ProtocolError, Welcome, from_client
+from megen.protocol.messages import PROTOCOLS, Ack, Backbone, FromClient, Hello, ProtocolError, Welcome, from_client
 
 MOST_UNACKNOWLEDGED = 1024  # frames whose bytes are remembered
 
@@ -39,10 +39,9 @@ class ServerConnection:
         if isinstance(message, Hello):
             if self.hello is not None:
                 raise ProtocolError("a second hello")
-            if VERSION not in message.protocols:
-                raise ProtocolError(
-                    f"this server speaks protocol {VERSION}, the client {', '.join(map(str, message.protocols))}: update one"
-                )
+            if not set(PROTOCOLS) & set(message.protocols):
+                ours, theirs = (", ".join(map(str, known)) for known in (PROTOCOLS, message.protocols))
+                raise ProtocolError(f"this server speaks protocol {ours}, the client {theirs}: update one")
             self.hello = message
         elif self.hello is None:
             raise ProtocolError("the first message must be a hello")
@@ -57,9 +56,11 @@ class ServerConnection:
         return Goodput(ack.id, kind, size, ack.ms / 1000)
 
     def welcome(self, backbone: Backbone, receiver: str | None, codec: str | None, denoiser: str | None, server: str) -> str:
-        """The answer to a hello."""
-        about = Welcome(protocol=VERSION, server=server, backbone=backbone, receiver=receiver, codec=codec, denoiser=denoiser)
-        return about.text()
+        """The answer to the hello, in the latest protocol that both sides speak."""
+        assert self.hello is not None
+        protocol = max(set(PROTOCOLS) & set(self.hello.protocols))
+        about = Welcome(protocol=protocol, server=server, backbone=backbone, receiver=receiver, codec=codec)
+        return (about.model_copy(update={"denoiser": denoiser}) if protocol > 1 else about).text()
 
     def frame(self, kind: int, request: str, part: int, data: bytes) -> bytes:
         """The next binary frame."""

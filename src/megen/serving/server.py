@@ -114,12 +114,28 @@ def build(options: Options, access: Access | None = None, prepare: Halves = lamb
         f"{stem}/{prior.FILE}": Asset((graph.parent / prior.FILE).read_bytes(), "application/octet-stream", FOREVER),
     }
     denoiser = None
-    if graph.with_name(DENOISER).is_file():
-        asset = graph_asset(graph.with_name(DENOISER))
+    if asset := _denoiser_asset(graph.with_name(DENOISER), transmitter.codec.fingerprint):
         denoiser = f"{stem}/{hashlib.sha256(asset.data).hexdigest()[:8]}/{DENOISER}"  # it may be trained on while the others stay
         files[denoiser] = asset
     decoding = Decoding(offered, receiver, files, f"{stem}/{GRAPH}", f"{stem}/{prior.FILE}", denoiser)
     return App(service, access or Access(), decoding)
+
+
+def _denoiser_asset(graph: Path, fingerprint: int) -> Asset | None:
+    """The graph of a phone's denoiser, where there is one of this backbone; what is wrong with another is logged."""
+    import onnx
+
+    if not graph.is_file():
+        return None
+    try:
+        about = {entry.key: entry.value for entry in onnx.load(str(graph)).metadata_props}
+        if about.get("fingerprint") == str(fingerprint):
+            return graph_asset(graph)
+        why = "it is of another backbone"
+    except Exception as error:  # onnx raises classes of its own for each kind of broken file
+        why = str(error)
+    log.warning(f"{graph} is not offered: {why}; megen export writes it")
+    return None
 
 
 def picture_of(receiver: Receives, payload: Payload) -> bytes:

@@ -125,6 +125,7 @@ export class App {
       this.#form.offer(backbone.steps)
       const { fingerprint, latent_shape: shape } = backbone
       this.#files = receiver && codec ? { fingerprint, shape, receiver, codec, denoiser } : null
+      this.#memory.files = this.#files
       if (this.#files !== null) this.#receiver.prepare(this.#files, this.#memory.decodeS === null)
     } else this.#proceed(news)
   }
@@ -239,9 +240,10 @@ export class App {
     byId('frame').scrollIntoView({ block: 'nearest' })
   }
 
-  /** What decodes a kept picture: the server's files where they are of its backbone, as its denoiser may be a newer one. */
+  /** What decodes a kept picture: the last server's files where they are of its backbone, as its denoiser may be a newer one. */
   #filesOf({ files }: Entry): Files | null {
-    return files !== null && files.fingerprint === this.#files?.fingerprint ? this.#files : files
+    const last = this.#files ?? this.#memory.files
+    return files !== null && files.fingerprint === last?.fingerprint ? last : files
   }
 
   async #forget(gone: Promise<void>, line: string): Promise<void> {

@@ -1,6 +1,6 @@
 import { ensure } from './checks'
 import { FEATURES, type Frame, HEADER_BYTES, unpackFrame } from './frames'
-import { type FromServer, MOST_PARTS, VERSION, type Welcome } from './messages'
+import { type FromServer, MOST_PARTS, PROTOCOLS, type Welcome } from './messages'
 import { readMessage } from './read'
 
 const PROTECTED = 2
@@ -28,7 +28,7 @@ export class Connection {
   /** The first message. */
   hello({ client, token, decodeS }: About): string {
     const known = { ...(token === null ? {} : { token }), ...(decodeS === null ? {} : { decode_s: decodeS }) }
-    return JSON.stringify({ type: 'hello', protocols: [VERSION], client, ...known, previews: ['webp'] })
+    return JSON.stringify({ type: 'hello', protocols: PROTOCOLS, client, ...known, previews: ['webp'] })
   }
 
   /** What a message means; `parts` are those of the request `id` that this side waits for. Errors: ProtocolError. */

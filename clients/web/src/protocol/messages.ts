@@ -1,4 +1,6 @@
-/** Control messages of protocol 1; names are those on the wire, fields that are left out there are null here. */
+/** Control messages; names are those on the wire, fields that are left out there are null here. */
+export const PROTOCOLS = [1, 2] as const
+/** Of binary frames. */
 export const VERSION = 1
 export const MOST_PROMPT_CHARS = 2000
 export const MOST_TEXT_BYTES = 64 * 1024
@@ -40,7 +42,7 @@ export interface Welcome {
   readonly backbone: Backbone
   readonly receiver: string | null
   readonly codec: string | null
-  /** A graph that cleans coarse features. */
+  /** A graph that cleans coarse features; protocol 1 has none. */
   readonly denoiser: string | null
 }
 

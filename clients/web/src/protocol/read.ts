@@ -11,7 +11,7 @@ import {
   type FromServer,
   MOST_TEXT_BYTES,
   type Stepped,
-  VERSION,
+  PROTOCOLS,
   type Welcome,
 } from './messages'
 
@@ -23,7 +23,7 @@ const size = whole(1, 8192)
 const CHECKS = {
   welcome: fields<Welcome>({
     type: oneOf(['welcome']),
-    protocol: whole(VERSION, VERSION),
+    protocol: whole(PROTOCOLS[0], PROTOCOLS[1]),
     server: text,
     backbone: fields<Backbone>({
       name: text,

@@ -27,6 +27,11 @@ export async function isKept(path: string): Promise<boolean> {
   return 'caches' in globalThis && (await (await caches.open(CACHE)).match(path, { ignoreVary: true })) !== undefined
 }
 
+/** Keep a file no longer. */
+export async function drop(path: string): Promise<void> {
+  if ('caches' in globalThis) await (await caches.open(CACHE)).delete(path, { ignoreVary: true })
+}
+
 /** Drop kept files of other paths than these. */
 export async function dropOthers(wanted: readonly string[]): Promise<void> {
   if (!('caches' in globalThis)) return

@@ -91,7 +91,7 @@ async function decode(): Promise<void> {
     const { whole, parts, total } = incoming
     const beganMs = performance.now()
     const [features, denoiser] = [incoming.features(), wanted.files.denoiser ?? null]
-    const pixels = await graph.run(await cleaned(features, denoiser))
+    const pixels = await graph.run(whole ? await cleaned(features, denoiser) : features)
     const seconds = (performance.now() - beganMs) / 1000
     if (current !== wanted) return
     const { id } = wanted

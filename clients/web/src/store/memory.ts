@@ -1,16 +1,21 @@
+import type { Files } from '../receiver/messages'
+
 const TOKEN = 'megen.token'
 const DECODING = 'megen.decode_s'
+const FILES = 'megen.files'
 const MOST_TIMES = 5
 
 /** What little is remembered between visits beside pictures; a browser that keeps nothing is no error. */
 export class Memory {
   #token: string | null
+  #files: Files | null
   #times: readonly number[]
   readonly #storage: Storage | null
 
   constructor(storage: Storage | null) {
     this.#storage = storage
     this.#token = storage?.getItem(TOKEN) ?? null
+    this.#files = readFiles(storage?.getItem(FILES) ?? null)
     this.#times = readTimes(storage?.getItem(DECODING) ?? null)
   }
 
@@ -21,6 +26,16 @@ export class Memory {
   set token(value: string | null) {
     this.#token = value
     if (value !== null) this.#keep(TOKEN, value)
+  }
+
+  /** The files of the server that was connected last. */
+  get files(): Files | null {
+    return this.#files
+  }
+
+  set files(value: Files | null) {
+    this.#files = value
+    if (value !== null) this.#keep(FILES, JSON.stringify(value))
   }
 
   /** Seconds that decoding takes here, the median of the last times; null: not measured. */
@@ -46,6 +61,18 @@ export class Memory {
 /** The token in an address's fragment, `#token=...`. */
 export function tokenIn(fragment: string): string | null {
   return new URLSearchParams(fragment.replace(/^#/, '')).get('token') || null
+}
+
+function readFiles(text: string | null): Files | null {
+  try {
+    const value: unknown = JSON.parse(text ?? 'null')
+    if (typeof value !== 'object' || value === null) return null
+    const { fingerprint, shape, receiver, codec, denoiser = null } = value as Partial<Files>
+    const paths = typeof receiver === 'string' && typeof codec === 'string' && (denoiser === null || typeof denoiser === 'string')
+    return typeof fingerprint === 'number' && Array.isArray(shape) && paths ? { fingerprint, shape, receiver, codec, denoiser } : null
+  } catch {
+    return null
+  }
 }
 
 function readTimes(text: string | null): readonly number[] {
