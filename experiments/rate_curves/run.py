@@ -13,7 +13,7 @@ import io
 import multiprocessing
 import sys
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
@@ -76,7 +76,7 @@ def file(encode: Encoder, sample: Sample, span: tuple[int, int], budget: int) ->
     return levels(max(found, key=lambda f: f[0])[1], sample.image, budget in BOTH) if found else None
 
 
-def one(sample: Sample, es: Transmitter, ue: Receiver) -> dict[tuple[str, int], Level | None]:
+def one(sample: Sample, es: Transmitter, ue: Receiver, budgets: Sequence[int]) -> dict[tuple[str, int], Level | None]:
     """Every way and budget."""
     kinds, rows = file_kinds(6), {}
     ways: dict[str, Callable[[int], Level | None]] = {
@@ -88,7 +88,7 @@ def one(sample: Sample, es: Transmitter, ue: Receiver) -> dict[tuple[str, int], 
             encode, span = kinds[name].encode, (1, kinds[name].span[1])
             ways[name] = lambda budget, encode=encode, span=span: file(encode, sample, span, budget)  # type: ignore[misc]
     for way, level in ways.items():
-        for budget in BUDGETS:
+        for budget in budgets:
             rows[way, budget] = level(budget)
     for way, (bits, image) in {"int8 latent": int8(sample, ue), "reference's halves, ratio 0.5": reference_fp16(sample, 0.5, ue)}.items():
         rows[way, 0] = levels(image, sample.image, False)  # a size that no budget decides
@@ -107,6 +107,8 @@ def summary(found: dict[tuple[str, int], list[Level | None]], prompts: int) -> d
     wins: dict = defaultdict(dict)
     for way in FILES:
         for budget in BOTH:
+            if ("megen, ratio 0", budget) not in found:
+                continue
             mine, theirs = found["megen, ratio 0", budget], found.get((way, budget), [None] * prompts)
             better = [m is not None and (t is None or (m[0] > t[0] and m[1] > t[1])) for m, t in zip(mine, theirs, strict=True)]
             wins[way][str(budget)] = float(np.mean(better))
@@ -122,12 +124,12 @@ def both_halves() -> tuple[Transmitter, Receiver]:
     return es, ue
 
 
-def of_prompt(task: tuple[int, int, int]) -> dict[tuple[str, int], Level | None]:
+def of_prompt(task: tuple[int, int, int, Sequence[int]]) -> dict[tuple[str, int], Level | None]:
     """Every way and budget of one prompt."""
-    number, seed, steps = task
+    number, seed, steps, budgets = task
     es, ue = both_halves()
     latent = es.denoise([prompts(number + 1, seed)[number]], [1000 * seed + number], steps)
-    return one(Sample(latent, ue.image_of(Features.clean(tokens_of(latent)))), es, ue)
+    return one(Sample(latent, ue.image_of(Features.clean(tokens_of(latent)))), es, ue, budgets)
 
 
 def main() -> None:
@@ -136,14 +138,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--budgets", type=int, nargs="+", default=BUDGETS, help="in bits; others than all are written to few-bits.json")
     args = parser.parse_args()
     found: dict[tuple[str, int], list[Level | None]] = defaultdict(list)
     with ProcessPoolExecutor(args.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for i, levels_of in enumerate(pool.map(of_prompt, [(n, args.seed, args.steps) for n in range(args.prompts)]), 1):
+        for i, levels_of in enumerate(pool.map(of_prompt, [(n, args.seed, args.steps, args.budgets) for n in range(args.prompts)]), 1):
             for key, level in levels_of.items():
                 found[key].append(level)
             print(f"prompt {i}/{args.prompts}", file=sys.stderr)
-            common.write("rate_curves", {**summary(found, i), "prompts": i, "steps": args.steps, "seed": args.seed})
+            name = "rate_curves" if tuple(args.budgets) == BUDGETS else "few-bits"
+            common.write(name, {**summary(found, i), "prompts": i, "steps": args.steps, "seed": args.seed})
 
 
 if __name__ == "__main__":
