@@ -73,14 +73,12 @@ def measure(count: int, seed: int, on_progress: Callable[[str], object]) -> dict
         decision = decides(Observation(ChannelState(near_db, BANDWIDTH_HZ), prompt=texts[i]))
         chosen.append(decision)
         sent |= _decided(decision, texts[i], 1000 * seed + i, transmitter, receiver)
-        sent["on the device"] = {"bits": 0.0, "psnr_db": math.inf}
         for name, row in sent.items():
             steps = decision.steps if name.endswith("MEG-CVPO") else STEPS
-            if name == "on the device":
-                row["air_s"], row["arrived"], row["s"] = 0.0, True, ue.text_s + STEPS * ue.step_s + ue.decode_s
-                continue
             row["air_s"], row["arrived"] = airtime(int(row["bits"]), near_db, BANDWIDTH_HZ, np.random.default_rng([seed, i]))
             row["s"] = row["air_s"] + _machines_s(name, es, ue) + steps * es.step_s
+        alone_s = ue.text_s + STEPS * ue.step_s + ue.decode_s
+        sent["on the device"] = {"bits": 0.0, "psnr_db": math.inf, "air_s": 0.0, "s": alone_s, "arrived": True}
         rows.append(sent)
         on_progress(f"prompts {i + 1}/{count}")
     names = list(rows[0])

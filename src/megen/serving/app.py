@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -30,6 +30,9 @@ from megen.serving.logs import request_ended
 from megen.serving.metrics import CONTENT_TYPE, Metrics
 from megen.serving.request import Served
 from megen.serving.service import Service
+
+if TYPE_CHECKING:
+    import onnx
 
 PAGE = Path(__file__).parents[1] / "assets" / "web"
 FOREVER, NEVER = "public, max-age=31536000, immutable", "no-cache"
@@ -228,8 +231,6 @@ def openapi() -> dict[str, Any]:
     }
 
 
-def graph_asset(graph: Path) -> Asset:
+def graph_asset(model: onnx.ModelProto) -> Asset:
     """A receiver's or denoiser's graph with all its weights in one file."""
-    import onnx
-
-    return Asset(onnx.load(str(graph)).SerializeToString(), "application/octet-stream", FOREVER)
+    return Asset(model.SerializeToString(), "application/octet-stream", FOREVER)

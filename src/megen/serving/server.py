@@ -108,9 +108,11 @@ def build(options: Options, access: Access | None = None, prepare: Halves = lamb
     if graph is None:
         log.warning(f"no user equipment decodes {spec.name}: this server does, and sends pictures")
         return App(service, access or Access(), Decoding(offered, receiver, {}))
+    import onnx
+
     stem = f"/decode/{transmitter.codec.fingerprint:08x}"
     files = {
-        f"{stem}/{GRAPH}": graph_asset(graph),
+        f"{stem}/{GRAPH}": graph_asset(onnx.load(str(graph))),
         f"{stem}/{prior.FILE}": Asset((graph.parent / prior.FILE).read_bytes(), "application/octet-stream", FOREVER),
     }
     denoiser = None
@@ -128,9 +130,10 @@ def _denoiser_asset(graph: Path, fingerprint: int) -> Asset | None:
     if not graph.is_file():
         return None
     try:
-        about = {entry.key: entry.value for entry in onnx.load(str(graph)).metadata_props}
+        model = onnx.load(str(graph))
+        about = {entry.key: entry.value for entry in model.metadata_props}
         if about.get("fingerprint") == str(fingerprint):
-            return graph_asset(graph)
+            return graph_asset(model)
         why = "it is of another backbone"
     except Exception as error:  # onnx raises classes of its own for each kind of broken file
         why = str(error)

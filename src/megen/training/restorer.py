@@ -46,7 +46,9 @@ def degraded(
     """
     codec, (height, width) = FeatureCodec(learned, FINGERPRINT), latent.shape[-2:]
     ratio = float(rng.choice(RATIOS))
-    if rng.random() < 0.5 if analog is None else analog:
+    if analog is None:
+        analog = rng.random() < 0.5
+    if analog:
         link = RadioLink(fading="awgn" if rng.random() < 0.5 else "rayleigh", snr_db=float(rng.uniform(*snr_db)))
         received = _analog(codec, tokens_of(latent), (height, width), ratio, link, rng)
     else:

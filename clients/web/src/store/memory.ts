@@ -1,3 +1,5 @@
+import { fields, list, optional, whole } from '../protocol/checks'
+import { path } from '../protocol/read'
 import type { Files } from '../receiver/messages'
 
 const TOKEN = 'megen.token'
@@ -63,13 +65,17 @@ export function tokenIn(fragment: string): string | null {
   return new URLSearchParams(fragment.replace(/^#/, '')).get('token') || null
 }
 
+const files = fields<Files>({
+  fingerprint: whole(0, 2 ** 32 - 1),
+  shape: list(whole(1, 8192), 3),
+  receiver: path,
+  codec: path,
+  denoiser: optional(path, null),
+})
+
 function readFiles(text: string | null): Files | null {
   try {
-    const value: unknown = JSON.parse(text ?? 'null')
-    if (typeof value !== 'object' || value === null) return null
-    const { fingerprint, shape, receiver, codec, denoiser = null } = value as Partial<Files>
-    const paths = typeof receiver === 'string' && typeof codec === 'string' && (denoiser === null || typeof denoiser === 'string')
-    return typeof fingerprint === 'number' && Array.isArray(shape) && paths ? { fingerprint, shape, receiver, codec, denoiser } : null
+    return text === null ? null : files(JSON.parse(text), FILES)
   } catch {
     return null
   }
