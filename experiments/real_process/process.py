@@ -48,7 +48,7 @@ class Inputs:
     @classmethod
     def bundled(cls) -> Inputs:
         """From the package's quality grid and profiles."""
-        grid, es, ue = quality_grid.load(quality_grid.MAIN_V0), device_profile.load("cpu"), device_profile.load("phone")
+        grid, (es, ue) = quality_grid.load(quality_grid.MAIN_V0), map(device_profile.load, device_profile.MAIN_V0)
         n, r = len(grid.steps), len(grid.merge_ratios)
         worked = np.array([es.es_s(d.steps) for d in grid.decisions])
         bits = grid.payload_bits.reshape(grid.classes, n * r)

@@ -47,10 +47,18 @@ def test_the_plan_keeps_a_deadline_or_says_that_it_cannot(decider: Decider) -> N
     assert hopeless.decision.steps == 1
 
 
-def test_more_time_is_never_fewer_steps(decider: Decider) -> None:
+def test_more_time_is_never_a_worse_picture_nor_fewer_steps_of_as_fine_a_payload(decider: Decider) -> None:
+    assert decider.policy is not None
+    controller = decider.policy.planned.controller
     for channel in (FAST, SLOW):
-        steps = [decider.decide(Asked(PROMPT, budget=Budget(s)), channel, 0.0, 1, None).decision.steps for s in (0.2, 0.4, 0.6, 1, 2, 4)]
-        assert steps == sorted(steps)
+        chosen = []
+        for deadline_s in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1, 1.5, 2, 4):
+            decision = decider.decide(Asked(PROMPT, budget=Budget(deadline_s)), channel, 0.0, 1, None).decision
+            quality = controller.quality(Observation(channel, arrival_phase=1, prompt=PROMPT), decision)
+            chosen.append((quality, decision.quantiser_bits, decision.steps))
+        assert [c[0] for c in chosen] == sorted(c[0] for c in chosen)
+        assert [c[1:] for c in chosen] == sorted(c[1:] for c in chosen)  # the link's share first, then steps
+        assert chosen[-1][1:] == (5.0, 12)
 
 
 def test_a_backlog_and_a_slow_phone_cost_time(decider: Decider) -> None:

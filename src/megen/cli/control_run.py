@@ -18,7 +18,7 @@ from megen.control.controller import PLAN
 from megen.control.judge import Process, drawn_from, judge
 from megen.control.scenarios import reference
 from megen.control.scenarios import scenario as scenarios
-from megen.control.scenarios.main import bundled_grid, main_cmdp
+from megen.control.scenarios.main import bundled_grid, main_cmdp, profiles_of
 from megen.control.scenarios.scenario import Scenario, long_run
 from megen.cost import device_profile
 from megen.cost import quality_grid as quality
@@ -107,8 +107,8 @@ def _pair(text: str) -> tuple[float, float]:
 
 def _process(scenario: Scenario, args: argparse.Namespace) -> Process:
     """What the options say a policy meets."""
-    profiles = device_profile.load(args.server or SERVER), device_profile.load(args.phone or PHONE)
-    return Process(scenario, quality.load(args.quality) if args.quality else bundled_grid(scenario), *profiles)
+    grid = quality.load(args.quality) if args.quality else bundled_grid(scenario)
+    return Process(scenario, grid, *profiles_of(scenario, args.server, args.phone))
 
 
 def _check_targets(*targets: Path | str | None) -> None:

@@ -16,6 +16,7 @@ from megen.errors import InputError
 from megen.files import read_text, write_json
 
 SERVER, PHONE = "cpu", "phone"  # the bundled ones that are taken where none is named
+MAIN_V0 = "main-v0-cpu", "main-v0-phone"  # of the benchmark `megen/Main-v0`, whose tables stay as they are
 ASSETS = Path(__file__).parents[1] / "assets" / "profiles"
 SECONDS = ("text_s", "step_s", "merge_s", "code_s", "arrive_s", "decode_s", "decode_torch_s")
 MOST = 1e9  # of any figure
@@ -86,12 +87,17 @@ def this_machine() -> DeviceProfile | None:
     return load(str(cached())) if cached().is_file() else None
 
 
+def bundled(reward: str) -> tuple[str, str]:
+    """The names of the profiles of server and phone that are bundled for a reward: the source's has the tables of `megen/Main-v0`."""
+    return MAIN_V0 if reward == "reference" else (SERVER, PHONE)
+
+
 def load(name_or_path: str) -> DeviceProfile:
     """A bundled profile by name, or one from a file. Errors: ProfileError."""
-    bundled = {p.stem: p for p in sorted(ASSETS.glob("*.json"))}
-    path = bundled.get(name_or_path, Path(name_or_path))
+    known = {p.stem: p for p in sorted(ASSETS.glob("*.json"))}
+    path = known.get(name_or_path, Path(name_or_path))
     if not path.is_file():
-        listing = f"one of {', '.join(bundled)}, or " if bundled else ""
+        listing = f"one of {', '.join(known)}, or " if known else ""
         raise ProfileError(f"no device profile {name_or_path!r}: give {listing}a file that megen profile wrote")
     try:
         values_ = json.loads(read_text(path))

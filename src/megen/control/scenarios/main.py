@@ -164,9 +164,14 @@ def main_cmdp(
 
     Errors: quality.QualityError and profile.ProfileError where a file is missing or broken, ValueError as `build_cmdp`.
     """
-    profiles = profile.load(server or profile.SERVER), profile.load(phone or profile.PHONE)
     scenario = scenario or Scenario()
-    return build_cmdp(grid or bundled_grid(scenario), *profiles, scenario)
+    return build_cmdp(grid or bundled_grid(scenario), *profiles_of(scenario, server, phone), scenario)
+
+
+def profiles_of(scenario: Scenario, server: str | None = None, phone: str | None = None) -> tuple[DeviceProfile, DeviceProfile]:
+    """The profiles of server and phone by name or path; None: those that are bundled for the scenario. Errors: ProfileError."""
+    usual = profile.bundled(scenario.reward)
+    return profile.load(server or usual[0]), profile.load(phone or usual[1])
 
 
 def bundled_grid(scenario: Scenario) -> QualityGrid:
