@@ -10,17 +10,20 @@ from __future__ import annotations
 import argparse
 import functools
 import io
+import math
 import multiprocessing
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 
 from experiments import common
+from experiments.perceptual import ssimulacra2
 from megen.evaluation.link import Encoder, Sample, file_kinds, int8, prompts, reference_fp16
 from megen.halves import Transmitter, halves, tokens_of
 from megen.metrics import psnr_db, ssim
@@ -28,17 +31,25 @@ from megen.types import Features, InputError, Received
 from megen.ue import Receiver
 
 BUDGETS = (5_000, 6_500, 10_000, 20_000, 40_000)
-BOTH = (6_500, 20_000)  # budgets at which SSIM is measured too: it takes longer than all else
+SEEN = (6_500, 20_000, 40_000)  # budgets at which SSIM and SSIMULACRA 2 are measured too: they take longer than all else
 RATIOS = (0.0, 0.5, 0.75)
 SIDES = (96, 128, 192, 256, 384, 512, 768, 1024)
 PAST_DB = 1.0  # below the best side so far: larger ones are worse still
 FILES = ("avif", "webp", "jpeg xl")
-Level = tuple[float, float]  # PSNR in dB, and SSIM or nan
 
 
-def levels(image: np.ndarray, truth: np.ndarray, both: bool) -> Level:
-    """PSNR in dB, and SSIM where it is asked for."""
-    return psnr_db(image, truth), ssim(image, truth) if both else float("nan")
+class Level(NamedTuple):
+    """How near a picture is; nan: not measured."""
+
+    psnr_db: float
+    ssim: float = math.nan
+    ssimulacra2: float = math.nan
+
+
+def level_of(image: np.ndarray, truth: np.ndarray, seen: bool) -> Level:
+    """PSNR in dB, and the other two where they are asked for."""
+    level = psnr_db(image, truth)
+    return Level(level, ssim(image, truth), ssimulacra2(image, truth)) if seen else Level(level)
 
 
 def ours(sample: Sample, ratio: float, budget: int, es: Transmitter, ue: Receiver) -> Level | None:
@@ -47,7 +58,7 @@ def ours(sample: Sample, ratio: float, budget: int, es: Transmitter, ue: Receive
         sent = es.encode(sample.latent, ratio, bits_budget=budget)
     except InputError:
         return None
-    return levels(ue.decode(Received(sent.payload)), sample.image, ratio == 0 and budget in BOTH)
+    return level_of(ue.decode(Received(sent.payload)), sample.image, ratio == 0 and budget in SEEN)
 
 
 def fitting(encode: Encoder, picture: Image.Image, span: tuple[int, int], budget: int) -> bytes | None:
@@ -64,7 +75,7 @@ def fitting(encode: Encoder, picture: Image.Image, span: tuple[int, int], budget
 
 
 def file(encode: Encoder, sample: Sample, span: tuple[int, int], budget: int) -> Level | None:
-    """The best PSNR of all sides, and its SSIM; None: not even the smallest side fits."""
+    """Of the side of the best PSNR; None: not even the smallest side fits."""
     whole, found = Image.fromarray(sample.image), []
     for side in SIDES:
         data = fitting(encode, whole.resize((side, side), Image.Resampling.LANCZOS), span, budget)
@@ -73,7 +84,7 @@ def file(encode: Encoder, sample: Sample, span: tuple[int, int], budget: int) ->
             found.append((psnr_db(np.asarray(shown), sample.image), np.asarray(shown)))
         if found and (data is None or found[-1][0] < max(level for level, _ in found) - PAST_DB):
             break
-    return levels(max(found, key=lambda f: f[0])[1], sample.image, budget in BOTH) if found else None
+    return level_of(max(found, key=lambda f: f[0])[1], sample.image, budget in SEEN) if found else None
 
 
 def one(sample: Sample, es: Transmitter, ue: Receiver, budgets: Sequence[int]) -> dict[tuple[str, int], Level | None]:
@@ -91,28 +102,35 @@ def one(sample: Sample, es: Transmitter, ue: Receiver, budgets: Sequence[int]) -
         for budget in budgets:
             rows[way, budget] = level(budget)
     for way, (bits, image) in {"int8 latent": int8(sample, ue), "reference's halves, ratio 0.5": reference_fp16(sample, 0.5, ue)}.items():
-        rows[way, 0] = levels(image, sample.image, False)  # a size that no budget decides
-        rows[f"{way}, bits", 0] = (float(bits), float("nan"))
+        rows[way, 0] = level_of(image, sample.image, False)  # a size that no budget decides
+        rows[f"{way}, bits", 0] = Level(float(bits))
     return rows
 
 
 def summary(found: dict[tuple[str, int], list[Level | None]], prompts: int) -> dict:
-    """Means of those prompts that fit, and on how many ours without merging beats a file in both measures."""
+    """Means of those prompts that fit, and on how many ours without merging beats a file: in PSNR and SSIM, and in SSIMULACRA 2."""
     rows: dict = defaultdict(dict)
     for (way, budget), values in found.items():
         held = [v for v in values if v is not None]
         if held:
-            row = {"psnr_db": common.estimate(p for p, _ in held), "fits": len(held) / prompts}
-            rows[way][str(budget)] = row | ({"ssim": common.estimate(s for _, s in held)} if np.isfinite(held[0][1]) else {})
-    wins: dict = defaultdict(dict)
+            measured = {name: [getattr(v, name) for v in held] for name in Level._fields if math.isfinite(getattr(held[0], name))}
+            rows[way][str(budget)] = {name: common.estimate(v) for name, v in measured.items()} | {"fits": len(held) / prompts}
+    wins: dict[str, dict[str, dict]] = {
+        "share_where_ours_is_better_in_both": defaultdict(dict),
+        "share_better_in_ssimulacra2": defaultdict(dict),
+    }
     for way in FILES:
-        for budget in BOTH:
+        for budget in SEEN:
             if ("megen, ratio 0", budget) not in found:
                 continue
             mine, theirs = found["megen, ratio 0", budget], found.get((way, budget), [None] * prompts)
-            better = [m is not None and (t is None or (m[0] > t[0] and m[1] > t[1])) for m, t in zip(mine, theirs, strict=True)]
-            wins[way][str(budget)] = float(np.mean(better))
-    return {"levels": rows, "share_where_ours_is_better_in_both": wins}
+            for name, measures in zip(wins, (("psnr_db", "ssim"), ("ssimulacra2",)), strict=True):
+                better = [
+                    m is not None and (t is None or all(getattr(m, k) > getattr(t, k) for k in measures))
+                    for m, t in zip(mine, theirs, strict=True)
+                ]
+                wins[name][way][str(budget)] = float(np.mean(better))
+    return {"levels": rows, **wins}
 
 
 @functools.cache

@@ -1,6 +1,6 @@
 """From which distortion on nobody sees a difference: SSIMULACRA 2 of coded and of blurred pictures against what was made.
 
-`python -m experiments.seen_quality.run` (it needs `pip install ssimulacra2`). Pictures of held-out prompts in the most steps are
+`python -m experiments.seen_quality.run` (extra `bench`). Pictures of held-out prompts in the most steps are
 coded at every quantiser and merge ratio, and blurred. The metric's scale is one of opinions: at 80 an observer who sees both side by side
 notices no distortion, 10 is "bad" (cloudinary/ssimulacra2). The result holds the decibels and the sharpness of these.
 """
@@ -8,15 +8,13 @@ notices no distortion, 10 is "bad" (cloudinary/ssimulacra2). The result holds th
 from __future__ import annotations
 
 import argparse
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFilter
-from ssimulacra2 import compute_ssimulacra2
 
 from experiments import common
+from experiments.perceptual import ssimulacra2
 from megen import pipeline
 from megen.metrics import psnr_db, sharpness
 from megen.scenes import judge
@@ -28,15 +26,6 @@ RATIOS = (0.25, 0.5, 0.75)
 BLURS_PX = (0.5, 0.8, 1.2, 1.8, 2.6)
 FIRST_PROMPT = 90_000
 UNSEEN, BAD = 80.0, 10.0
-
-
-def score(image: np.ndarray, original: np.ndarray) -> float:
-    """SSIMULACRA 2 of two byte images."""
-    with tempfile.TemporaryDirectory() as folder:
-        paths = [Path(folder) / f"{name}.png" for name in ("original", "image")]
-        for path, pixels in zip(paths, (original, image), strict=True):
-            Image.fromarray(pixels).save(path)
-        return float(compute_ssimulacra2(*map(str, paths)))
 
 
 def crossing(x: np.ndarray, scores: np.ndarray, at: float) -> float:
@@ -57,11 +46,11 @@ def measure(prompts: int, steps: int) -> dict[str, list[dict[str, Any]]]:
         for ratio, bits in [(0.0, b) for b in BITS] + [(r, 5.0) for r in RATIOS]:
             image = receiver.decode(Received(transmitter.encode(latent, ratio, quantiser_bits=bits).payload))
             row = {"prompt": i, "merge_ratio": ratio, "quantiser_bits": bits, "psnr_db": psnr_db(image, made)}
-            rows["coded"].append(row | {"score": score(image, made), "sharpness": sharpness(image) / sharpness(made)})
+            rows["coded"].append(row | {"score": ssimulacra2(image, made), "sharpness": sharpness(image) / sharpness(made)})
         for blur_px in BLURS_PX:
             image = np.asarray(Image.fromarray(made).filter(ImageFilter.GaussianBlur(blur_px)))
             row = {"prompt": i, "blur_px": blur_px, "sharpness": sharpness(image) / sharpness(made)}
-            rows["blurred"].append(row | {"score": score(image, made), "psnr_db": psnr_db(image, made)})
+            rows["blurred"].append(row | {"score": ssimulacra2(image, made), "psnr_db": psnr_db(image, made)})
     return rows
 
 
