@@ -163,7 +163,7 @@ def read_header(part: bytes) -> Header:
     require(order <= 2 and prior <= 1 and reduction <= 1 and layer == (8 if order == 2 else 0), "a code that is kept free")
     require(reduction == 0 or depth == 0, "coefficients that are not analog")
     require(depth <= 32 and (order != 2 or depth >= 9), "depth")
-    require(math.isfinite(amplitude) and amplitude >= 0, "amplitude")
+    require(0 <= amplitude <= 2**20, "amplitude")
     require(all(2 <= side <= 128 and side % 2 == 0 for side in (height, width)) and 1 <= channels <= 256, "grid")
     require(height * width // 4 <= rows <= height * width, "rows")
     scales = list(body[24:])
@@ -455,6 +455,8 @@ def read_coefficients(symbols: list[tuple[complex, float]], header: Header, prio
     joint = []
     for i in range(needed):
         copies = symbols[i::needed]
+        require(all(max(abs(value.real), abs(value.imag)) <= 1e18 for value, _ in copies), "symbols")
+        copies = [(value, min(noise, 1e24)) for value, noise in copies]
         weights = [1 / max(noise, 1e-24) for _, noise in copies]
         mean = sum(w * value for w, (value, _) in zip(weights, copies, strict=True)) / sum(weights)
         joint.append(copies[0] if len(copies) == 1 else (mean, 1 / sum(weights)))

@@ -224,6 +224,7 @@ def test_a_sealed_but_senseless_payload_is_refused_or_bounded(
         ({"depth": 33}, "a depth of 33 quarter bits"),
         ({"amplitude": float("nan")}, "an amplitude of nan"),
         ({"amplitude": -1.0}, "an amplitude of -1"),
+        ({"amplitude": 1e30}, "an amplitude of 1e.30: at most 1048576"),
         ({"scales": SCALES[1:]}, "34 scales, expected 35"),
         ({"scales": bytes([61]) + SCALES[1:]}, "expected 35 of at most 60"),
     ],
@@ -319,16 +320,23 @@ def test_values_that_cannot_be_coded_are_refused(value: float) -> None:
         features.encode_parts(np.full((64, 2), value, np.float32), np.arange(64), (8, 8), prior.plain(2), DEPTH)
 
 
-@pytest.mark.parametrize("broken", ["symbols", "variance"])
-def test_symbols_that_are_no_numbers_are_refused(broken: str) -> None:
+@pytest.fixture
+def symbols_received() -> Received:
     sent = codec_of().encode(merged_of(0, 0.5), analog=True)
     assert sent.symbols is not None
-    received = Received(sent.payload, sent.symbols, np.full(len(sent.symbols), 0.1))
-    assert np.isfinite(codec_of().decode(received).rows).all()
-    changed = getattr(received, broken).copy()
-    changed[3] = np.nan
-    with pytest.raises(codec.CodecError, match="hold NaN, infinity"):
-        codec_of().decode(replace(received, **{broken: changed}))
+    return Received(sent.payload, sent.symbols, np.full(len(sent.symbols), 0.1))
+
+
+@pytest.mark.parametrize(
+    ("broken", "value", "why"),
+    [("symbols", np.nan, "hold NaN, infinity"), ("variance", np.nan, "hold NaN, infinity"), ("symbols", -2e18j, "beyond 1e.18")],
+)
+def test_symbols_that_no_payload_has_are_refused(symbols_received: Received, broken: str, value: complex, why: str) -> None:
+    assert np.isfinite(codec_of().decode(symbols_received).rows).all()
+    changed = getattr(symbols_received, broken).copy()
+    changed[3] = value
+    with pytest.raises(codec.CodecError, match=why):
+        codec_of().decode(replace(symbols_received, **{broken: changed}))
 
 
 def test_threads_that_code_at_once_agree_and_leave_the_process_its_threads() -> None:

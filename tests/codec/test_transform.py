@@ -151,17 +151,25 @@ def test_variances_are_measured_saved_and_checked(tmp_path: object) -> None:
             replace(PRIOR, variance=wrong)
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("way", ["transform", "merging"])
-def test_symbols_as_large_as_numbers_can_be_are_decoded(way: str) -> None:
-    """Whatever finite numbers come in, features come out, or a CodecError."""
+def test_symbols_as_large_as_numbers_can_be_are_decoded_or_refused(way: str) -> None:
+    """Whatever finite numbers come in, finite features come out, or a CodecError where no link leaves such symbols."""
     held = FeatureCodec(PRIOR, BACKBONE)
     merged = merging.merged(tokens(0), GRID, 0.25)
     sent = held.encode_coefficients(tokens(0), GRID) if way == "transform" else held.encode(merged, analog=True)
     assert sent.symbols is not None
-    for value, variance in ((1e308, 1.0), (1.0, 1e308), (1e308, 1e308), (0.0, 0.0)):
-        of = np.full(len(sent.symbols), variance)
-        assert held.decode(Received(sent.payload, np.full(len(sent.symbols), value, complex), of)).rows.shape[1] == 3
+    for value, variance in ((1e18, 0.0), (1.0, 1e308), (1e18 - 1e18j, 1e308), (-1e18j, 1.0), (0.0, 0.0), (1e308, 1.0), (1e308, 1e308)):
+        received = Received(sent.payload, np.full(len(sent.symbols), value, complex), np.full(len(sent.symbols), variance))
+        if abs(value) > 1e19:
+            with pytest.raises(codec.CodecError, match=r"beyond 1e\+18"):
+                held.decode(received)
+            continue
+        got = held.decode(received)
+        assert got.rows.shape[1] == 3
+        assert got.equalised is not None
+        for numbers in (got.rows, got.degradation, got.equalised.values, got.equalised.deviation):
+            assert np.isfinite(numbers).all()
 
 
 def test_a_packed_payload_of_coefficients_comes_back() -> None:

@@ -77,6 +77,19 @@ describe('analog payloads', () => {
     expect(() => decoded(pack(seal({ ...bodies, symbols: { iq, variance } })))).toThrow(why)
     expect(() => decoded(pack(seal({ ...bodies, symbols: null })))).toThrow('symbols, got 0')
   })
+
+  test('symbols and variances as large as numbers can be give finite features or are refused', () => {
+    const bodies = bodiesOf(ANALOG)
+    if (bodies.symbols === null) throw new Error('no symbols')
+    const { iq, variance } = bodies.symbols
+    const sent = (part: number, power: number): Uint8Array =>
+      pack(seal({ ...bodies, symbols: { iq: iq.map(() => part), variance: variance.map(() => power) } }))
+    for (const power of [0, 1, 1e308]) {
+      const { rows, degradation } = decoded(sent(1e18, power))
+      expect(rows.every(Number.isFinite) && degradation.every(Number.isFinite)).toBe(true)
+      expect(() => decoded(sent(-2e18, power))).toThrow('symbols hold numbers beyond 1e18')
+    }
+  })
 })
 
 describe('codec files', () => {

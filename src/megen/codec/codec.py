@@ -172,7 +172,7 @@ def _deviation(prior: Prior, depth: int) -> float:
 def combined(received: Received, needed: int) -> tuple[ComplexArray, NDArray[np.float64]]:
     """The symbols and variances of an analog payload, copies by maximum ratio combining.
 
-    Errors: CodecError where they are too few, too many, NaN or infinite.
+    Errors: CodecError where they are too few, too many, NaN, infinite or too large.
     """
     shape = (0,) if received.symbols is None else received.symbols.shape
     copies = shape[0] // needed if len(shape) == 1 else 0
@@ -184,9 +184,12 @@ def combined(received: Received, needed: int) -> tuple[ComplexArray, NDArray[np.
         raise CodecError(f"{shape[0]} symbols need as many variances, got {' x '.join(map(str, received.variance.shape))}")
     if not (np.isfinite(received.symbols).all() and np.isfinite(received.variance).all() and received.variance.min(initial=0) >= 0):
         raise CodecError("an analog payload's symbols or variances hold NaN, infinity, or a variance below 0")
+    if max(np.abs(received.symbols.real).max(initial=0), np.abs(received.symbols.imag).max(initial=0)) > symbols.MOST:
+        raise CodecError(f"an analog payload's symbols hold numbers beyond {symbols.MOST:g}: they are not of this payload")
+    bounded = np.minimum(received.variance, symbols.MOST_NOISE)
     if copies == 1:
-        return received.symbols, received.variance
-    variance = np.maximum(received.variance.reshape(copies, needed), symbols.LEAST_NOISE)
+        return received.symbols, bounded
+    variance = np.maximum(bounded.reshape(copies, needed), symbols.LEAST_NOISE)
     joint = 1 / (1 / variance).sum(0)
     return joint * (received.symbols.reshape(copies, needed) / variance).sum(0), joint
 

@@ -6,7 +6,6 @@ import struct
 import zlib
 from dataclasses import dataclass
 
-import numpy as np
 
 from megen.codec import features
 from megen.codec.entropy import MOST
@@ -17,6 +16,7 @@ from megen.types import InputError
 MAGIC = b"ME"
 VERSION = 3
 MAX_SIDE, MAX_CHANNELS = 128, 256
+MAX_AMPLITUDE = 2.0**20  # features are of unit variance
 FILE_PRIOR, OWN_SCALES = 0, 1  # codes of how features are predicted
 REDUCTIONS = ("merging", "transform")  # what makes features fewer; other codes are kept free
 CRC_BYTES = 3  # of a feature part; the header and the map have four
@@ -52,8 +52,8 @@ class Header:
             raise CodecError(f"no payload in layers has a depth of {self.depth} quarter bits")
         if self.reduction == "transform" and self.depth:
             raise CodecError("no payload has transform coefficients but an analog one")
-        if not np.isfinite(self.amplitude) or self.amplitude < 0:
-            raise CodecError(f"no payload has an amplitude of {self.amplitude}")
+        if not 0 <= self.amplitude <= MAX_AMPLITUDE:
+            raise CodecError(f"no payload has an amplitude of {self.amplitude}: at most {MAX_AMPLITUDE:.0f} can be")
         if not is_grid(self.grid) or not 1 <= self.channels <= MAX_CHANNELS:
             sizes = f"a grid of {self.height} x {self.width} x {self.channels}"
             raise CodecError(f"{sizes}, which no backbone has: sides are even, 2 to {MAX_SIDE}, and channels 1 to {MAX_CHANNELS}")

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from megen.types import ComplexArray, FloatArray, InputError, IntArray
 
 Array = NDArray[np.float64]
-LEAST_NOISE = 1e-24  # below this a variance counts as this much, so that its logarithm is finite
+LEAST_NOISE, MOST_NOISE = 1e-24, 1e24  # beyond these a variance counts as this much, so that all that is made of it is finite
+MOST = 1e18  # of a symbol: no equalised one of such a variance is larger
 
 
 def row_gains(counts: IntArray) -> Array:

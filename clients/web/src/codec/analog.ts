@@ -3,8 +3,11 @@ import { ensure } from './error'
 
 /** The most copies of a symbol. */
 const MAX_COPIES = 8
-/** Below this a noise power counts as this much, so that its logarithm is finite. */
+/** Beyond these a noise power counts as this much, so that all that is made of it is finite. */
 const LEAST_NOISE = 1e-24
+const MAX_NOISE = 1e24
+/** The largest part of a symbol. */
+const MAX_SYMBOL = 1e18
 
 /** Rows [rows, channels] of features, and the deviation of each row's noise. */
 export interface NoisyRows {
@@ -24,11 +27,16 @@ export function combined(symbols: Symbols | null, values: number): Symbols {
     iq.every(Number.isFinite) && variance.every((v) => v >= 0 && v < Infinity),
     'symbols or variances that are no finite numbers, or below 0',
   )
-  if (copies === 1) return symbols
+  ensure(
+    iq.every((part) => Math.abs(part) <= MAX_SYMBOL),
+    'symbols hold numbers beyond 1e18: they are not of this payload',
+  )
+  const bounded = variance.map((power) => Math.min(power, MAX_NOISE))
+  if (copies === 1) return { iq, variance: bounded }
   const joint = { iq: new Float64Array(2 * needed), variance: new Float64Array(needed) }
   for (let i = 0; i < needed; i++) {
     for (let at = i; at < count; at += needed) {
-      const weight = 1 / Math.max(variance[at], LEAST_NOISE)
+      const weight = 1 / Math.max(bounded[at], LEAST_NOISE)
       joint.variance[i] += weight
       joint.iq[2 * i] += weight * iq[2 * at]
       joint.iq[2 * i + 1] += weight * iq[2 * at + 1]

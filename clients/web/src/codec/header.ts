@@ -1,6 +1,6 @@
 import { crc32, viewOf } from './bytes'
 import { ensure } from './error'
-import { KINDS, LAYER, MAX_CHANNELS, MAX_CLASS, MAX_DEPTH, MAX_SIDE } from './limits'
+import { KINDS, LAYER, MAX_AMPLITUDE, MAX_CHANNELS, MAX_CLASS, MAX_DEPTH, MAX_SIDE } from './limits'
 
 /** What a feature part holds: eight token rows (a band), one stage of the pyramid, or what refines eight rows (a layer). */
 export type Order = 'band' | 'stage' | 'layer'
@@ -69,7 +69,7 @@ export function readHeader(part: Uint8Array): Header {
   const amplitude = view.getFloat32(16, true)
   ensure(depth <= MAX_DEPTH && (!layered || depth > LAYER), `no payload has a depth of ${depth} quarter bits`)
   ensure(reduction === 0 || depth === 0, 'no payload has transform coefficients but an analog one')
-  ensure(amplitude >= 0 && amplitude < Infinity, `no payload has an amplitude of ${amplitude}`)
+  ensure(amplitude >= 0 && amplitude <= MAX_AMPLITUDE, `no payload has an amplitude of ${amplitude}: at most ${MAX_AMPLITUDE} can be`)
   ensure(isSide(height) && isSide(width), `a grid of ${height} x ${width}: sides are even, 2 to ${MAX_SIDE}`)
   ensure(channels >= 1 && channels <= MAX_CHANNELS, `${channels} channels: 1 to ${MAX_CHANNELS} can be`)
   const tokens = height * width

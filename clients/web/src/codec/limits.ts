@@ -2,6 +2,8 @@
 export const MAX_SIDE = 128
 /** The most channels of a token. */
 export const MAX_CHANNELS = 256
+/** The largest root mean square of analog features, which are of unit variance. */
+export const MAX_AMPLITUDE = 2 ** 20
 /** Kinds of tokens in the pyramid. */
 export const KINDS = 7
 /** Token rows of a band. */
