@@ -6,7 +6,6 @@ import struct
 import zlib
 from dataclasses import dataclass
 
-
 from megen.codec import features
 from megen.codec.entropy import MOST
 from megen.codec.pyramid import KINDS, ORDERS
