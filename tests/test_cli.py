@@ -280,5 +280,5 @@ def test_auto_measures_this_machine_once(monkeypatch: pytest.MonkeyPatch, tmp_pa
         assert main(command) == 0
     assert len(calls) == 1
     warnings = capsys.readouterr().err
-    assert "measuring this machine once" in warnings
+    assert "measuring this machine for auto to decide by" in warnings
     assert "chose 2 steps" in warnings  # .5 s each, beside some .3 s of everything else

@@ -231,10 +231,10 @@ def _policy(args: argparse.Namespace, steps: int | None, ratio: float | None) ->
 
 
 def _measure_once(args: argparse.Namespace) -> None:
-    """This machine's profile into the user's cache folder, where auto would decide by another machine's seconds."""
+    """This machine's profile into the user's cache folder, where auto would decide by seconds that are not today's."""
     from megen.cost import device_profile
 
-    if args.backbone != "scenes" or (args.server and args.phone) or device_profile.cached().is_file():
+    if args.backbone != "scenes" or (args.server and args.phone) or not device_profile.to_measure():
         return
     from megen.evaluation.device_profile import measure_once
     from megen.halves import halves

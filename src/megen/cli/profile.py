@@ -44,6 +44,8 @@ def run(args: argparse.Namespace) -> None:
 
     measured = profile(*halves(args.backbone, args.device), args.name, args.repeats, args.power_w)
     device_profile.save(measured, out, provenance())
+    if measured.load > device_profile.BUSY:
+        output.say(f"other work ran beside it (load {measured.load:.1f} a core): these seconds are too long, measure again when it is done")
     rows = [{"stage": s, "ms": 1e3 * getattr(measured, s)} for s in device_profile.SECONDS]
     output.say("\n" + output.table(rows, ("stage", "ms")))
     print(out)

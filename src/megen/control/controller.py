@@ -69,13 +69,8 @@ class Controller:
         scenario = scenario or long_run()
         found = None if name_or_path == PLAN else policies.find(name_or_path, others=(PLAN,))
         grid = quality_grid.load(quality or quality_grid.bundled(reward_of(found) if found else scenario.reward))
-        measured, assumptions = device_profile.this_machine(), []
-        if measured is None and (server is None or phone is None):
-            assumptions.append(
-                f"no profile of this machine yet: its seconds are taken from the bundled {device_profile.SERVER!r} and"
-                f" {device_profile.PHONE!r};"
-                " megen profile measures it"
-            )
+        measured = device_profile.this_machine()
+        assumptions = _assumed(measured) if server is None or phone is None else []
         es = device_profile.load(server) if server else measured or device_profile.load(device_profile.SERVER)
         bundled = device_profile.load(device_profile.PHONE)
         own = replace(measured, power_w=bundled.power_w) if measured else bundled  # a phone's power, with this machine's seconds
@@ -252,6 +247,19 @@ class Controller:
     def reward(self) -> str:
         """What the policy was made for, of the quality grid's `REWARDS`."""
         return reward_of(self.policy)
+
+
+def _assumed(measured: DeviceProfile | None) -> list[str]:
+    """What is taken for granted of this machine's seconds."""
+    mend = "megen profile measures it"
+    if measured is None:
+        usual = f"{device_profile.SERVER!r} and {device_profile.PHONE!r}"
+        return [f"no profile of this machine yet: its seconds are taken from the bundled {usual}; {mend}"]
+    if device_profile.of_other_weights(measured):
+        return [f"this machine's profile is of other weights, whose networks are larger or smaller; {mend} again"]
+    if measured.load > device_profile.BUSY:
+        return [f"this machine was busy when it was measured (load {measured.load:.1f} a core) and may be faster; {mend} again"]
+    return []
 
 
 def reward_of(policy: Policy) -> str:

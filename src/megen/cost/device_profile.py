@@ -6,6 +6,8 @@ A profile is a JSON file; `megen profile` measures one. Those in `assets/profile
 from __future__ import annotations
 
 import json
+import math
+import os
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ MAIN_V0 = "main-v0-cpu", "main-v0-phone"  # of the benchmark `megen/Main-v0`, wh
 ASSETS = Path(__file__).parents[1] / "assets" / "profiles"
 SECONDS = ("text_s", "step_s", "merge_s", "code_s", "arrive_s", "decode_s", "decode_torch_s")
 MOST = 1e9  # of any figure
+BUSY = 0.25  # load a core from which on other work makes seconds too long
+SAME_FLOPS = 0.05  # relative: more apart, and the figures are of other networks
 
 
 class ProfileError(InputError):
@@ -45,11 +49,12 @@ class DeviceProfile:
     power_w: float  # while it works
     spread: float = 0.0  # of a stage's seconds around their mean, relative; 0 where nobody measured it
     batch_fixed: float = 0.0  # share of a step's seconds that a batch pays once, whatever its rows; 0 where nobody measured it
+    load: float = 0.0  # other work on the machine just before it was measured, in processes a core; 0 where nobody asked
     text_gflop: float = 0.0  # 0 where nobody counted; merging and coding run in NumPy, whose operations nothing counts
     assumed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in (*SECONDS, "spread", "batch_fixed", "text_gflop", "step_gflop", "decode_gflop", "power_w"):
+        for name in (*SECONDS, "spread", "batch_fixed", "load", "text_gflop", "step_gflop", "decode_gflop", "power_w"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST:
                 raise ProfileError(f"{name} must be a number in [0, {MOST:g}], got {value!r}")
@@ -85,6 +90,31 @@ def cached() -> Path:
 def this_machine() -> DeviceProfile | None:
     """This machine's own profile, where it was measured. Errors: ProfileError where the file is broken."""
     return load(str(cached())) if cached().is_file() else None
+
+
+def load_a_core() -> float:
+    """Processes a core that ran or waited for one in the last minute; 0 where the system does not say."""
+    return os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else 0.0
+
+
+def to_measure() -> str:
+    """Why this machine should be measured, for the bundled backbone; empty where its own profile is as good as one can be now."""
+    if not cached().is_file():
+        return "for auto to decide by"
+    try:
+        own = load(str(cached()))
+    except ProfileError:
+        return ""  # whoever reads it says so
+    if of_other_weights(own):
+        return "again, as its profile is of other weights"
+    return "again, as it was busy the last time" if own.load > BUSY >= load_a_core() else ""
+
+
+def of_other_weights(profile: DeviceProfile) -> bool:
+    """Whether a profile of the bundled backbone was measured with other networks than today's, by their FLOPs."""
+    usual = load(SERVER)
+    pairs = [(getattr(profile, name), getattr(usual, name)) for name in ("step_gflop", "decode_gflop")]
+    return profile.backbone == usual.backbone and not all(math.isclose(*pair, rel_tol=SAME_FLOPS) for pair in pairs)
 
 
 def bundled(reward: str) -> tuple[str, str]:

@@ -91,7 +91,7 @@ def fixed_share(alone_s: float, batch_s: float) -> float:
 
 def profile(transmitter: Transmitter, receiver: Receives, name: str, repeats: int, power_w: float) -> DeviceProfile:
     """Measure all stages of one image; `power_w` stands where no counter tells the power, and is marked assumed then."""
-    backbone = transmitter.backbone
+    backbone, load = transmitter.backbone, device_profile.load_a_core()
     if not isinstance(backbone, EmbeddedBackbone):
         raise InputError("a profile is of the embedded backbone or one of megen train, whose halves are counted apart")
     shape, device = backbone.latent_shape, backbone.device
@@ -137,16 +137,17 @@ def profile(transmitter: Transmitter, receiver: Receives, name: str, repeats: in
         power_w=power_w,
         spread=spread_of(seconds(service, repeats)),
         batch_fixed=batch_fixed,
+        load=load,
         text_gflop=text_gflop,
         assumed=() if measured else ("power_w",),
     )
 
 
 def measure_once(transmitter: Transmitter, receiver: Receives, say: Callable[[str], object]) -> None:
-    """This machine's profile into the user's cache folder, where none is: a controller would decide by another machine's seconds."""
-    if device_profile.cached().is_file():
+    """This machine's profile into the user's cache folder, where there is none of these weights, or it was busy when it was measured."""
+    if not (why := device_profile.to_measure()):
         return
-    say("measuring this machine once, for auto to decide by (megen profile does it again, more closely)")
+    say(f"measuring this machine {why} (megen profile does it more closely)")
     measured = profile(transmitter, receiver, "this machine", QUICK_REPEATS, device_profile.load(device_profile.SERVER).power_w)
     try:
         device_profile.cached().parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,64 @@
+"""When a machine is measured again, and what is said of a profile that is not as good as it could be."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from megen.control.controller import Controller
+from megen.cost import device_profile
+from megen.cost.device_profile import BUSY, DeviceProfile
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DeviceProfile:
+    """What this machine's profile could be; its cache folder is empty, and nothing else runs on it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(device_profile, "load_a_core", lambda: 0.0)
+    return replace(device_profile.load("cpu"), name="this machine")
+
+
+def keep(profile: DeviceProfile) -> None:
+    device_profile.cached().parent.mkdir(parents=True, exist_ok=True)
+    device_profile.save(profile, device_profile.cached(), {})
+
+
+def test_a_machine_is_measured_once(own: DeviceProfile) -> None:
+    assert device_profile.to_measure() == "for auto to decide by"
+    keep(own)
+    assert device_profile.to_measure() == ""
+
+
+def test_a_machine_that_was_busy_is_measured_again_when_it_is_not(own: DeviceProfile, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep(replace(own, load=2 * BUSY))
+    assert "busy the last time" in device_profile.to_measure()
+    monkeypatch.setattr(device_profile, "load_a_core", lambda: 2 * BUSY)
+    assert device_profile.to_measure() == ""
+    assert any("busy when it was measured (load 0.5 a core)" in line for line in Controller.load().assumptions)
+
+
+@pytest.mark.parametrize("name", ["step_gflop", "decode_gflop"])
+def test_a_profile_of_other_weights_is_measured_again(own: DeviceProfile, name: str) -> None:
+    keep(replace(own, **{name: 0.85 * getattr(own, name)}))
+    assert "of other weights" in device_profile.to_measure()
+    assert any("of other weights" in line for line in Controller.load().assumptions)
+    assert not Controller.load(server="cpu", phone="phone").assumptions  # it plays no part then
+
+
+def test_a_profile_of_another_backbone_is_nobodys_of_this_one(own: DeviceProfile) -> None:
+    keep(replace(own, backbone="mine", decode_gflop=1.0))
+    assert device_profile.to_measure() == ""
+
+
+def test_a_broken_profile_is_for_its_reader_to_name(own: DeviceProfile) -> None:
+    keep(own)
+    device_profile.cached().write_text("{")
+    assert device_profile.to_measure() == ""
+    with pytest.raises(device_profile.ProfileError, match="is not a device profile"):
+        Controller.load()
+
+
+def test_the_load_of_this_machine_is_a_number() -> None:
+    assert 0 <= device_profile.load_a_core() < 1e4
