@@ -1,0 +1,124 @@
+"""Are there stars where a prompt names them? By the examiner, and by a count of small round spots.
+
+`python -m experiments.stars.run`: held-out nights whose captions name stars, made at each number of steps, beside true renders
+and renders of the same scenes without stars. A star is a small round spot in the upper part of the sky, brighter than what is around
+it. A picture has stars where it has enough of them: how many is set on half of the renders, and tested on the other half.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from experiments import common
+from megen.halves import Receives, Transmitter, halves, tokens_of
+from megen.scenes import judge
+from megen.scenes.captions import Scene, parse
+from megen.scenes.render import render
+from megen.training.loop import progress
+from megen.types import Features
+
+SKY = 0.4  # of the picture's height
+CONTRAST = 14  # of 255, above the mean of the surroundings
+AROUND_PX = 12
+LARGEST_PX = 14  # of a spot: what is wider is a moon, a cloud or a roof
+LEAST_PIXELS = 4  # of a spot: a shape can be told from so many on
+ROUND = 0.7  # of a star, at least
+FIRST = 200_000  # of held-out prompts: other experiments use lower ones
+
+
+def spots(image: np.ndarray) -> np.ndarray:
+    """How round each small bright spot in the sky of a byte image [H, W, 3] is [n]: its light's narrow by its wide standard deviation.
+
+    1 is a disc, and a scratch is near 0.
+    """
+    luma = image[: int(SKY * len(image))].astype(np.float32).mean(-1)
+    above = luma - ndimage.gaussian_filter(luma, AROUND_PX)
+    labels, count = ndimage.label(above > CONTRAST)
+    found = []
+    for number, box in enumerate(ndimage.find_objects(labels, count), 1):
+        light = np.where(labels[box] == number, above[box], 0)
+        if max(light.shape) > LARGEST_PX or np.count_nonzero(light) < LEAST_PIXELS:
+            continue
+        y, x = np.indices(light.shape)
+        narrow, wide = np.linalg.eigvalsh(np.cov(np.stack([y.ravel(), x.ravel()]), aweights=light.ravel(), ddof=0))
+        found.append(np.sqrt(max(narrow, 0) / wide))
+    return np.array(found)
+
+
+def starry(count: int) -> list[tuple[Scene, str]]:
+    """Held-out scenes with captions that name stars."""
+    found: list[tuple[Scene, str]] = []
+    number = FIRST
+    while len(found) < count:
+        scene, text = judge.held_out_prompt(number, unseen=False)
+        number += 1
+        if parse(text).get("stars") == "stars":
+            found.append((scene, text))
+    return found
+
+
+def rendered(scene: Scene) -> np.ndarray:
+    """The true picture in bytes."""
+    out: np.ndarray = (render([scene])[0].permute(1, 2, 0) * 255).round().byte().numpy()
+    return out
+
+
+def threshold(with_stars: np.ndarray, without: np.ndarray) -> int:
+    """The least number of points that tells the two apart best."""
+    tried = np.arange(1, int(with_stars.max()) + 2)
+    right = [(with_stars >= n).mean() + (without < n).mean() for n in tried]
+    best = np.flatnonzero(np.isclose(right, np.max(right)))
+    return int(tried[best[len(best) // 2]])
+
+
+def stars(image: np.ndarray) -> int:
+    """How many stars a picture has."""
+    return int((spots(image) >= ROUND).sum())
+
+
+def figures(pictures: list[np.ndarray], least: int, model: judge.Classifier) -> dict[str, Any]:
+    """Shares with stars by their number and by the examiner; stars, and all spots with their roundness."""
+    shapes = [spots(image) for image in pictures]
+    return {
+        "has_stars": common.estimate(stars(image) >= least for image in pictures),
+        "by_the_examiner": common.estimate(judge.seen(model, image)["stars"] == "stars" for image in pictures),
+        "stars": common.estimate(stars(image) for image in pictures),
+        "spots": common.estimate(len(s) for s in shapes),
+        "roundness": common.estimate(np.median(s) for s in shapes if len(s)),
+    }
+
+
+def made(texts: list[str], steps: int, es: Transmitter, ue: Receives) -> list[np.ndarray]:
+    """The prompts' pictures without link."""
+    numbers = progress(0, len(texts), f"pictures of {steps} steps")
+    return [ue.image_of(Features.clean(tokens_of(es.denoise([texts[i]], [i], steps)))) for i, _ in numbers]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--prompts", type=int, default=120)
+    parser.add_argument("--steps", type=int, nargs="+", default=(1, 4, 8))
+    args = parser.parse_args()
+    es, ue = halves()
+    model, drawn = judge.load(), starry(args.prompts)
+    true, without = [], []
+    for i, _ in progress(0, len(drawn), "renders"):
+        true.append(rendered(drawn[i][0]))
+        without.append(rendered(replace(drawn[i][0], stars="no stars")))
+    counts, none = (np.array([stars(image) for image in images]) for images in (true, without))
+    half = len(drawn) // 2
+    least = threshold(counts[:half], none[:half])
+    result: dict[str, Any] = {"prompts": len(drawn), "least_stars": least}
+    result["renders_told_apart"] = {"with": float((counts[half:] >= least).mean()), "without": float((none[half:] < least).mean())}
+    result["renders"], result["renders_without"] = figures(true, least, model), figures(without, least, model)
+    result["steps"] = {str(n): figures(made([text for _, text in drawn], n, es, ue), least, model) for n in args.steps}
+    common.write("stars", result)
+
+
+if __name__ == "__main__":
+    main()
