@@ -77,9 +77,9 @@ class Task(NamedTuple):
     recipe: Any = None
 
 
-def train_all(tasks: Sequence[Task], jobs: int, env: str) -> list[Run]:
+def train_all(tasks: Sequence[Task], jobs: int, env: str, reward: str = "reference") -> list[Run]:
     """Train, `jobs` at a time; a folder with a finished training is read."""
-    about = {"env": env, **made_by()}
+    about = {"env": env, "reward": reward, **made_by()}
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
         futures = [pool.submit(_train, task, about) for task in tasks]
         for done, future in enumerate(as_completed(futures), 1):

@@ -81,7 +81,7 @@ def main() -> None:
     tasks = [(name, seed) for name, _, count in named for seed in range(int(count or 10))]
     folders = {task: args.work / f"{task[0]}-{task[1]}-{args.iterations}" for task in tasks}
     trainings = [common.Task(cmdp, *task, args.iterations, folders[task]) for task in tasks]
-    runs = dict(zip(tasks, common.train_all(trainings, args.jobs, "long-run"), strict=True))
+    runs = dict(zip(tasks, common.train_all(trainings, args.jobs, "long-run", scenario.reward), strict=True))
     learned: dict[str, Any] = {}
     for name, _, _ in named:
         tables = [run.table for (other, _), run in runs.items() if other == name]
@@ -100,7 +100,7 @@ def main() -> None:
             shutil.copyfile(folders[name, 0] / train.FILE, target)
     multipliers = cmdp.named(plan.optimum.multipliers)
     result = {"limits": scenario.limits, "stage_spread": SPREAD, "optimum": best, "bound": plan.optimum.bound, "multipliers": multipliers}
-    common.write("long_run", {**result, "policies": rows, "learned": learned})
+    common.write("long_run", {"process": cmdp.digest, **result, "policies": rows, "learned": learned})
 
 
 if __name__ == "__main__":

@@ -256,4 +256,4 @@ def _table_of(name: str, env: str, cmdp: CMDP) -> report.Array:
     """The table of a policy by its name, or from a file or a training's folder."""
     if name in report.RULES:
         return report.RULES[name](cmdp)
-    return policies.table_of(policies.find(name, env, ("lp", *report.RULES)), cmdp)
+    return policies.table_of(policies.find(name, (env,), ("lp", *report.RULES)), cmdp)

@@ -30,6 +30,7 @@ Array = NDArray[np.float64]
 GRID_BANDWIDTH_HZ = 1e6  # of the quality grid's airtimes
 ALPHA = 0.05  # probability of a miss that a request's own deadline is planned with
 SPREADS = 1.645  # above the mean: a normal distribution's 95th percentile
+AS_IT_IS = "long-run", "main"  # where learned policies are looked up: of the process as it is, then of the benchmark's tables
 PLAN = "plan"  # worked out for the profiles at hand, and kept in the user's cache folder
 MOST_DB = 300.0
 
@@ -67,7 +68,7 @@ class Controller:
         Errors: InputError where a file is missing, broken, or of other decisions.
         """
         scenario = scenario or long_run()
-        found = None if name_or_path == PLAN else policies.find(name_or_path, others=(PLAN,))
+        found = None if name_or_path == PLAN else policies.find(name_or_path, AS_IT_IS, (PLAN,))
         grid = quality_grid.load(quality or quality_grid.bundled(reward_of(found) if found else scenario.reward))
         measured = device_profile.this_machine()
         assumptions = _assumed(measured) if server is None or phone is None else []

@@ -118,9 +118,12 @@ def bundled(env: str = "main") -> dict[str, Path]:
     return {p.stem: p for p in sorted((BUNDLED / env).glob("*.npz"), key=lambda p: p.stem)}
 
 
-def find(name_or_path: str, env: str = "main", others: Sequence[str] = ()) -> Policy:
-    """A bundled policy by name, or one from a file or a training's folder; a refusal offers `others` too. Errors: PolicyError."""
-    files = bundled(env)
+def find(name_or_path: str, envs: Sequence[str] = ("main",), others: Sequence[str] = ()) -> Policy:
+    """A policy by name, of the first of the environments that has one bundled, or one from a file or a training's folder.
+
+    Errors: PolicyError, which offers `others` too.
+    """
+    files = {name: path for env in reversed(envs) for name, path in bundled(env).items()}
     path = files.get(name_or_path, Path(name_or_path))
     if name_or_path not in files and not path.exists():
         raise PolicyError(f"no policy {name_or_path!r}: give {', '.join((*others, *files))}, or a path that megen control train wrote")
