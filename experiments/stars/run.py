@@ -1,7 +1,7 @@
 """Are there stars where a prompt names them? By the examiner, and by a count of small round spots.
 
 `python -m experiments.stars.run`: held-out nights whose captions name stars, made at each number of steps, beside true renders
-and renders of the same scenes without stars. A star is a small round spot in the upper part of the sky, brighter than what is around
+renders of the same scenes without stars, and renders through the autoencoder. A star is a small round spot in the upper part of the sky, brighter than what is around
 it. A picture has stars where it has enough of them: how many is set on half of the renders, and tested on the other half.
 """
 
@@ -12,10 +12,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from scipy import ndimage
 
 from experiments import common
 from megen.halves import Receives, Transmitter, halves, tokens_of
+from megen.models.embedded import EmbeddedBackbone
 from megen.scenes import judge
 from megen.scenes.captions import Scene, parse
 from megen.scenes.render import render
@@ -99,6 +101,16 @@ def made(texts: list[str], steps: int, es: Transmitter, ue: Receives) -> list[np
     return [ue.image_of(Features.clean(tokens_of(es.denoise([texts[i]], [i], steps)))) for i, _ in numbers]
 
 
+def coded(scenes: list[Scene], backbone: EmbeddedBackbone, ue: Receives) -> list[np.ndarray]:
+    """Renders through the autoencoder."""
+    out = []
+    for i, _ in progress(0, len(scenes), "renders through the autoencoder"):
+        with torch.inference_mode():
+            latent = backbone.encode_images(render([scenes[i]]))
+        out.append(ue.image_of(Features.clean(tokens_of(latent))))
+    return out
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--prompts", type=int, default=120)
@@ -116,6 +128,8 @@ def main() -> None:
     result: dict[str, Any] = {"prompts": len(drawn), "least_stars": least}
     result["renders_told_apart"] = {"with": float((counts[half:] >= least).mean()), "without": float((none[half:] < least).mean())}
     result["renders"], result["renders_without"] = figures(true, least, model), figures(without, least, model)
+    assert isinstance(es.backbone, EmbeddedBackbone)
+    result["autoencoder"] = figures(coded([scene for scene, _ in drawn], es.backbone, ue), least, model)
     result["steps"] = {str(n): figures(made([text for _, text in drawn], n, es, ue), least, model) for n in args.steps}
     common.write("stars", result)
 
