@@ -1,8 +1,9 @@
 """Are there stars where a prompt names them? By the examiner, and by a count of small round spots.
 
-`python -m experiments.stars.run`: held-out nights whose captions name stars, made at each number of steps, beside true renders
-renders of the same scenes without stars, and renders through the autoencoder. A star is a small round spot in the upper part of the sky, brighter than what is around
-it. A picture has stars where it has enough of them: how many is set on half of the renders, and tested on the other half.
+`python -m experiments.stars.run`: held-out nights whose captions name stars, made at each number of steps, beside true renders,
+renders of the same scenes without stars, and renders through the autoencoder. A star is a small round spot in the upper part of the
+sky, brighter than what is around it. A picture has stars where it has enough of them: how many is set on half of the renders, and
+tested on the other half.
 """
 
 from __future__ import annotations
