@@ -80,6 +80,22 @@ export function kept(page: Page): Promise<readonly (string | undefined)[]> {
   })
 }
 
+/** Kept pictures get the form that they had in the page's first version: with a blob for a thumbnail. */
+export async function asAnEarlierPageKept(page: Page): Promise<void> {
+  await page.evaluate(async () => {
+    const answerOf = <T>(request: IDBRequest<T>) =>
+      new Promise<T>((resolve, reject) => {
+        request.onsuccess = () => resolve(request.result)
+        request.onerror = () => reject(request.error)
+      })
+    const store = (await answerOf(indexedDB.open('megen'))).transaction('pictures', 'readwrite').objectStore('pictures')
+    for (const entry of (await answerOf(store.getAll())) as { thumbnail: { type: string; bytes: ArrayBuffer } }[]) {
+      const { type, bytes } = entry.thumbnail
+      await answerOf(store.put({ ...entry, thumbnail: new Blob([bytes], { type }) }))
+    }
+  })
+}
+
 /** From now on the page's requests ask for merged and coarsely quantised features. */
 export async function coarsely(page: Page): Promise<void> {
   await page.evaluate(() => {

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Browser } from 'playwright-core'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
-import { coarsely, difference, fill, kept, launch, ready, SCREENS, type Visit, violations, visit, whole } from './browser'
+import { asAnEarlierPageKept, coarsely, difference, fill, kept, launch, ready, SCREENS, type Visit, violations, visit, whole } from './browser'
 import { Proxy } from './proxy'
 import { python, startServer } from './server'
 
@@ -143,6 +143,7 @@ describe('on a phone', () => {
     await page.click('#draw')
     await whole(page)
     await page.evaluate(() => navigator.serviceWorker.ready)
+    await asAnEarlierPageKept(page)
     expect(complaints).toEqual([])
 
     proxy.cut()

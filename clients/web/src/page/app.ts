@@ -220,7 +220,7 @@ export class App {
     this.#busy(false)
     this.#status.rest('Done.')
     this.#result.show(entry)
-    await this.#history.keep(entry).catch(() => undefined)
+    await this.#history.keep(entry).catch(() => this.#status.rest('Done. This browser keeps no pictures: save it.'))
     await this.#refresh()
   }
 

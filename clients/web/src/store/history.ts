@@ -4,6 +4,9 @@ const DATABASE = 'megen'
 const PICTURES = 'pictures'
 const VERSION = 1
 
+/** An entry as it lies in the database: WebKit keeps no blobs in private windows. An entry of an earlier page has one all the same. */
+type Kept = Omit<Entry, 'thumbnail'> & { readonly thumbnail: Blob | { readonly type: string; readonly bytes: ArrayBuffer } }
+
 /** Pictures of this browser, newest first. */
 export class History {
   readonly #opened: Promise<IDBDatabase>
@@ -17,13 +20,15 @@ export class History {
 
   /** All of them. */
   async all(): Promise<readonly Entry[]> {
-    const entries = await answerOf<Entry[]>((await this.#store('readonly')).getAll())
-    return entries.sort((a, b) => b.madeMs - a.madeMs)
+    const entries = await answerOf<Kept[]>((await this.#store('readonly')).getAll())
+    return entries.map(({ thumbnail, ...entry }) => ({ ...entry, thumbnail: blobOf(thumbnail) })).sort((a, b) => b.madeMs - a.madeMs)
   }
 
   /** Keep one. */
   async keep(entry: Entry): Promise<void> {
-    await answerOf((await this.#store('readwrite')).put(entry))
+    const { type } = entry.thumbnail
+    const kept: Kept = { ...entry, thumbnail: { type, bytes: await entry.thumbnail.arrayBuffer() } }
+    await answerOf((await this.#store('readwrite')).put(kept))
   }
 
   /** Forget one. */
@@ -39,6 +44,10 @@ export class History {
   async #store(mode: IDBTransactionMode): Promise<IDBObjectStore> {
     return (await this.#opened).transaction(PICTURES, mode).objectStore(PICTURES)
   }
+}
+
+function blobOf(thumbnail: Kept['thumbnail']): Blob {
+  return thumbnail instanceof Blob ? thumbnail : new Blob([thumbnail.bytes], { type: thumbnail.type })
 }
 
 function answerOf<T>(request: IDBRequest<T>): Promise<T> {
