@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,12 @@ import pytest
 
 from megen.control import policy
 from megen.control.cmdp import CMDP, evaluate
+from megen.control.controller import AS_IT_IS
 from megen.control.env import Battery
+from megen.control.judge import Process, drawn_from, judge
 from megen.control.scenarios import reference
 from megen.control.scenarios.main import main_cmdp
+from megen.control.scenarios.scenario import long_run
 from megen.cost import device_profile as profile
 from megen.cost import quality_grid as quality
 from megen.errors import InputError
@@ -36,6 +40,22 @@ def test_the_policies_are_of_the_bundled_cmdp_and_cvpo_is_near_its_optimum(cmdp:
     got = evaluate(cmdp, policy.table_of(policy.load(files["cvpo"]), cmdp))
     assert got.reward > 0.98 * told["policies"]["lp"]["reward"]
     assert (got.costs < 1.01 * cmdp.limits).all()
+
+
+def test_the_long_run_policies_are_of_todays_tables_and_cvpo_keeps_the_limits_of_the_process() -> None:
+    """Figures in docs/ and the bundled policies are made again with the grid and the profiles, or not at all."""
+    cmdp = main_cmdp(long_run())
+    told = json.loads((FIGURES.parents[1] / "long_run" / "result.json").read_text())
+    files = policy.bundled("long-run")
+    learned = policy.load(files["cvpo"])
+    assert told["process"] == cmdp.digest
+    assert {policy.load(path).about["process"] for path in files.values()} == {cmdp.digest}
+    assert np.array_equal(policy.find("cvpo", AS_IT_IS).table, learned.table)
+    assert evaluate(cmdp, policy.table_of(learned, cmdp)).reward > 0.98 * told["optimum"]
+    server, phone = (replace(profile.load(name), spread=told["stage_spread"]) for name in ("cpu", "phone"))
+    process = Process(long_run(), quality.load(), server, phone)
+    verdict = judge(process, drawn_from(learned, process), links=256, requests=600, seed=5)
+    assert all(over.mean < 0 for over in verdict.over_limit.values())  # of the process; the tables are on the safe side
 
 
 def test_the_reference_process_has_policies_of_its_own() -> None:
@@ -96,7 +116,7 @@ def test_the_grid_was_measured_on_the_bundled_weights() -> None:
 def test_a_policy_of_the_tables_that_stay_decides_for_todays_weights_and_says_so() -> None:
     from megen.control.controller import Controller
 
-    learned = Controller.load("cvpo", server="cpu", phone="phone")
+    learned = Controller.load(str(policy.bundled()["cvpo"]), server="cpu", phone="phone")
     today = quality.load().about["weights"]
     learned.check(today)
     assert any("earlier weights" in line for line in learned.assumptions)
