@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 
 from megen.errors import InputError
 from megen.halves import halves
@@ -38,8 +39,9 @@ def test_a_cluster_checks_itself(wrong: dict) -> None:
 
 @pytest.mark.slow
 def test_a_replica_that_is_killed_is_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replicas are processes of their own, which take bf16 where the processor has it: so does this one here."""
+    """Replicas are processes of their own, with bf16 where the processor has it, and one thread each: so is what they are held against."""
     monkeypatch.setattr(placement, "CPU_INFO", Path("/proc/cpuinfo"))
+    torch.set_num_threads(1)  # as in the command that runs all tests
     transmitter, _ = halves("scenes", "cpu")
     engine = cluster.ClusterEngine(cluster.Cluster(2, 2, cpus=0.5), "scenes", "cpu", 4)
     service = Service(
