@@ -17,7 +17,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DeviceProfile:
     """What this machine's profile could be; its cache folder is empty, and nothing else runs on it."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(device_profile, "load_a_core", lambda: 0.0)
-    return replace(device_profile.load("cpu"), name="this machine")
+    return replace(device_profile.load("cpu"), name=device_profile.BY_ITSELF)
 
 
 def keep(profile: DeviceProfile) -> None:
@@ -37,6 +37,18 @@ def test_a_machine_that_was_busy_is_measured_again_when_it_is_not(own: DevicePro
     monkeypatch.setattr(device_profile, "load_a_core", lambda: 2 * BUSY)
     assert device_profile.to_measure() == ""
     assert any("busy when it was measured (load 0.5 a core)" in line for line in Controller.load().assumptions)
+
+
+def test_a_profile_that_somebody_asked_for_stays_however_busy_the_machine_was(own: DeviceProfile) -> None:
+    keep(replace(own, name="mine", load=2 * BUSY))
+    assert device_profile.to_measure() == ""
+
+
+def test_a_broken_profile_or_one_of_another_backbone_plays_no_part_where_it_is_not_needed(own: DeviceProfile) -> None:
+    keep(replace(own, backbone="mine"))
+    assert any("no profile of this machine" in line for line in Controller.load().assumptions)
+    device_profile.cached().write_text("{")
+    assert not Controller.load(server="cpu", phone="phone").assumptions
 
 
 @pytest.mark.parametrize("name", ["step_gflop", "decode_gflop"])

@@ -70,8 +70,11 @@ class Controller:
         scenario = scenario or long_run()
         found = None if name_or_path == PLAN else policies.find(name_or_path, AS_IT_IS, (PLAN,))
         grid = quality_grid.load(quality or quality_grid.bundled(reward_of(found) if found else scenario.reward))
-        measured = device_profile.this_machine()
-        assumptions = _assumed(measured) if server is None or phone is None else []
+        needed = server is None or phone is None
+        measured = device_profile.this_machine() if needed else None
+        if measured is not None and measured.backbone != grid.about.get("backbone", measured.backbone):
+            measured = None
+        assumptions = _assumed(measured) if needed else []
         es = device_profile.load(server) if server else measured or device_profile.load(device_profile.SERVER)
         bundled = device_profile.load(device_profile.PHONE)
         own = replace(measured, power_w=bundled.power_w) if measured else bundled  # a phone's power, with this machine's seconds

@@ -5,6 +5,7 @@ A profile is a JSON file; `megen profile` measures one. Those in `assets/profile
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -23,7 +24,8 @@ ASSETS = Path(__file__).parents[1] / "assets" / "profiles"
 SECONDS = ("text_s", "step_s", "merge_s", "code_s", "arrive_s", "decode_s", "decode_torch_s")
 MOST = 1e9  # of any figure
 BUSY = 0.25  # load a core from which on other work makes seconds too long
-SAME_FLOPS = 0.05  # relative: more apart, and the figures are of other networks
+SAME_FLOPS = 0.1  # relative: more apart, and the figures are of other networks (PyTorch counts attention on some devices alone, 5 %)
+BY_ITSELF = "this machine, measured by itself"  # the name of a profile that nobody asked for
 
 
 class ProfileError(InputError):
@@ -92,8 +94,9 @@ def this_machine() -> DeviceProfile | None:
     return load(str(cached())) if cached().is_file() else None
 
 
+@functools.cache
 def load_a_core() -> float:
-    """Processes a core that ran or waited for one in the last minute; 0 where the system does not say."""
+    """Processes a core that ran or waited for one in the minute before this process first asked; 0 where the system does not say."""
     return os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else 0.0
 
 
@@ -107,7 +110,7 @@ def to_measure() -> str:
         return ""  # whoever reads it says so
     if of_other_weights(own):
         return "again, as its profile is of other weights"
-    return "again, as it was busy the last time" if own.load > BUSY >= load_a_core() else ""
+    return "again, as it was busy the last time" if own.name == BY_ITSELF and own.load > BUSY >= load_a_core() else ""
 
 
 def of_other_weights(profile: DeviceProfile) -> bool:

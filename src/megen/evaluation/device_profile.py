@@ -148,7 +148,8 @@ def measure_once(transmitter: Transmitter, receiver: Receives, say: Callable[[st
     if not (why := device_profile.to_measure()):
         return
     say(f"measuring this machine {why} (megen profile does it more closely)")
-    measured = profile(transmitter, receiver, "this machine", QUICK_REPEATS, device_profile.load(device_profile.SERVER).power_w)
+    known = device_profile.this_machine() or device_profile.load(device_profile.SERVER)  # the power that somebody told stays
+    measured = profile(transmitter, receiver, device_profile.BY_ITSELF, QUICK_REPEATS, known.power_w)
     try:
         device_profile.cached().parent.mkdir(parents=True, exist_ok=True)
         device_profile.save(measured, device_profile.cached(), provenance())

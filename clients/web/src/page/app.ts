@@ -220,7 +220,9 @@ export class App {
     this.#busy(false)
     this.#status.rest('Done.')
     this.#result.show(entry)
-    await this.#history.keep(entry).catch(() => this.#status.rest('Done. This browser keeps no pictures: save it.'))
+    await this.#history.keep(entry).catch(() => {
+      if (this.#entry === entry && this.#run === null) this.#status.rest('Done. This browser did not keep the picture: save it.')
+    })
     await this.#refresh()
   }
 

@@ -28,7 +28,8 @@ export class History {
   async keep(entry: Entry): Promise<void> {
     const { type } = entry.thumbnail
     const kept: Kept = { ...entry, thumbnail: { type, bytes: await entry.thumbnail.arrayBuffer() } }
-    await answerOf((await this.#store('readwrite')).put(kept))
+    const store = await this.#store('readwrite')
+    await Promise.all([answerOf(store.put(kept)), completed(store.transaction)])
   }
 
   /** Forget one. */
@@ -48,6 +49,14 @@ export class History {
 
 function blobOf(thumbnail: Kept['thumbnail']): Blob {
   return thumbnail instanceof Blob ? thumbnail : new Blob([thumbnail.bytes], { type: thumbnail.type })
+}
+
+/** A full disk is found out at the end of a transaction. */
+function completed(transaction: IDBTransaction): Promise<void> {
+  return new Promise((resolve, reject) => {
+    transaction.oncomplete = () => resolve()
+    transaction.onabort = () => reject(transaction.error ?? new Error('the browser keeps nothing'))
+  })
 }
 
 function answerOf<T>(request: IDBRequest<T>): Promise<T> {
