@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -39,12 +41,12 @@ def needed(*programs: str) -> None:
 
 @contextlib.contextmanager
 def process(log: Path, *command: str) -> Iterator[None]:
-    """A program that is stopped at the end, and what it prints in a file."""
-    with log.open("w") as out, subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT) as running:
+    """A program that is stopped at the end with all that it started, and what it prints in a file."""
+    with log.open("w") as out, subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True) as running:
         try:
             yield
         finally:
-            running.terminate()
+            os.killpg(running.pid, signal.SIGTERM)
 
 
 @contextlib.contextmanager
