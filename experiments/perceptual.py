@@ -10,7 +10,7 @@ from PIL import Image
 
 
 def ssimulacra2(image: np.ndarray, original: np.ndarray) -> float:
-    """The score of two byte images [H, W, 3]: 90 and more is not told apart, 50 is "medium", 10 "bad"; needs the extra `bench`."""
+    """The score of two byte images [H, W, 3]: from 90 on nobody sees a difference, 50 is "medium", 10 "bad"; needs the extra `bench`."""
     from ssimulacra2 import compute_ssimulacra2
 
     with tempfile.TemporaryDirectory() as folder:

@@ -36,6 +36,7 @@ RATIOS = (0.0, 0.5, 0.75)
 SIDES = (96, 128, 192, 256, 384, 512, 768, 1024)
 PAST_DB = 1.0  # below the best side so far: larger ones are worse still
 FILES = ("avif", "webp", "jpeg xl")
+SHARES = {"share_where_ours_is_better_in_both": ("psnr_db", "ssim"), "share_better_in_ssimulacra2": ("ssimulacra2",)}
 
 
 class Level(NamedTuple):
@@ -115,16 +116,13 @@ def summary(found: dict[tuple[str, int], list[Level | None]], prompts: int) -> d
         if held:
             measured = {name: [getattr(v, name) for v in held] for name in Level._fields if math.isfinite(getattr(held[0], name))}
             rows[way][str(budget)] = {name: common.estimate(v) for name, v in measured.items()} | {"fits": len(held) / prompts}
-    wins: dict[str, dict[str, dict]] = {
-        "share_where_ours_is_better_in_both": defaultdict(dict),
-        "share_better_in_ssimulacra2": defaultdict(dict),
-    }
+    wins: dict[str, dict[str, dict]] = {name: defaultdict(dict) for name in SHARES}
     for way in FILES:
         for budget in SEEN:
             if ("megen, ratio 0", budget) not in found:
                 continue
             mine, theirs = found["megen, ratio 0", budget], found.get((way, budget), [None] * prompts)
-            for name, measures in zip(wins, (("psnr_db", "ssim"), ("ssimulacra2",)), strict=True):
+            for name, measures in SHARES.items():
                 better = [
                     m is not None and (t is None or all(getattr(m, k) > getattr(t, k) for k in measures))
                     for m, t in zip(mine, theirs, strict=True)

@@ -9,15 +9,18 @@ tested on the other half.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from scipy import ndimage
+from torch import Tensor
 
 from experiments import common
-from megen.halves import Receives, Transmitter, halves, tokens_of
+from experiments.typed.run import pixels
+from megen.halves import Receives, halves, tokens_of
 from megen.models.embedded import EmbeddedBackbone
 from megen.scenes import judge
 from megen.scenes.captions import Scene, parse
@@ -29,7 +32,7 @@ SKY = 0.4  # of the picture's height
 CONTRAST = 14  # of 255, above the mean of the surroundings
 AROUND_PX = 12
 LARGEST_PX = 14  # of a spot: what is wider is a moon, a cloud or a roof
-LEAST_PIXELS = 4  # of a spot: a shape can be told from so many on
+LEAST_PIXELS = 4  # of a spot: fewer have no shape
 ROUND = 0.7  # of a star, at least
 FIRST = 200_000  # of held-out prompts: other experiments use lower ones
 
@@ -65,51 +68,35 @@ def starry(count: int) -> list[tuple[Scene, str]]:
     return found
 
 
-def rendered(scene: Scene) -> np.ndarray:
-    """The true picture in bytes."""
-    out: np.ndarray = (render([scene])[0].permute(1, 2, 0) * 255).round().byte().numpy()
-    return out
-
-
 def threshold(with_stars: np.ndarray, without: np.ndarray) -> int:
-    """The least number of points that tells the two apart best."""
+    """How many stars separate the two best; of numbers that are as good the middle one."""
     tried = np.arange(1, int(with_stars.max()) + 2)
     right = [(with_stars >= n).mean() + (without < n).mean() for n in tried]
     best = np.flatnonzero(np.isclose(right, np.max(right)))
     return int(tried[best[len(best) // 2]])
 
 
-def stars(image: np.ndarray) -> int:
-    """How many stars a picture has."""
-    return int((spots(image) >= ROUND).sum())
+def stars(shapes: list[np.ndarray]) -> np.ndarray:
+    """How many of each picture's spots are stars [n]."""
+    return np.array([int((s >= ROUND).sum()) for s in shapes])
 
 
-def figures(pictures: list[np.ndarray], least: int, model: judge.Classifier) -> dict[str, Any]:
-    """Shares with stars by their number and by the examiner; stars, and all spots with their roundness."""
-    shapes = [spots(image) for image in pictures]
+def figures(pictures: list[np.ndarray], shapes: list[np.ndarray], least: int, model: judge.Classifier) -> dict[str, Any]:
+    """Of pictures and their spots: shares with stars by their number and by the examiner; stars, and all spots with their roundness."""
+    counts = stars(shapes)
     return {
-        "has_stars": common.estimate(stars(image) >= least for image in pictures),
+        "has_stars": common.estimate(counts >= least),
         "by_the_examiner": common.estimate(judge.seen(model, image)["stars"] == "stars" for image in pictures),
-        "stars": common.estimate(stars(image) for image in pictures),
+        "stars": common.estimate(counts),
         "spots": common.estimate(len(s) for s in shapes),
         "roundness": common.estimate(np.median(s) for s in shapes if len(s)),
     }
 
 
-def made(texts: list[str], steps: int, es: Transmitter, ue: Receives) -> list[np.ndarray]:
-    """The prompts' pictures without link."""
-    numbers = progress(0, len(texts), f"pictures of {steps} steps")
-    return [ue.image_of(Features.clean(tokens_of(es.denoise([texts[i]], [i], steps)))) for i, _ in numbers]
-
-
-def coded(scenes: list[Scene], backbone: EmbeddedBackbone, ue: Receives) -> list[np.ndarray]:
-    """Renders through the autoencoder."""
-    out = []
-    for i, _ in progress(0, len(scenes), "renders through the autoencoder"):
-        with torch.inference_mode():
-            latent = backbone.encode_images(render([scenes[i]]))
-        out.append(ue.image_of(Features.clean(tokens_of(latent))))
-    return out
+def decoded(count: int, what: str, latent_of: Callable[[int], Tensor], ue: Receives) -> list[np.ndarray]:
+    """Pictures of so many latents, without link."""
+    with torch.inference_mode():
+        return [ue.image_of(Features.clean(tokens_of(latent_of(i)))) for i, _ in progress(0, count, what)]
 
 
 def main() -> None:
@@ -118,20 +105,31 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=(1, 4, 8))
     args = parser.parse_args()
     es, ue = halves()
+    backbone = es.backbone
+    assert isinstance(backbone, EmbeddedBackbone)
     model, drawn = judge.load(), starry(args.prompts)
     true, without = [], []
     for i, _ in progress(0, len(drawn), "renders"):
-        true.append(rendered(drawn[i][0]))
-        without.append(rendered(replace(drawn[i][0], stars="no stars")))
-    counts, none = (np.array([stars(image) for image in images]) for images in (true, without))
+        true.append(pixels(render([drawn[i][0]])))
+        without.append(pixels(render([replace(drawn[i][0], stars="no stars")])))
+    shapes, other_shapes = ([spots(image) for image in images] for images in (true, without))
+    counts, none = stars(shapes), stars(other_shapes)
     half = len(drawn) // 2
     least = threshold(counts[:half], none[:half])
     result: dict[str, Any] = {"prompts": len(drawn), "least_stars": least}
-    result["renders_told_apart"] = {"with": float((counts[half:] >= least).mean()), "without": float((none[half:] < least).mean())}
-    result["renders"], result["renders_without"] = figures(true, least, model), figures(without, least, model)
-    assert isinstance(es.backbone, EmbeddedBackbone)
-    result["autoencoder"] = figures(coded([scene for scene, _ in drawn], es.backbone, ue), least, model)
-    result["steps"] = {str(n): figures(made([text for _, text in drawn], n, es, ue), least, model) for n in args.steps}
+    result["renders_separated"] = {"with": float((counts[half:] >= least).mean()), "without": float((none[half:] < least).mean())}
+    result["renders"] = figures(true, shapes, least, model)
+    result["renders_without"] = figures(without, other_shapes, least, model)
+
+    def of_latents(what: str, latent_of: Callable[[int], Tensor]) -> dict[str, Any]:
+        pictures = decoded(len(drawn), what, latent_of, ue)
+        return figures(pictures, [spots(image) for image in pictures], least, model)
+
+    result["autoencoder"] = of_latents("renders through the autoencoder", lambda i: backbone.encode_images(render([drawn[i][0]])))
+    result["steps"] = {
+        str(n): of_latents(f"pictures of {n} steps", lambda i, n=n: es.denoise([drawn[i][1]], [i], n))  # type: ignore[misc]
+        for n in args.steps
+    }
     common.write("stars", result)
 
 

@@ -45,14 +45,14 @@ def test_the_policies_are_of_the_bundled_cmdp_and_cvpo_is_near_its_optimum(cmdp:
 def test_the_long_run_policies_are_of_todays_tables_and_cvpo_keeps_the_limits_of_the_process() -> None:
     """Figures in docs/ and the bundled policies are made again with the grid and the profiles, or not at all."""
     cmdp = main_cmdp(long_run())
-    told = json.loads((FIGURES.parents[1] / "long_run" / "result.json").read_text())
+    written = json.loads((FIGURES.parents[1] / "long_run" / "result.json").read_text())
     files = policy.bundled("long-run")
     learned = policy.load(files["cvpo"])
-    assert told["process"] == cmdp.digest
+    assert written["process"] == cmdp.digest
     assert {policy.load(path).about["process"] for path in files.values()} == {cmdp.digest}
     assert np.array_equal(policy.find("cvpo", AS_IT_IS).table, learned.table)
-    assert evaluate(cmdp, policy.table_of(learned, cmdp)).reward > 0.98 * told["optimum"]
-    server, phone = (replace(profile.load(name), spread=told["stage_spread"]) for name in ("cpu", "phone"))
+    assert evaluate(cmdp, policy.table_of(learned, cmdp)).reward > 0.98 * written["optimum"]
+    server, phone = (replace(profile.load(name), spread=written["stage_spread"]) for name in ("cpu", "phone"))
     process = Process(long_run(), quality.load(), server, phone)
     verdict = judge(process, drawn_from(learned, process), links=256, requests=600, seed=5)
     assert all(over.mean < 0 for over in verdict.over_limit.values())  # of the process; the tables are on the safe side

@@ -148,7 +148,7 @@ def measure_once(transmitter: Transmitter, receiver: Receives, say: Callable[[st
     if not (why := device_profile.to_measure()):
         return
     say(f"measuring this machine {why} (megen profile does it more closely)")
-    known = device_profile.this_machine() or device_profile.load(device_profile.SERVER)  # the power that somebody told stays
+    known = device_profile.this_machine() or device_profile.load(device_profile.SERVER)  # the power that somebody gave stays
     measured = profile(transmitter, receiver, device_profile.BY_ITSELF, QUICK_REPEATS, known.power_w)
     try:
         device_profile.cached().parent.mkdir(parents=True, exist_ok=True)

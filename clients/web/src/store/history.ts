@@ -20,7 +20,8 @@ export class History {
 
   /** All of them. */
   async all(): Promise<readonly Entry[]> {
-    const entries = await answerOf<Kept[]>((await this.#store('readonly')).getAll())
+    const store = (await this.#opened).transaction(PICTURES).objectStore(PICTURES)
+    const entries = await answerOf<Kept[]>(store.getAll())
     return entries.map(({ thumbnail, ...entry }) => ({ ...entry, thumbnail: blobOf(thumbnail) })).sort((a, b) => b.madeMs - a.madeMs)
   }
 
@@ -28,35 +29,32 @@ export class History {
   async keep(entry: Entry): Promise<void> {
     const { type } = entry.thumbnail
     const kept: Kept = { ...entry, thumbnail: { type, bytes: await entry.thumbnail.arrayBuffer() } }
-    const store = await this.#store('readwrite')
-    await Promise.all([answerOf(store.put(kept)), completed(store.transaction)])
+    await this.#change((store) => store.put(kept))
   }
 
   /** Forget one. */
   async remove(id: string): Promise<void> {
-    await answerOf((await this.#store('readwrite')).delete(id))
+    await this.#change((store) => store.delete(id))
   }
 
   /** Forget all. */
   async clear(): Promise<void> {
-    await answerOf((await this.#store('readwrite')).clear())
+    await this.#change((store) => store.clear())
   }
 
-  async #store(mode: IDBTransactionMode): Promise<IDBObjectStore> {
-    return (await this.#opened).transaction(PICTURES, mode).objectStore(PICTURES)
+  /** It is done at the end of its transaction: a full disk is found out there. */
+  async #change(change: (store: IDBObjectStore) => unknown): Promise<void> {
+    const transaction = (await this.#opened).transaction(PICTURES, 'readwrite')
+    change(transaction.objectStore(PICTURES))
+    await new Promise<void>((resolve, reject) => {
+      transaction.oncomplete = () => resolve()
+      transaction.onabort = () => reject(transaction.error ?? new Error('the browser keeps nothing'))
+    })
   }
 }
 
 function blobOf(thumbnail: Kept['thumbnail']): Blob {
   return thumbnail instanceof Blob ? thumbnail : new Blob([thumbnail.bytes], { type: thumbnail.type })
-}
-
-/** A full disk is found out at the end of a transaction. */
-function completed(transaction: IDBTransaction): Promise<void> {
-  return new Promise((resolve, reject) => {
-    transaction.oncomplete = () => resolve()
-    transaction.onabort = () => reject(transaction.error ?? new Error('the browser keeps nothing'))
-  })
 }
 
 function answerOf<T>(request: IDBRequest<T>): Promise<T> {
