@@ -101,8 +101,15 @@ def recovered(grid: quality_grid.QualityGrid, server: DeviceProfile, phone: Devi
     es, ue = found.server(server), found.phone(phone)
     plan = planner.plan(found.scenario, grid, es, ue)
     a, b = (judge(process, drawn_from(p.policy, process), links=links, requests=2000, seed=seed) for p in (plan, own))
-    s = found.scenario
-    by_truth = {
+    reward = a.means["reward"].mean / b.means["reward"].mean
+    over = a.figures()["over_limit"]
+    return {"by_truth": by_truth(found, truth, server, phone), "cpu_s": cpu_s, "reward_by_that_of_the_truth": reward, "over_limit": over}
+
+
+def by_truth(found: fit.Fit, truth: Scenario, server: DeviceProfile, phone: DeviceProfile) -> dict[str, float]:
+    """Every fitted quantity by what the log was made from."""
+    s, es, ue = found.scenario, found.server(server), found.phone(phone)
+    return {
         "gap_in_a_burst": s.mean_gap_s[0] / truth.mean_gap_s[0],
         "gap_in_a_lull": s.mean_gap_s[1] / truth.mean_gap_s[1],
         "stay_in_a_burst": s.phase_stay[0] / truth.phase_stay[0],
@@ -113,8 +120,28 @@ def recovered(grid: quality_grid.QualityGrid, server: DeviceProfile, phone: Devi
         **{f"es_s of {n} steps": es.es_s(n) / server.es_s(n) for n in (1, 12)},
         "ue_s": ue.ue_s() / phone.ue_s(),
     }
-    reward = a.means["reward"].mean / b.means["reward"].mean
-    return {"by_truth": by_truth, "cpu_s": cpu_s, "reward_by_that_of_the_truth": reward, "over_limit": a.figures()["over_limit"]}
+
+
+def precision(grid: quality_grid.QualityGrid, server: DeviceProfile, phone: DeviceProfile, requests: int, logs: int) -> dict[str, Any]:
+    """Errors of a fit over so many logs, relative to the truth; and the least that the mean SNR's can be, of an AR(1) process of which
+    n values are seen (Cramér and Rao's bound): std sqrt((1 + rho) / ((1 - rho) n + 2 rho))."""
+    truth = long_run()
+    process = Process(truth, grid, server, phone)
+    policy = planner.plan(truth, grid, server, phone).policy
+    streams = [np.random.default_rng([seed, 12]) for seed in range(logs)]
+    found = [fit.fit(simulated_log(process, drawn_from(policy, process), requests, rng)) for rng in streams]
+    ratios = [by_truth(one, truth, server, phone) for one in found]
+    errors = {name: np.array([row[name] for row in ratios]) - 1 for name in ratios[0]}
+    rho = truth.snr_correlation
+    bound = truth.snr_std_db * np.sqrt((1 + rho) / ((1 - rho) * requests + 2 * rho)) / truth.snr_mean_db
+    return {
+        "requests": requests,
+        "logs": logs,
+        "errors": {
+            n: {"mean": float(e.mean()), "rms": float(np.sqrt((e**2).mean())), "largest": float(np.abs(e).max())} for n, e in errors.items()
+        },
+        "least_rms_of_snr_mean_db": float(bound),
+    }
 
 
 def decisions(plan: planner.Plan) -> dict[str, Any]:
@@ -130,6 +157,7 @@ def main() -> None:
     parser.add_argument("--links", type=int, default=1024)
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--fits", type=int, default=5, help="logs that a load is fitted to")
+    parser.add_argument("--logs", type=int, default=40, help="logs whose fits are held against the truth, without plans")
     parser.add_argument("--monolithic", action="store_true", help="time the whole linear program too (minutes)")
     args = parser.parse_args()
     grid = quality_grid.load()
@@ -156,11 +184,14 @@ def main() -> None:
         }
         over = {k: f"{1 + m.mean:.3f} ± {m.error:.3f}" for k, m in verdict.over_limit.items()}
         print(f"{name}: {plan.cpu_s:.2f} CPU s, by limit {over}, below {rows[name]['below_it']}", file=sys.stderr)
+    precisions = [precision(grid, server, phone, n, args.logs) for n in (REQUESTS, 4 * REQUESTS)]
+    for row in precisions:
+        print(f"fit to {row['requests']} requests: {row['errors']}", file=sys.stderr)
     fits = [recovered(grid, server, phone, seed, args.links) for seed in range(args.fits)]
     for row in fits:
         worst = max(row["by_truth"].items(), key=lambda item: abs(item[1] - 1))
         print(f"fit: worst {worst}, reward {row['reward_by_that_of_the_truth']:.4f} of the truth's", file=sys.stderr)
-    result: dict[str, Any] = {"stage_spread": SPREAD, "contexts": rows, "fits_of_10000_requests": fits}
+    result: dict[str, Any] = {"stage_spread": SPREAD, "contexts": rows, "fits_of_10000_requests": fits, "fits": precisions}
     if args.monolithic:
         cmdp = main_cmdp()
         began = time.process_time()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from megen.cli.main import main
 from megen.control.controller import Controller
 from megen.cost import device_profile
 from megen.cost.device_profile import BUSY, DeviceProfile
@@ -70,6 +71,19 @@ def test_a_broken_profile_is_for_its_reader_to_name(own: DeviceProfile) -> None:
     assert device_profile.to_measure() == ""
     with pytest.raises(device_profile.ProfileError, match="is not a device profile"):
         Controller.load()
+
+
+def test_a_forecast_says_what_is_wrong_with_this_machines_profile(own: DeviceProfile, capsys: pytest.CaptureFixture[str]) -> None:
+    forecast = ["capacity", "--requests-an-hour", "20000", "--requests", "2000"]
+    said = {}
+    for name, profile in (("none", None), ("good", own), ("busy", replace(own, load=2 * BUSY)), ("other", replace(own, step_gflop=1.0))):
+        if profile is not None:
+            keep(profile)
+        assert main(forecast) == 0
+        said[name] = capsys.readouterr().err
+    assert main([*forecast, "--server", "cpu"]) == 0
+    assert (said["good"], capsys.readouterr().err) == ("", "")
+    assert [word in said[name] for name, word in (("none", "no profile"), ("busy", "busy when"), ("other", "other weights"))] == 3 * [True]
 
 
 def test_the_load_of_this_machine_is_a_number() -> None:

@@ -65,6 +65,8 @@ def run(args: argparse.Namespace) -> None:
     receiver = Receiver.load(args.receiver) if args.receiver else None
     servers = [server.strip() for server in args.server.split(",") if server.strip()]
     measured = device_profile.this_machine()
+    for caution in device_profile.cautions(measured) if measured else []:
+        output.say(caution)
     decode_s = measured.ue_s() if measured else None
     client = Client(servers, args.token or os.environ.get(TOKEN), receiver, args.patience_s, decode_s, _say)
     answer = asyncio.run(

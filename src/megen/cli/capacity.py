@@ -42,7 +42,8 @@ def run(args: argparse.Namespace) -> None:
 
     steps, shares = _steps(args.steps)
     load = capacity.Load(args.requests_an_hour, args.deadline_s, steps, shares, args.burst, args.air_s)
-    server = device_profile.load(args.server) if args.server else device_profile.this_machine() or device_profile.load("cpu")
+    measured = None if args.server else device_profile.this_machine()
+    server = measured or device_profile.load(args.server or device_profile.SERVER)
     phone = device_profile.load(args.phone)
     options = {"rows": args.rows, "requests": args.requests, "seed": args.seed, "shared": args.shared_cores}
     if args.engines is not None:
@@ -54,6 +55,8 @@ def run(args: argparse.Namespace) -> None:
     if args.json != "-":
         print(f"{found.engines} engines: {100 * found.late:.2f} % late, median {found.p50_s:.2f} s, 95 % within {found.p95_s:.2f} s")
         print(f"engines compute {100 * found.busy:.0f} % of the time, {found.rows:.1f} rows in a batch (modelled, from the profiles)")
+    for caution in [] if args.server else device_profile.cautions(measured):
+        output.say(caution)
     if server.batch_fixed == 0:
         output.say(f"the profile {server.name!r} does not say what batching saves: none is assumed (megen profile measures it)")
 

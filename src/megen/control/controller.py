@@ -74,7 +74,7 @@ class Controller:
         measured = device_profile.this_machine() if needed else None
         if measured is not None and measured.backbone != grid.about.get("backbone", measured.backbone):
             measured = None
-        assumptions = _assumed(measured) if needed else []
+        assumptions = device_profile.cautions(measured) if needed else []
         es = device_profile.load(server) if server else measured or device_profile.load(device_profile.SERVER)
         bundled = device_profile.load(device_profile.PHONE)
         own = replace(measured, power_w=bundled.power_w) if measured else bundled  # a phone's power, with this machine's seconds
@@ -251,19 +251,6 @@ class Controller:
     def reward(self) -> str:
         """What the policy was made for, of the quality grid's `REWARDS`."""
         return reward_of(self.policy)
-
-
-def _assumed(measured: DeviceProfile | None) -> list[str]:
-    """What is taken for granted of this machine's seconds."""
-    mend = "megen profile measures it"
-    if measured is None:
-        usual = f"{device_profile.SERVER!r} and {device_profile.PHONE!r}"
-        return [f"no profile of this machine yet: its seconds are taken from the bundled {usual}; {mend}"]
-    if device_profile.of_other_weights(measured):
-        return [f"this machine's profile is of other weights, whose networks are larger or smaller; {mend} again"]
-    if measured.load > device_profile.BUSY:
-        return [f"this machine was busy when it was measured (load {measured.load:.1f} a core) and may be faster; {mend} again"]
-    return []
 
 
 def reward_of(policy: Policy) -> str:

@@ -120,6 +120,18 @@ def of_other_weights(profile: DeviceProfile) -> bool:
     return profile.backbone == usual.backbone and not all(math.isclose(*pair, rel_tol=SAME_FLOPS) for pair in pairs)
 
 
+def cautions(measured: DeviceProfile | None) -> list[str]:
+    """What whoever takes this machine's seconds from `this_machine()` should say of them."""
+    mend = "megen profile measures it"
+    if measured is None:
+        return [f"no profile of this machine yet: its seconds are taken from the bundled {SERVER!r} and {PHONE!r}; {mend}"]
+    if of_other_weights(measured):
+        return [f"this machine's profile is of other weights, whose networks are larger or smaller; {mend} again"]
+    if measured.load > BUSY:
+        return [f"this machine was busy when it was measured (load {measured.load:.1f} a core) and may be faster; {mend} again"]
+    return []
+
+
 def bundled(reward: str) -> tuple[str, str]:
     """The names of the profiles of server and phone that are bundled for a reward: the source's has the tables of `megen/Main-v0`."""
     return MAIN_V0 if reward == "reference" else (SERVER, PHONE)

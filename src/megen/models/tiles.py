@@ -49,9 +49,13 @@ class Tail(nn.Module):
         self.layers = layers
 
     def forward(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        image = self.layers(state)[0].permute(1, 2, 0)
-        image = (2 * image - 1) / 2 + 0.5  # as the whole rounds
-        return (image.clamp(0, 1) * 255).round().to(torch.uint8), torch.isfinite(image).all()
+        image = (2 * self.layers(state) - 1) / 2 + 0.5  # as the whole rounds
+        return to_bytes(image.clamp(0, 1)), torch.isfinite(image.sum())
+
+
+def to_bytes(image: Tensor) -> Tensor:
+    """A picture [1, 3, H, W] in [0, 1] as bytes [H, W, 3]; they change places as bytes, as a copy in floats is four times as large."""
+    return (image * 255).round().to(torch.uint8).squeeze(0).permute(1, 2, 0)
 
 
 def halves_of(backbone: PublishedBackbone) -> tuple[Front, Tail, dict[str, int]]:
