@@ -1,7 +1,7 @@
 """The schemes that the source compares, in a corrected setting: one link budget, fair files, equal steps, equal or better distortion.
 
-MEG-CVPO alone decides its own steps and distortion, to a picture of those steps; a WebP file as good as that stands beside it. No pruned
-net is among them: the bundled weights have none of reduced depth.
+MEG-CVPO alone decides its own steps and distortion, to a picture of those steps; a WebP file as good as that stands beside it. The pruned
+net is the bundled one without one block, which nobody trained for that.
 
 Every prompt has a place in the source's cell (200 to 300 m, 1 MHz); what crosses goes over one digital link at that SNR. Seconds of
 both machines are those of the bundled profiles. Files cost nothing to encode or decode here, which flatters them. The phone's profile is
@@ -10,8 +10,10 @@ assumed to be as fast as the server's, which flatters the generation on the devi
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -31,6 +33,7 @@ WEBP_QUALITY = 80
 SIDE_PX = 1024
 SPEED = 6  # of AVIF's encoder: slower settings make smaller files
 BANDWIDTH_HZ = 1e6
+LEFT_OUT = 1  # blocks of the pruned net
 
 FILES = (  # each as good as a scheme of ours, or as good as it gets
     ("WebP", "webp", "MEG, fixed"),
@@ -61,6 +64,7 @@ Row = dict[str, float]
 def measure(count: int, seed: int, on_progress: Callable[[str], object]) -> dict[str, Any]:
     """Bits, PSNR, seconds of every scheme: means over prompts with standard errors, and savings paired by prompt."""
     transmitter, receiver = halves()
+    pruned, share = _pruned(transmitter)
     es, ue = device_profile.load("cpu"), device_profile.load("phone")
     rng, texts = np.random.default_rng(seed), prompts(count, seed)
     decides = Controller.load("cvpo", server="cpu", phone="phone", rng=np.random.default_rng([seed, 1]))
@@ -73,10 +77,15 @@ def measure(count: int, seed: int, on_progress: Callable[[str], object]) -> dict
         decision = decides(Observation(ChannelState(near_db, BANDWIDTH_HZ), prompt=texts[i]))
         chosen.append(decision)
         sent |= _decided(decision, texts[i], 1000 * seed + i, transmitter, receiver)
+        latent = pruned.denoise([texts[i]], [1000 * seed + i], STEPS)
+        sent["plain split, pruned net"] = _row(
+            sample, sent["plain split, int8"]["bits"], receiver.image_of(Features.clean(tokens_of(latent)))
+        )
         for name, row in sent.items():
             steps = decision.steps if name.endswith("MEG-CVPO") else STEPS
             row["air_s"], row["arrived"] = airtime(int(row["bits"]), near_db, BANDWIDTH_HZ, np.random.default_rng([seed, i]))
-            row["s"] = row["air_s"] + _machines_s(name, es, ue) + steps * es.step_s
+            step_s = share * es.step_s if "pruned" in name else es.step_s
+            row["s"] = row["air_s"] + _machines_s(name, es, ue) + steps * step_s
         alone_s = ue.text_s + STEPS * ue.step_s + ue.decode_s
         sent["on the device"] = {"bits": 0.0, "psnr_db": math.inf, "air_s": 0.0, "s": alone_s, "arrived": True}
         rows.append(sent)
@@ -95,11 +104,30 @@ def measure(count: int, seed: int, on_progress: Callable[[str], object]) -> dict
         "cell_m": [NEAREST_M, FARTHEST_M],
         "profiles": ["cpu", "phone"],
         "assumed": decides.assumptions,
+        "pruned_step_flops_share": share,
         "decided": {str(d): chosen.count(d) for d in dict.fromkeys(chosen)},
         "table": table,
         "savings": savings,
         "modelled": ["air_s", "s"],
     }
+
+
+def _pruned(transmitter: Transmitter) -> tuple[Transmitter, float]:
+    """The edge server with a block of its net left out, and the share of a step's FLOPs that is left."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    whole = transmitter.backbone
+    net = copy.copy(whole)
+    net.velocity = partial(whole.velocity, skipped=LEFT_OUT)  # type: ignore[method-assign, attr-defined]
+    z, counted = torch.zeros(1, *whole.spec.latent_shape), []
+    with torch.inference_mode():
+        condition = whole.condition(["a boat"], 1.0)
+        for backbone in (whole, net):
+            with FlopCounterMode(display=False) as counter:
+                backbone.velocity(z, torch.zeros(1), torch.ones(1), condition)  # type: ignore[attr-defined]
+            counted.append(counter.get_total_flops())
+    return replace(transmitter, backbone=net), counted[1] / counted[0]
 
 
 def _of_one(sample: Sample, transmitter: Transmitter, receiver: Receives) -> dict[str, Row]:
