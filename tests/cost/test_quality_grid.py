@@ -63,7 +63,7 @@ def test_each_prompt_is_heard_once_and_in_one_half(measured: Path, tiny_folder: 
     rows = [json.loads(p.read_text()) for p in sorted(measured.with_name("quality.npz.work").glob("prompt-*.json"))]
     for i, row in enumerate(rows):  # an airtime that tells of its prompt
         row["airtime_s"] = np.full(np.shape(row["airtime_s"]), i + 1.0).tolist()
-    draws = measuring.grid_of(rows, (1, 2), embedded.load(str(tiny_folder)).config, {}).airtime_draws_s
+    draws = measuring.grid_of(rows, (1, 2), embedded.load(str(tiny_folder)).spec, {}).airtime_draws_s
     assert draws.shape[:4] == (2, 3, 4 + len(measuring.COARSER), 11)
     of_class = draws[:, :, 0, 0]
     assert len(set(of_class.ravel())) == of_class.size  # [2, P, H]

@@ -12,7 +12,8 @@ from megen.codec import FeatureCodec
 from megen.control.adaptive import Adaptive
 from megen.control.controller import Controller
 from megen.control.fit import Request
-from megen.control.scenarios.scenario import long_run
+from megen.control.scenarios.scenario import assumed_for, long_run
+from megen.cost import device_profile, quality_grid
 from megen.errors import InputError
 from megen.halves import Transmitter
 from megen.serving import server
@@ -194,21 +195,18 @@ def test_a_policy_that_cannot_be_read_is_said_and_the_server_starts(tmp_path: Pa
     broken = tmp_path / "policy.npz"
     broken.write_bytes(b"no policy")
     for policy, said in ((str(tmp_path / "nowhere"), "nowhere"), (str(broken), "policy.npz"), ("cvpo", "other weights")):
-        made = server.decider(policy, transmitter, "other weights")
+        made = server.decider(server.Options(policy=policy), transmitter, "other weights")
         assert made.policy is None
         assert said in made.why_fixed
     assert "fixed decisions" in caplog.text
 
 
-def test_a_slow_machine_is_not_planned_for_a_fast_ones_load(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_machine_is_not_planned_for_a_fast_ones_load() -> None:
     """A machine ten times as slow gets a tenth of the requests, and ten times as long for each: the same choices fit."""
-    monkeypatch.setattr(server.device_profile, "this_machine", lambda: None)
-    assert server.assumed_scenario() == long_run()
-    usual = server.device_profile.load("cpu")
-    phone = server.device_profile.load("phone")
-    slow = replace(usual.scaled(10.0, 0.0, "a test"), arrive_s=10 * phone.arrive_s, decode_s=10 * phone.decode_s)
-    monkeypatch.setattr(server.device_profile, "this_machine", lambda: slow)
-    assumed = server.assumed_scenario()
+    grid, server_profile, phone = quality_grid.load(), device_profile.load("cpu"), device_profile.load("phone")
+    assert assumed_for(grid, server_profile, phone) == long_run()
+    assert assumed_for(grid, server_profile.scaled(0.1, 0.0, "a test"), phone) == long_run()  # nor a fast one for more
+    assumed = assumed_for(grid, *(profile.scaled(10.0, 0.0, "a test") for profile in (server_profile, phone)))
     assert assumed.deadline_s == pytest.approx(7.0)
     assert assumed.mean_gap_s == pytest.approx((2.0, 10.0))
     assert assumed.late_limit == 0.05

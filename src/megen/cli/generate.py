@@ -45,6 +45,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     g.add_argument("--policy", metavar="NAME|PATH", help=f"who decides auto: plan, a bundled policy or a path (default: {POLICY})")
     g.add_argument("--server", metavar="NAME|PATH", help="edge server's device profile for auto (default: this machine's)")
     g.add_argument("--phone", metavar="NAME|PATH", help="phone's device profile for auto (default: this machine's)")
+    g.add_argument("--quality", type=Path, metavar="F.npz", help="quality grid of the backbone for auto (default: the bundled one's)")
     g.add_argument("--deadline-s", type=float, help="latency limit; where it is exceeded stderr says so; auto decides by it")
     g.add_argument("--energy-budget-j", type=float, help="energy limit; where it is exceeded stderr says so; auto decides by it")
     g.add_argument(
@@ -196,6 +197,7 @@ def _check_pairs(args: argparse.Namespace, auto: bool) -> None:
 
 def _pipeline(args: argparse.Namespace, steps: int | None, ratio: float | None) -> tuple[Pipeline, str]:
     """Both halves, the link and the policy of the options; and who decides."""
+    from megen.models.fingerprint import identity
     from megen.pipeline import Pipeline
 
     link, policy, decided_by = _link(args), None, "given"
@@ -213,7 +215,7 @@ def _pipeline(args: argparse.Namespace, steps: int | None, ratio: float | None) 
     )
     backbone = pipe.transmitter.backbone
     if policy is not None:
-        policy.check(getattr(backbone, "digest", ""))
+        policy.check(identity(backbone))
     _show_words(backbone, args.prompt, args.words, warn=pipe.complete is None)
     return pipe, decided_by
 
@@ -224,7 +226,8 @@ def _policy(args: argparse.Namespace, steps: int | None, ratio: float | None) ->
     if args.link != "digital":
         raise InputError("auto decides for the digital link: give --steps and --merge-ratio, or --link digital")
     _measure_once(args)
-    controller = Controller.load(args.policy or POLICY, server=args.server, phone=args.phone).restricted(steps, ratio, args.quantiser_bits)
+    loaded = Controller.load(args.policy or POLICY, server=args.server, phone=args.phone, quality=args.quality)
+    controller = loaded.restricted(steps, ratio, args.quantiser_bits)
     for assumption in controller.assumptions:
         output.say(assumption)
     return controller

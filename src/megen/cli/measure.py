@@ -19,6 +19,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     m.set_defaults(run=run)
     m.add_argument("--prompts", type=int, default=200, metavar="N", help="held-out prompts, at least 12 (default: %(default)s)")
     m.add_argument("--out", type=Path, default=Path("quality.npz"), metavar="F.npz", help="where the grid goes (default: %(default)s)")
+    m.add_argument("--texts", type=Path, metavar="F.txt", help="prompts of your own, one a line, for a published backbone")
     m.add_argument("--backbone", default="scenes", metavar="NAME|PATH")
     m.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
     m.add_argument("--steps", metavar="N", help="numbers of steps, such as 1,2,4 (default: the backbone's own)")
@@ -52,19 +53,34 @@ def run(args: argparse.Namespace) -> None:
     from megen.cost.quality_grid import save
     from megen.halves import halves
     from megen.models.embedded import EmbeddedBackbone
+    from megen.models.fingerprint import identity
     from megen.provenance import provenance
     from megen.types import Decision
 
     transmitter, receiver = halves(args.backbone, args.device)
     backbone = transmitter.backbone
-    if not isinstance(backbone, EmbeddedBackbone):
-        raise InputError("the quality grid needs a judge of what the pictures show, and megen has one for the world of scenes alone")
+    if isinstance(backbone, EmbeddedBackbone) and args.texts:
+        raise InputError("--texts is for published backbones: the judge of what pictures show knows the world of scenes alone")
+    prompts = _prompts(args.texts, args.prompts) if args.texts else measuring.captions(args.prompts)
     steps = tuple(counts(args.steps, 100)) if args.steps else backbone.spec.steps
     if sorted(set(steps)) != list(steps):
         raise InputError(f"--steps must rise, got {args.steps}")
     for n in steps:
         backbone.spec.check(Decision(n))
-    with console.bar("prompts", args.prompts) as on_prompt:
-        rows = measuring.measure(transmitter, receiver, steps, args.prompts, work, on_prompt)
-    save(measuring.grid_of(rows, steps, backbone.config, {"weights": backbone.digest, **provenance()}), args.out)
+    with console.bar("prompts", len(prompts)) as on_prompt:
+        rows = measuring.measure(transmitter, receiver, steps, prompts, work, on_prompt)
+    save(measuring.grid_of(rows, steps, backbone.spec, {"weights": identity(backbone), **provenance()}), args.out)
     print(args.out)
+
+
+def _prompts(path: Path, count: int) -> list[str]:
+    """The first prompts of a file. Errors: InputError where it has fewer, or one that is none."""
+    from megen.files import read_text
+    from megen.words import check_words
+
+    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    if len(lines) < count:
+        raise InputError(f"{path} has {len(lines)} prompts, fewer than the {count} of --prompts")
+    for line in lines[:count]:
+        check_words(line)
+    return lines[:count]

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from megen.cli import output
+from megen.errors import InputError
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -31,7 +32,10 @@ def run(args: argparse.Namespace) -> None:
     """Measure and write one profile."""
     from megen.cost import device_profile
     from megen.files import check_writable
+    from megen.models.checkpoints import is_published
 
+    if args.out is None and is_published(args.backbone):
+        raise InputError("the user's cache folder keeps the bundled backbone's profile: say with --out where this one goes")
     out = args.out or device_profile.cached()
     if args.out is None:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -37,6 +37,11 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     s.add_argument("--device", default="auto", help="where it runs: auto, cpu or cuda (default: %(default)s)")
     s.add_argument("--policy", default="plan", metavar="NAME|PATH", help="who decides what requests leave open (default: %(default)s)")
+    s.add_argument("--quality", type=Path, metavar="F.npz", help="quality grid of the backbone (default: the bundled one's)")
+    s.add_argument("--server", metavar="NAME|PATH", help="this edge server's device profile (default: this machine's)")
+    s.add_argument(
+        "--phone", metavar="NAME|PATH", help="device profile of phones that tell nothing of themselves (default: this machine's)"
+    )
     s.add_argument("--rows", type=int, default=8, metavar="N", help="requests that are denoised together (default: %(default)s)")
     s.add_argument("--queue", type=int, default=64, metavar="N", help="requests that may wait (default: %(default)s)")
     s.add_argument("--cluster", metavar="ADDRESS", help="run on replicas under Ray at this private address; local: on this machine")
@@ -75,7 +80,8 @@ def run(args: argparse.Namespace) -> None:
     server.set_threads(args.threads)
     cluster = _cluster(args)
     settings = Settings(rows=args.rows, capacity=args.queue, engines=cluster.most if cluster else 1)
-    options = server.Options(args.backbone, args.device, args.policy, settings, args.log, link, cluster)
+    profiles = (args.server, args.phone)
+    options = server.Options(args.backbone, args.device, args.policy, args.quality, profiles, settings, args.log, link, cluster)
     output.say("loading the backbone")
 
     def prepare(transmitter: Transmitter, receiver: Receives) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from megen.control import policy as policies
 from megen.control import shield
 from megen.control.policy import FORMAT, Policy
-from megen.control.scenarios.scenario import Scenario, long_run
+from megen.control.scenarios.scenario import Scenario, assumed_for, long_run
 from megen.cost import device_profile, quality_grid
 from megen.cost.device_profile import DeviceProfile
 from megen.cost.energy import RADIO_W, RADIO_W_PER_MBPS
@@ -50,6 +50,7 @@ class Controller:
     rng: np.random.Generator | None = None
     assumptions: tuple[str, ...] = ()
     allowed: tuple[bool, ...] | None = None  # of the policy's decisions; None: all
+    scenario: Scenario = field(default_factory=long_run)  # the load that is assumed
 
     @classmethod
     def load(
@@ -62,14 +63,14 @@ class Controller:
         scenario: Scenario | None = None,
         rng: np.random.Generator | None = None,
     ) -> Controller:
-        """The exact plan for these profiles and the `scenario` (None: the assumed load), a bundled policy by name, or what
+        """The exact plan for these profiles and the `scenario` (None: as `assumed_for` them), a bundled policy by name, or what
         `megen control` wrote; profiles by name or path, None: this machine's, where `megen profile` has measured it, else the bundled ones.
+        `quality`: the grid of another backbone, or of another measurement.
 
         Errors: InputError where a file is missing, broken, or of other decisions.
         """
-        scenario = scenario or long_run()
         found = None if name_or_path == PLAN else policies.find(name_or_path, AS_IT_IS, (PLAN,))
-        grid = quality_grid.load(quality or quality_grid.bundled(reward_of(found) if found else scenario.reward))
+        grid = quality_grid.load(quality or quality_grid.bundled(reward_of(found) if found else (scenario or long_run()).reward))
         needed = server is None or phone is None
         measured = device_profile.this_machine() if needed else None
         if measured is not None and measured.backbone != grid.about.get("backbone", measured.backbone):
@@ -82,6 +83,9 @@ class Controller:
         quality_grid.check_same_backbone(grid, es, ue)
         if grid.about.get("weights") != (today := quality_grid.load().about.get("weights")) and quality is None:
             assumptions.append(f"the policy learned on tables of earlier weights ({grid.about.get('weights')}, today {today})")
+        scenario = scenario or assumed_for(grid, es, ue)
+        if grid.seen is None and found is None:
+            assumptions.append("nobody judged this backbone's pictures: planned for closeness to those of its most steps")
         policy = found or _planned(scenario, grid, es, ue)
         if found is None and (relaxed := policy.about.get("relaxed")):
             assumptions.append(f"at the assumed load no policy keeps the limits of {', '.join(relaxed)} here: planned for the nearest")
@@ -89,7 +93,7 @@ class Controller:
             raise InputError(
                 f"the policy {name_or_path!r} was made for other steps, merge ratios or quantisers than the quality grid holds"
             )
-        return cls(policy, grid, es, ue, rng, tuple(assumptions))
+        return cls(policy, grid, es, ue, rng, tuple(assumptions), scenario=scenario)
 
     @property
     def powers_w(self) -> tuple[float, float]:
@@ -97,14 +101,18 @@ class Controller:
         return self.server.power_w, self.phone.power_w
 
     def check(self, weights: str) -> None:
-        """Refuse a backbone whose weights (by their digest) are not those that the quality grid was measured on. Policies of the tables
-        of `megen/Main-v0`, which stay as they are, may decide for today's bundled weights too. Errors: InputError.
+        """Refuse a backbone whose weights (by `models.fingerprint.identity`) are not those that the quality grid was measured on.
+
+        Policies of the tables of `megen/Main-v0`, which stay as they are, may decide for today's bundled weights too. Errors: InputError.
         """
         measured = {self.grid.about.get("weights")}
         if measured == {quality_grid.load(quality_grid.MAIN_V0).about.get("weights")}:
             measured.add(quality_grid.load().about.get("weights"))
         if weights not in measured:
-            raise InputError("the policy's quality grid was measured on other weights than this backbone's: give --steps and --merge-ratio")
+            raise InputError(
+                "the policy's quality grid was measured on other weights than this backbone's: give --steps and --merge-ratio, or the grid"
+                " of this one with --quality (megen measure makes it)"
+            )
 
     def restricted(self, steps: int | None = None, merge_ratio: float | None = None, quantiser_bits: float | None = None) -> Controller:
         """The same with only the decisions of given steps, merge ratio or quantiser. Errors: InputError naming what it knows."""
@@ -146,12 +154,14 @@ class Controller:
         return float(self._quality[self._class_of(seen), seen.prompt_class][self.policy.decisions.index(decision)])
 
     def _fitting(self, seen: Observation, slower: float) -> tuple[Array, NDArray[np.bool_]]:
-        """When each decision's image is there at the latest, in s from the request on [A], and which keep its limits [A].
+        """When each decision's image is there at the latest (in the mean, where no deadline is asked for), in s from the request on [A],
+        and which keep its limits [A].
 
         Of an observation on the grid, and how many times longer its transmission takes.
         """
         c, p, budget = self._class_of(seen), seen.prompt_class, seen.budget
-        ends_s: Array = seen.backlog_s + self._latest_work_s + slower * self._latest_air_s[c, p]
+        air_s = self._mean_air_s if budget.deadline_s is None else self._latest_air_s
+        ends_s: Array = seen.backlog_s + self._latest_work_s + slower * air_s[c, p]
         energy_j = self._worked_j + slower * self._radio_j[c, p]
         return ends_s, (ends_s <= (budget.deadline_s or np.inf)) & (energy_j <= (budget.energy_j or np.inf))
 
@@ -163,7 +173,7 @@ class Controller:
     def expected_latency_s(self, observation: Observation) -> dict[Decision, float]:
         """Backlog, mean service and decoding of every decision, by the profiles of this controller."""
         seen, slower = self._on_the_grid(observation)
-        air_s = slower * self._of_decisions(self.grid.airtime_s.mean(-1))[self._class_of(seen), seen.prompt_class]
+        air_s = slower * self._mean_air_s[self._class_of(seen), seen.prompt_class]
         means = observation.backlog_s + self._worked_s + air_s
         return dict(zip(self.policy.decisions, means.tolist(), strict=True))
 
@@ -222,9 +232,20 @@ class Controller:
         return np.array([es * self.server.es_s(d.steps) + ue * self.phone.ue_s() for d in self.policy.decisions])
 
     @cached_property
+    def _mean_air_s(self) -> Array:
+        """What a transmission takes in the mean [G, P, A]."""
+        return self._of_decisions(self.grid.airtime_s.mean(-1))
+
+    @cached_property
     def _latest_air_s(self) -> Array:
         """What a transmission takes at most with probability 1 - ALPHA, by split conformal prediction [G, P, A]."""
         draws = np.concatenate(list(self.grid.airtime_draws_s), -1)  # [P, M, G, H]
+        if (least := math.ceil(1 / ALPHA)) > draws.shape[-1] + 1:
+            prompts = 2 * (least // 2) * self.grid.classes  # in two halves
+            raise InputError(
+                f"a deadline is missed by {ALPHA:.0%} at most, which needs a quality grid of {prompts} prompts or more: measure it again"
+                " (megen measure --prompts)"
+            )
         return self._of_decisions(shield.margin(draws, ALPHA))
 
     @cached_property
@@ -239,7 +260,7 @@ class Controller:
         """Mean energy of the radio [G, P, A]."""
         n, m = self._index
         bits = self.grid.payload_bits[:, n, m][None]  # [1, P, A]
-        return RADIO_W * self._of_decisions(self.grid.airtime_s.mean(-1)) + RADIO_W_PER_MBPS * bits / 1e6
+        return RADIO_W * self._mean_air_s + RADIO_W_PER_MBPS * bits / 1e6
 
     @cached_property
     def _quality(self) -> Array:

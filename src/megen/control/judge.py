@@ -37,7 +37,6 @@ NAMES = (
     "ue_energy_j",
     "latency_s",
     "backlog_s",
-    "attributes",
     "psnr_db",
     "steps",
     "payload_bits",
@@ -60,8 +59,9 @@ class Mean:
 class Verdict:
     """Long-run means of one policy on the process as described.
 
-    `means` has reward, every cost, latency, backlog, shares of named attributes and PSNR by their names; `over_limit` is mean / limit - 1;
-    `strong_violation` the mean excess [mean / limit - 1]+ of single windows of requests, which a calm window does not make up for.
+    `means` has reward, every cost, latency, backlog, PSNR and where there is a judge shares of named attributes, by their names;
+    `over_limit` is mean / limit - 1; `strong_violation` the mean excess [mean / limit - 1]+ of single windows of requests, which a
+    calm window does not make up for.
     """
 
     requests: int
@@ -130,19 +130,20 @@ def judge(process: Process, choose: Choose, *, links: int = 256, burn_in: int = 
     if links % BATCHES or requests % WINDOW or links < BATCHES or requests < WINDOW:
         raise InputError(f"links must be a multiple of {BATCHES} and requests of {WINDOW}, got {links} and {requests}")
     rng, limits = np.random.default_rng(seed), process.scenario.limits
-    total, window = dict.fromkeys(NAMES, np.zeros(links)), dict.fromkeys(NAMES, np.zeros(links))
+    names = NAMES if process.grid.fidelity is None else (*NAMES, "attributes")
+    total, window = dict.fromkeys(names, np.zeros(links)), dict.fromkeys(names, np.zeros(links))
     excess = dict.fromkeys(limits, 0.0)
     for t, served in enumerate(_requests(process, choose, links, burn_in + requests, rng)):
         if t < burn_in:
             continue
         row = _figures(process, served)
-        window = {name: window[name] + row[name] for name in NAMES}
+        window = {name: window[name] + row[name] for name in names}
         if (t + 1 - burn_in) % WINDOW == 0:
             for name, limit in limits.items():
                 excess[name] += float(np.maximum(window[name] / WINDOW / limit - 1, 0).mean()) * WINDOW / requests
-            total = {name: total[name] + window[name] for name in NAMES}
-            window = dict.fromkeys(NAMES, np.zeros(links))
-    means = {name: _mean(total[name] / requests) for name in NAMES}
+            total = {name: total[name] + window[name] for name in names}
+            window = dict.fromkeys(names, np.zeros(links))
+    means = {name: _mean(total[name] / requests) for name in names}
     over = {name: Mean(means[name].mean / limit - 1, means[name].error / limit) for name, limit in limits.items()}
     return Verdict(links * requests, means, over, excess)
 
@@ -236,7 +237,7 @@ def _figures(process: Process, served: _Served) -> dict[str, Array]:
         "ue_energy_j": ue_j,
         "latency_s": served.latency_s,
         "backlog_s": served.backlog_s,
-        "attributes": grid.reward("attributes")[served.p, n, m, served.c],
+        **({} if grid.fidelity is None else {"attributes": grid.reward("attributes")[served.p, n, m, served.c]}),
         "psnr_db": -DB_PER_NAT * grid.log_mse[served.p, n, m, served.c],
         "steps": grid.steps[n].astype(float),
         "payload_bits": bits,

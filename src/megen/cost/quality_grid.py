@@ -29,7 +29,7 @@ MAIN_V0 = ASSETS / "quality-main-v0.npz"  # of the benchmark `megen/Main-v0`, wh
 CLEAN_DB = (36.2, 49.1)  # PSNR of a coded picture to what was made
 SHARP = (0.22, 0.81)  # sharpness of a blurred picture over its original's
 REWARDS = ("seen", "reference", "attributes")
-OPTIONAL = ("sharpness", "clean", "seen", "seen_error")
+OPTIONAL = ("fidelity", "fidelity_error", "sharpness", "clean", "seen", "seen_error")
 
 
 # where each array has its codings
@@ -48,9 +48,9 @@ class QualityGrid:
     half a class. A coding is a merge ratio with a quantiser.
 
     `log_mse` is the mean of ln MSE to the reference image (pixels in [0, 1]; same seed, most steps, no merging, no
-    link), `fidelity` the share of named attributes that the judge finds, `sharpness` the second-finest octave of what was made over the
-    reference's, `clean` the `opinion` of coding and losses. `seen` is the mean over prompts of fidelity x opinion of sharpness x clean.
-    Their `_error` are standard errors.
+    link), `fidelity` the share of named attributes that the judge finds, None where there is no judge of such pictures, `sharpness` the
+    second-finest octave of what was made over the reference's, `clean` the `opinion` of coding and losses. `seen` is the mean over prompts
+    of fidelity x opinion of sharpness x clean. Their `_error` are standard errors.
     """
 
     steps: NDArray[np.int64]  # [N]
@@ -59,8 +59,8 @@ class QualityGrid:
     snr_db: Array  # [G]
     log_mse: Array  # [P, N, M, G]
     log_mse_error: Array
-    fidelity: Array  # [P, N, M]
-    fidelity_error: Array
+    fidelity: Array | None  # [P, N, M]
+    fidelity_error: Array | None
     payload_bits: Array  # [P, N, M]
     airtime_s: Array  # [P, M, G, K], modelled; retransmissions counted
     airtime_draws_s: Array  # [2, P, M, G, H]: one transmission of each prompt of two halves, to calibrate on and to test with
@@ -90,13 +90,14 @@ class QualityGrid:
         """
         if kind == "reference":
             return -self.log_mse
-        if kind == "attributes":
-            return np.asarray(self.fidelity[..., None] * self.delivered)
-        if kind != "seen":
+        if kind not in REWARDS:
             raise QualityError(f"the reward must be one of {', '.join(REWARDS)}, got {kind!r}")
-        if self.seen is None:
-            raise QualityError("this quality grid does not say what is seen: make one with megen measure, or take the reward 'reference'")
-        return self.seen
+        if kind == "attributes" and self.fidelity is not None:
+            return np.asarray(self.fidelity[..., None] * self.delivered)
+        if kind == "seen" and self.seen is not None:
+            return self.seen
+        lacks = "what is seen" if kind == "seen" else "how many attributes come out right"
+        raise QualityError(f"this quality grid does not say {lacks}: make one with megen measure, or take the reward 'reference'")
 
     def with_quantisers(self, bits: Sequence[float]) -> QualityGrid:
         """The grid of the codings with some quantisers alone; none: all. Errors: QualityError where it has none of them."""
@@ -138,7 +139,10 @@ def check_same_backbone(grid: QualityGrid, server: DeviceProfile, phone: DeviceP
     """Refuse figures of unlike backbones. Errors: InputError."""
     names = {server.backbone, phone.backbone, str(grid.about.get("backbone", server.backbone))}
     if len(names) > 1:
-        raise InputError(f"grid and profiles are of unlike backbones: {', '.join(sorted(names))}")
+        raise InputError(
+            f"grid and profiles are of unlike backbones: {', '.join(sorted(names))};"
+            " megen profile --backbone measures one, for --server and --phone"
+        )
 
 
 def bag_of_words(prompts: Sequence[str], words: Sequence[str]) -> Array:

@@ -12,13 +12,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from megen import merging
+from megen.backbone import Backbone
 from megen.cost import device_profile
 from megen.cost.device_profile import DeviceProfile
-from megen.diffusion.denoise import noise_of
-from megen.errors import InputError
-from megen.export import TorchReceiver
+from megen.diffusion import denoise
+from megen.evaluation.quality_grid import captions
+from megen.export import TorchReceiver, net_of
 from megen.halves import Receives, Transmitter, tokens_of
-from megen.models.embedded import EmbeddedBackbone
 from megen.provenance import provenance
 from megen.types import Received
 
@@ -76,12 +76,11 @@ def gflops(work: Callable[[], object]) -> float:
     return float(counter.get_total_flops()) / 1e9
 
 
-def step_of(backbone: EmbeddedBackbone, rows: int) -> Callable[[], object]:
+def step_of(backbone: Backbone, rows: int) -> Callable[[], object]:
     """A denoising step of so many rows."""
-    condition, device = backbone.condition([PROMPT] * rows), backbone.device
-    z = noise_of(backbone.latent_shape, 0).to(device).expand(rows, -1, -1, -1).contiguous(memory_format=torch.channels_last)
-    start, end = torch.zeros(rows, device=device), torch.full((rows,), 0.1, device=device)
-    return lambda: backbone.step(z, start, end, condition)
+    times = backbone.spec.times[min(backbone.spec.steps)]
+    started = denoise.start(backbone, backbone.condition([PROMPT] * rows), [0] * rows, [times] * rows)
+    return lambda: denoise.advance(backbone, started)
 
 
 def fixed_share(alone_s: float, batch_s: float) -> float:
@@ -90,22 +89,22 @@ def fixed_share(alone_s: float, batch_s: float) -> float:
 
 
 def profile(transmitter: Transmitter, receiver: Receives, name: str, repeats: int, power_w: float) -> DeviceProfile:
-    """Measure all stages of one image; `power_w` stands where no counter tells the power, and is marked assumed then."""
+    """Measure all stages of one image; `power_w` stands where no counter tells the power, and is marked assumed then. So are the FLOPs
+    of decoding, which are those of the backbone's own decoder, where a published one has a lighter receiver."""
     backbone, load = transmitter.backbone, device_profile.load_a_core()
-    if not isinstance(backbone, EmbeddedBackbone):
-        raise InputError("a profile is of the embedded backbone or one of megen train, whose halves are counted apart")
-    shape, device = backbone.latent_shape, backbone.device
+    shape, device = backbone.spec.latent_shape, backbone.device
     with torch.inference_mode():
         step = step_of(backbone, 1)
         counter = joules(device)
-        text_s = median_s(lambda: backbone.condition([PROMPT]), repeats)
+        prompts = iter(captions(repeats + 1))  # each a new one: some backbones keep what they have encoded
+        text_s = median_s(lambda: backbone.condition([next(prompts)]), repeats)
         since, before = time.perf_counter(), counter() if counter else 0.0
         step_s = median_s(step, repeats)
         spent_j = counter() - before if counter else 0.0
         if measured := spent_j > 0:  # a counter that wrapped says nothing
             power_w = spent_j / (time.perf_counter() - since)
         batch_fixed = fixed_share(step_s, median_s(step_of(backbone, BATCH), repeats))
-        step_gflop, text_gflop = gflops(step), gflops(lambda: backbone.condition([PROMPT]))
+        step_gflop, text_gflop = gflops(step), gflops(lambda: backbone.condition([f"{PROMPT}, fog"]))
         decode_gflop = gflops(lambda: backbone.decode(torch.zeros(1, *shape, device=device)))
     latent = transmitter.denoise([PROMPT], [0], min(backbone.spec.steps))
     grid = (shape[1], shape[2])
@@ -113,7 +112,8 @@ def profile(transmitter: Transmitter, receiver: Receives, name: str, repeats: in
     received = Received(transmitter.codec.encode(merged).payload)
     features = transmitter.codec.decode(received)
     inputs = [torch.from_numpy(x).to(device) for x in (features.rows, features.merge_map, features.degradation)]
-    in_torch = TorchReceiver(backbone, backbone.latent_shape)
+    lighter = getattr(getattr(backbone, "checkpoint", None), "receiver", None) is not None
+    in_torch = TorchReceiver(net_of(backbone), shape)
 
     def service() -> object:
         made = transmitter.denoise([PROMPT], [0], min(backbone.spec.steps))
@@ -124,7 +124,7 @@ def profile(transmitter: Transmitter, receiver: Receives, name: str, repeats: in
     return DeviceProfile(
         name=name,
         source=f"measured by megen profile, median of {repeats}",
-        backbone=backbone.config.name,
+        backbone=backbone.spec.name,
         text_s=text_s,
         step_s=step_s,
         merge_s=median_s(lambda: merging.merged(tokens_of(latent), grid, RATIO), repeats),
@@ -139,7 +139,7 @@ def profile(transmitter: Transmitter, receiver: Receives, name: str, repeats: in
         batch_fixed=batch_fixed,
         load=load,
         text_gflop=text_gflop,
-        assumed=() if measured else ("power_w",),
+        assumed=tuple(name for name, unmeasured in (("power_w", not measured), ("decode_gflop", lighter)) if unmeasured),
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from megen import metrics, pipeline, run_folder
+from megen.backbone import Backbone, BackboneSpec
 from megen.codec import QUANTISER_BITS
 from megen.cost import quality_grid as quality
 from megen.cost.quality_grid import QualityGrid
@@ -25,9 +26,11 @@ from megen.halves import Receives, Transmitter, tokens_of
 from megen.link import NotDeliveredError, RadioLink
 from megen.metrics import log_mse, psnr_db
 from megen.models import weights
-from megen.models.embedded import BackboneConfig, EmbeddedBackbone
+from megen.models.embedded import EmbeddedBackbone
+from megen.models.fingerprint import identity
 from megen.scenes import judge
 from megen.types import Features, Received, Transmission
+from megen.words import words as words_of
 
 SNRS_DB = tuple(float(s) for s in range(-6, 25, 3))
 QUANTILES = 8  # of the airtime
@@ -36,17 +39,17 @@ CLASSES = 3
 LEAST_PROMPTS = 4 * CLASSES
 PROMPT_OFFSET = 50_000  # held-out prompts that no other bench uses
 COARSER = (4.25, 3.5, 2.5, 1.5)  # bits of the quantisers that are measured without merging, beside the default one at every merge ratio
+FLAT = 1e-9  # sharpness of a picture of one colour
 NO_IMAGE = 128  # what is shown where nothing arrived
 
 
 def measure_prompt(
-    transmitter: Transmitter, receiver: Receives, model: judge.Classifier, steps: Sequence[int], index: int
+    transmitter: Transmitter, receiver: Receives, model: judge.Classifier | None, steps: Sequence[int], index: int, text: str
 ) -> dict[str, Any]:
-    """All figures of one prompt: lists over steps x codings, and x SNRs."""
-    _, text = judge.held_out_prompt(PROMPT_OFFSET + index, unseen=False)
+    """All figures of one prompt: lists over steps x codings, and x SNRs; without a judge's `model` fidelity is None."""
     seed = PROMPT_OFFSET + index
     target = pipeline.reference(transmitter, receiver, text, seed)
-    nothing, sharp = log_mse(np.full_like(target, NO_IMAGE), target), metrics.sharpness(target)
+    nothing, sharp = log_mse(np.full_like(target, NO_IMAGE), target), max(metrics.sharpness(target), FLAT)
     names = ("log_mse", "fidelity", "sharpness", "bits", "airtime_s", "delivered", "coded_db")
     figures: dict[str, Any] = {"prompt": text, **{name: [] for name in names}}
     for n in steps:
@@ -55,8 +58,7 @@ def measure_prompt(
         for ratio, bits in codings(transmitter.backbone.spec.merge_ratios):
             sent = transmitter.encode(latent, ratio, quantiser_bits=bits)
             image = receiver.decode(Received(sent.payload))
-            compared = judge.compared(text, judge.seen(model, image))
-            figures["fidelity"].append(sum(a == b for a, b in compared.values()) / len(compared))
+            figures["fidelity"].append(None if model is None else _right(model, text, image))
             figures["sharpness"].append(metrics.sharpness(image) / sharp)
             figures["bits"].append(sent.payload.bits()["total"])
             rng_of = [index, n, int(100 * ratio), int(4 * bits)]
@@ -75,6 +77,17 @@ def measure_prompt(
             for name in ("log_mse", "airtime_s", "delivered", "coded_db"):
                 figures[name].append([row[name] for row in across])
     return figures
+
+
+def _right(model: judge.Classifier, text: str, image: np.ndarray) -> float:
+    """The share of the attributes that a caption names, which the judge finds."""
+    compared = judge.compared(text, judge.seen(model, image))
+    return sum(a == b for a, b in compared.values()) / len(compared)
+
+
+def captions(count: int) -> list[str]:
+    """Held-out captions of scenes that no other bench uses."""
+    return [judge.held_out_prompt(PROMPT_OFFSET + index, unseen=False)[1] for index in range(count)]
 
 
 def codings(merge_ratios: Sequence[float]) -> list[tuple[float, float]]:
@@ -123,28 +136,37 @@ def _crossed(sent: Transmission, link: RadioLink, rng: np.random.Generator, outc
 
 
 def measure(
-    transmitter: Transmitter, receiver: Receives, steps: Sequence[int], count: int, work: Path, on_prompt: Callable[[int], object]
+    transmitter: Transmitter,
+    receiver: Receives,
+    steps: Sequence[int],
+    prompts: Sequence[str],
+    work: Path,
+    on_prompt: Callable[[int], object],
 ) -> list[dict[str, Any]]:
-    """Figures of `count` prompts; those that `work` holds of an earlier run are kept.
+    """Figures of prompts; those that `work` holds of an earlier run are kept. The embedded backbone's pictures are judged, others are not.
 
-    Errors: InputError where `work` holds those of another backbone or of other decisions, or is being measured in.
+    Errors: InputError where `work` holds those of another backbone, of other decisions or prompts, or is being measured in.
     """
     backbone, rows = transmitter.backbone, []
-    assert isinstance(backbone, EmbeddedBackbone)  # the judge knows no other world than its
-    model = judge.load()
+    model = judge.load() if isinstance(backbone, EmbeddedBackbone) else None
     recipe = {"receiver": transmitter.codec.fingerprint, "backbone": _mark(backbone)[:16], "steps": steps, "snrs_db": SNRS_DB}
     with run_folder.held(work, {**recipe, "air_draws": AIR_DRAWS, "codings": [list(pair) for pair in codings(backbone.spec.merge_ratios)]}):
-        for i in range(count):
+        for i, text in enumerate(prompts):
             path = work / f"prompt-{i:05d}.json"
             if not path.is_file():
-                write_json(path, measure_prompt(transmitter, receiver, model, steps, i), None)
-            rows.append(json.loads(read_text(path)))
+                write_json(path, measure_prompt(transmitter, receiver, model, steps, i, text), None)
+            row = json.loads(read_text(path))
+            if row["prompt"] != text:
+                raise InputError(f"{path} is of another prompt, {row['prompt']!r}: give the same prompts, or another --work folder")
+            rows.append(row)
             on_prompt(i + 1)
     return rows
 
 
-def _mark(backbone: EmbeddedBackbone) -> str:
-    """Of all that decides a latent: configuration, text encoder and denoiser."""
+def _mark(backbone: Backbone) -> str:
+    """Of all that decides a latent: of the embedded backbone configuration, text encoder and denoiser, of another its identity."""
+    if not isinstance(backbone, EmbeddedBackbone):
+        return identity(backbone)
     nets = {k: v for k, v in backbone.state_dict().items() if k.startswith(("text.", "denoiser."))}
     return weights.digest(repr(backbone.config), nets)
 
@@ -175,23 +197,27 @@ def _classes(prompts: Sequence[str], words: Sequence[str], hard: np.ndarray) -> 
     return weights, edges, np.searchsorted(edges, score), float(held_out)
 
 
-def grid_of(rows: Sequence[dict[str, Any]], steps: Sequence[int], config: BackboneConfig, about: dict[str, Any]) -> QualityGrid:
-    """The grid of measured prompts. Errors: InputError where there are too few for every class.
+def grid_of(rows: Sequence[dict[str, Any]], steps: Sequence[int], spec: BackboneSpec, about: dict[str, Any]) -> QualityGrid:
+    """The grid of measured prompts; without a judge it says neither which attributes come out right nor what is seen.
+
+    Errors: InputError where there are too few for every class.
 
     Classes: terciles of a ridge regression of a prompt's mean ln MSE on its words; how well it does is measured by its
     correlation on prompts that it was not fitted to.
     """
-    pairs = codings(config.merge_ratios)
+    pairs = codings(spec.merge_ratios)
     shape = (len(rows), len(steps), len(pairs))
     if len(rows) < LEAST_PROMPTS:
         raise InputError(f"a quality grid needs at least {LEAST_PROMPTS} prompts, got {len(rows)}")
     log_mse, delivered = (np.array([row[key] for row in rows]).reshape(*shape, len(SNRS_DB)) for key in ("log_mse", "delivered"))
-    fidelity, bits, sharpness = (np.array([row[key] for row in rows], float).reshape(shape) for key in ("fidelity", "bits", "sharpness"))
-    made = sharpness[:, :, pairs.index((min(config.merge_ratios), QUANTISER_BITS))]  # the finest coding's: nearly what was made
+    bits, sharpness = (np.array([row[key] for row in rows], float).reshape(shape) for key in ("bits", "sharpness"))
+    judged = np.array([row["fidelity"] for row in rows], float).reshape(shape)  # NaN: by nobody
+    made = sharpness[:, :, pairs.index((min(spec.merge_ratios), QUANTISER_BITS))]  # the finest coding's: nearly what was made
     coded_db = np.array([row["coded_db"] for row in rows], float).reshape(*shape, len(SNRS_DB), -1)  # NaN: nothing arrived
     clean = np.nan_to_num(quality.opinion(coded_db, quality.CLEAN_DB), nan=0.0).mean(-1)
-    words, hard = tuple(config.text.vocabulary), log_mse.mean((1, 2, 3))
-    weights, edges, kind, held = _classes([row["prompt"] for row in rows], words, hard)
+    prompts, hard = [row["prompt"] for row in rows], log_mse.mean((1, 2, 3))
+    words = tuple(sorted({word for text in prompts for word in words_of(text)}))
+    weights, edges, kind, held = _classes(prompts, words, hard)
     counts = np.bincount(kind, minlength=CLASSES)
     if counts.min() < 2:
         raise InputError("some prompt class has fewer than two prompts: measure more")
@@ -203,14 +229,17 @@ def grid_of(rows: Sequence[dict[str, Any]], steps: Sequence[int], config: Backbo
     times = np.array([row["airtime_s"] for row in rows]).reshape(*shape, len(SNRS_DB), -1)  # [rows, N, R, G, draws]
     air, draws = _airtimes(times, kind, int(counts.min()) // 2)
     summary = {
-        "backbone": config.name,
+        "backbone": spec.name,
         "prompts": len(rows),
         "air_draws": AIR_DRAWS,
         "class_correlation_held_out": held,
         "hardness_of_class": [float(hard[kind == k].mean()) for k in range(CLASSES)],
     }
-    (mse, mse_error), (share, share_error) = by_class(log_mse), by_class(fidelity)
-    seen, seen_error = by_class((fidelity * quality.opinion(made, quality.SHARP)[..., None])[..., None] * clean)
+    mse, mse_error = by_class(log_mse)
+    pairs_of = {"fidelity": judged, "seen": (judged * quality.opinion(made, quality.SHARP)[..., None])[..., None] * clean}
+    by_judge: dict[str, Any] = {"fidelity": None, "fidelity_error": None}
+    if np.isfinite(judged).all():
+        by_judge = {name + end: value for name, of in pairs_of.items() for end, value in zip(("", "_error"), by_class(of), strict=True)}
     return QualityGrid(
         steps=np.array(steps),
         merge_ratios=np.array([ratio for ratio, _ in pairs]),
@@ -218,8 +247,6 @@ def grid_of(rows: Sequence[dict[str, Any]], steps: Sequence[int], config: Backbo
         snr_db=np.array(SNRS_DB),
         log_mse=mse,
         log_mse_error=mse_error,
-        fidelity=share,
-        fidelity_error=share_error,
         payload_bits=by_class(bits)[0],
         airtime_s=air,
         airtime_draws_s=draws,
@@ -231,6 +258,5 @@ def grid_of(rows: Sequence[dict[str, Any]], steps: Sequence[int], config: Backbo
         about={**about, **summary},
         sharpness=by_class(made)[0],
         clean=by_class(clean)[0],
-        seen=seen,
-        seen_error=seen_error,
+        **by_judge,
     )

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import zlib
+from dataclasses import asdict
+from pathlib import Path
 
 from megen.backbone import Backbone
 from megen.models.embedded import EmbeddedBackbone
+from megen.models.published import PublishedBackbone
+
+PATHS = "lora", "decoder"  # of a checkpoint that is run: their names count, not where they lie
 
 
 def fingerprint(backbone: Backbone, codec: int) -> int:
@@ -25,3 +32,16 @@ def fingerprint(backbone: Backbone, codec: int) -> int:
     ):
         crc = zlib.crc32(tensor.detach().half().cpu().numpy().tobytes(), crc)
     return crc
+
+
+def identity(backbone: Backbone) -> str:
+    """What all of its pictures come from: the digest of an embedded backbone's weights; of a published one what the checkpoint says of it.
+
+    The nets of a published checkpoint are not read for this: its name, its autoencoder and how it is run count.
+    """
+    digest = str(getattr(backbone, "digest", ""))
+    if not isinstance(backbone, PublishedBackbone):
+        return digest
+    how = {k: v for k, v in asdict(backbone.checkpoint).items() if k not in ("source", "receiver", "unload_text")}
+    how |= {name: Path(how[name]).name for name in PATHS if how[name]}
+    return hashlib.sha256(json.dumps([digest, backbone.spec.name, how], sort_keys=True).encode()).hexdigest()[:16]

@@ -64,8 +64,10 @@ class LightDecoder(nn.Module):
         self.net = nn.Sequential(*layers)
 
     def forward(self, latent: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
-        out: Tensor = (F.pixel_shuffle(self.linear(latent), self.config.patch) + self.net(latent)) * 0.5 + 0.5
-        return out
+        sum_ = (
+            F.pixel_shuffle(self.linear(latent), self.config.patch).float() + self.net(latent).float()
+        )  # in half precision skies would band
+        return sum_ * 0.5 + 0.5
 
     @torch.no_grad()
     def start_from_least_squares(self, latents: Float[Tensor, "n c h w"], pictures: Float[Tensor, "n 3 H W"]) -> None:

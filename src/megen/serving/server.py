@@ -23,15 +23,13 @@ import uvicorn
 from PIL import Image
 
 from megen.accounting import made_by
-from megen.backbone import DEFAULT_STEPS
 from megen.codec import prior
 from megen.control.adaptive import Adaptive
 from megen.control.controller import Controller
-from megen.control.scenarios.scenario import Scenario, long_run
-from megen.cost import device_profile
 from megen.errors import InputError
 from megen.halves import Receives, Transmitter, placed_receiver, transmitter_of
 from megen.link import Link
+from megen.models.fingerprint import identity
 from megen.pipeline import WORLD, Pipeline
 from megen.protocol.messages import Backbone
 from megen.scenes import completion
@@ -52,7 +50,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("megen.serving")
 WEBP_QUALITY = 90  # of a picture that this server decodes
 DRAIN_S = 20.0
-MOST_SLOWED = 30.0  # times the bundled profiles
 SEND_BUFFER_BYTES = 64 * 1024  # of a socket: what a slow reader has not taken in should wait here, not in the kernel
 MOST_MESSAGE_BYTES = 256 * 1024  # of a client
 PING_S = 20.0
@@ -66,6 +63,8 @@ class Options:
     backbone: str = "scenes"
     device: str = "auto"
     policy: str = "plan"
+    quality: Path | None = None  # of another backbone than the bundled one
+    profiles: tuple[str | None, str | None] = (None, None)  # of the edge server and the phones by name or path; None: this machine's
     settings: Settings = field(default_factory=Settings)
     log_path: Path | None = None
     link: Link | None = None
@@ -88,7 +87,7 @@ def build(options: Options, access: Access | None = None, prepare: Halves = lamb
     about = asdict(made_by(transmitter.backbone))
     service = Service(
         engine,
-        decider(options.policy, transmitter, about["weights"]),
+        decider(options, transmitter, identity(transmitter.backbone)),
         complete,
         settings=options.settings,
         link=options.link,
@@ -156,29 +155,19 @@ def _engine(options: Options, transmitter: Transmitter) -> Engine:
     return ClusterEngine(options.cluster, options.backbone, options.device, options.settings.rows)
 
 
-def decider(policy: str, transmitter: Transmitter, weights: str) -> Decider:
+def decider(options: Options, transmitter: Transmitter, weights: str) -> Decider:
     """Decides by a plan that follows the load; where the policy cannot be read or is of other weights, by a fixed choice that says why."""
     try:
-        scenario = assumed_scenario()
-        controller = Controller.load(policy, scenario=scenario)
+        server, phone = options.profiles
+        controller = Controller.load(options.policy, server=server, phone=phone, quality=options.quality)
         controller.check(weights)
         for line in controller.assumptions:
             log.warning(line)
         plans = ThreadPoolExecutor(1, "megen-plan")
-        return Decider(transmitter.backbone.spec, Adaptive(controller, scenario, executor=plans))
+        return Decider(transmitter.backbone.spec, Adaptive(controller, controller.scenario, executor=plans))
     except InputError as error:
         log.warning(f"fixed decisions: {error}")
         return Decider(transmitter.backbone.spec, why_fixed=str(error))
-
-
-def assumed_scenario() -> Scenario:
-    """What is assumed of load and limits before any request came: those of the bundled profiles, slowed down to this machine."""
-    measured = device_profile.this_machine()
-    if measured is None:
-        return long_run()
-    usual_s = device_profile.load(device_profile.SERVER).es_s(DEFAULT_STEPS) + device_profile.load(device_profile.PHONE).ue_s()
-    factor = (measured.es_s(DEFAULT_STEPS) + measured.ue_s()) / usual_s
-    return long_run().slowed(min(max(1.0, factor), MOST_SLOWED))
 
 
 def run(app: App, host: str, port: int, *, tls: dict[str, Any] | None = None, ready: Callable[[str], object] = lambda url: None) -> None:

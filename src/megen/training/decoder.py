@@ -10,14 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from megen.backbone import Backbone
 from megen.codec import Prior
 from megen.errors import InputError
 from megen.models import light_decoder
-from megen.models.light_decoder import LightDecoderConfig, LightReceiver
-from megen.models.placement import place
+from megen.models.light_decoder import LightDecoder, LightDecoderConfig, LightReceiver
+from megen.models.placement import bf16_pays, place
 from megen.provenance import provenance
 from megen.training import loop
 from megen.training.autoencoder import loss, optimisers_of
@@ -30,6 +31,7 @@ HELD_SHARE = 1 / 16  # of the examples: not trained on
 MOST_HELD = 32
 FITTED = 48  # examples that the linear path starts from
 CLEAN_SHARE = 0.5  # of the rows that were not disturbed
+LEAST_CHANCE = 1e-3  # of a crop without detail
 
 
 @dataclass(frozen=True)
@@ -58,24 +60,42 @@ class _Pool:
     sent: Tensor
     degradation: Tensor
     pictures: Tensor
+    chance: Tensor  # [n, y, x]: of crops by their first token, summed up
 
     def batch(self, recipe: DecoderRecipe, step: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """Crops of a step: what arrives, how it was degraded, and the picture."""
-        generator = loop.step_generator(recipe.seed, step)
-        patch = self.pictures.shape[-1] // self.clean.shape[-1]
-        side = min(max(1, recipe.crop_px // patch), *self.clean.shape[-2:])
-        rows = torch.randint(len(self.clean), (recipe.batch,), generator=generator).tolist()
+        generator, patch = loop.step_generator(recipe.seed, step), self.pictures.shape[-1] // self.clean.shape[-1]
+        side = crop_side(recipe.crop_px, patch, self.clean)
         disturbed = (torch.rand(recipe.batch, generator=generator) >= CLEAN_SHARE).tolist()
-        room = torch.tensor(self.clean.shape[-2:]) - side + 1
-        corners = (torch.rand(recipe.batch, 2, generator=generator) * room).long().tolist()
+        drawn = torch.rand(recipe.batch, generator=generator, dtype=torch.double) * self.chance.flatten()[-1]
+        flat = torch.searchsorted(self.chance.flatten(), drawn, right=True).clamp(max=self.chance.numel() - 1)
+        places = torch.stack(torch.unravel_index(flat, self.chance.shape), 1).tolist()
         parts = []
-        for i, after, (y, x) in zip(rows, disturbed, corners, strict=True):
+        for (i, y, x), after in zip(places, disturbed, strict=True):
             place_ = (i, slice(None), slice(y, y + side), slice(x, x + side))
             picture = self.pictures[i, :, patch * y : patch * (y + side), patch * x : patch * (x + side)].float() / 255
             state = self.degradation[place_]
             parts.append((self.sent[place_] if after else self.clean[place_], state if after else state * 0, picture))
         z, degradation, target = (torch.stack(column).to(device) for column in zip(*parts, strict=True))
         return z, degradation, target
+
+
+def crop_side(crop_px: int, patch: int, latents: Tensor) -> int:
+    """The side of a crop in tokens."""
+    return min(max(1, crop_px // patch), *latents.shape[-2:])
+
+
+@torch.inference_mode()
+def chance_of(decoder: LightDecoder, latents: Tensor, pictures: Tensor, crop_px: int) -> Tensor:
+    """How often each crop is drawn, summed up [n, y, x]: by the root mean squared error of its linear path, which is where detail is."""
+    patch, errors = decoder.config.patch, []
+    side = crop_side(crop_px, patch, latents)
+    for latent, picture in zip(latents, pictures, strict=True):
+        smooth = F.pixel_shuffle(decoder.linear(latent[None]), patch) * 0.5 + 0.5
+        error = (smooth - picture[None].float() / 255).square().mean(1, keepdim=True)
+        errors.append(F.avg_pool2d(F.avg_pool2d(error, patch), side, stride=1)[:, 0].sqrt())
+    weight = torch.cat(errors).double() + LEAST_CHANCE
+    return weight.flatten().cumsum(0).reshape(weight.shape)
 
 
 def train(
@@ -101,6 +121,7 @@ def train(
         model = LightReceiver(config)
     fitted = slice(held, held + FITTED)
     model.decoder.start_from_least_squares(examples.latents[fitted], examples.pictures[fitted].float() / 255)
+    chance = chance_of(model.decoder, examples.latents[held:], examples.pictures[held:], recipe.crop_px)
     place(model, accelerator.device)  # before its optimisers, whose state lies where the weights do
     optimisers = optimisers_of(model, recipe.lr)
     path, done = folder / CHECKPOINT, 0
@@ -108,13 +129,14 @@ def train(
     if path.is_file():
         done = int(loop.load_checkpoint(path, {"model": model}, optimisers, about)["step"])
     net = accelerator.prepare(model)
-    pool = _pool(examples, held, learned, recipe.seed)
+    pool = _pool(examples, held, learned, recipe.seed, chance)
+    bf16 = bf16_pays(accelerator.device)
     for step, shown in loop.progress(done, recipe.steps, "decoder"):
         loop.set_lr(optimisers, loop.lr_factor(step, recipe.steps, decay_share=0.5))
         number = step * accelerator.num_processes + accelerator.process_index  # each process draws its own rows
         z, degradation, target = pool.batch(recipe, number, accelerator.device)
-        with accelerator.autocast():
-            picture = net(z, degradation).float()
+        with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=bf16):
+            picture = net(z, degradation)
         value = loss(picture, target)
         loop.descend(value, net, optimisers)
         psnr_db = float(-10 * torch.log10((picture.detach() - target).square().mean()))
@@ -140,11 +162,11 @@ def held_out_psnr_db(model: LightReceiver, examples: Examples, held: int) -> flo
     return float(np.mean(values))
 
 
-def _pool(examples: Examples, held: int, learned: Prior, seed: int) -> _Pool:
+def _pool(examples: Examples, held: int, learned: Prior, seed: int, chance: Tensor) -> _Pool:
     sent: list[Tensor] = []
     states: list[Tensor] = []
     for i, _ in loop.progress(held, len(examples.latents), "degraded latents"):
         latent, degradation = degraded(examples.latents[i : i + 1], learned, np.random.default_rng([seed, i]))
         sent.append(latent)
         states.append(degradation)
-    return _Pool(examples.latents[held:], torch.stack(sent), torch.stack(states), examples.pictures[held:])
+    return _Pool(examples.latents[held:], torch.stack(sent), torch.stack(states), examples.pictures[held:], chance)

@@ -96,7 +96,8 @@ def _of_decisions(table: Array) -> Array:
 def _shown(grid: QualityGrid) -> dict[str, Array]:
     """What is reported beside the reward [C, P, A]."""
     seen = {} if grid.seen is None else {"seen": _of_decisions(grid.seen)}
-    return {"attributes": _of_decisions(grid.reward("attributes")), "psnr_db": -DB_PER_NAT * _of_decisions(grid.log_mse), **seen}
+    right = {} if grid.fidelity is None else {"attributes": _of_decisions(grid.reward("attributes"))}
+    return {**right, "psnr_db": -DB_PER_NAT * _of_decisions(grid.log_mse), **seen}
 
 
 def standard_error(grid: QualityGrid) -> Array:

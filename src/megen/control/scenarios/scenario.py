@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from megen.cost.quality_grid import REWARDS
+from megen.cost import device_profile, quality_grid
+from megen.cost.device_profile import DeviceProfile
+from megen.cost.quality_grid import REWARDS, QualityGrid
 from megen.errors import InputError
 from megen.files import read_text, write_json
 from megen.types import QUANTISER_BITS, Budget, check_number, check_quantiser_bits
@@ -153,6 +155,23 @@ def long_run(**given: Any) -> Scenario:
     tardiness; the reward is what is seen, and every quantiser may be chosen.
     """
     return Scenario(**{**LONG_RUN, **given})
+
+
+def assumed_for(grid: QualityGrid, server: DeviceProfile, phone: DeviceProfile) -> Scenario:
+    """The assumed load of a backbone with a quality grid of its own, on machines of these profiles.
+
+    Times are as many times longer, and the energy limit as many times larger, as an image of its middle number of steps takes more than
+    one of the bundled backbone on the bundled profiles. Where nobody judged its pictures, the reward is closeness to the most steps.
+    """
+
+    def of(grid: QualityGrid, server: DeviceProfile, phone: DeviceProfile) -> Array:
+        es_s = server.es_s(int(grid.steps[len(grid.steps) // 2]))
+        return np.array([es_s + phone.ue_s(), server.power_w * es_s + phone.power_w * phone.ue_s()])
+
+    usual = of(quality_grid.load(), *(device_profile.load(name) for name in (device_profile.SERVER, device_profile.PHONE)))
+    slower, costlier = np.maximum(of(grid, server, phone) / usual, 1.0).tolist()
+    scenario = long_run(reward="reference" if grid.seen is None else "seen")
+    return replace(scenario.slowed(min(slower, SLOWED[1])), energy_limit_j=costlier * scenario.energy_limit_j)
 
 
 LONG_RUN: dict[str, Any] = {
