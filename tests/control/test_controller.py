@@ -155,9 +155,7 @@ def test_the_profile_of_this_machine_is_used_once_it_is_measured(bundled: Contro
     device_profile.save(replace(bundled.server, name="mine", step_s=10 * bundled.server.step_s), path, {})
     own = Controller.load()
     assert not any("no profile" in line for line in own.assumptions)
-    assert (
-        own.scenario.deadline_s > 2 * long_run().deadline_s
-    )  # its steps take ten times as long, and so do what is asked of it and the gaps
+    assert own.scenario.deadline_s > 2 * long_run().deadline_s  # its steps take ten times as long
     hurried = Controller.load(scenario=long_run())
     assert any("no policy keeps the limits of late" in line for line in hurried.assumptions)
     assert own.server.name == own.phone.name == "mine"
