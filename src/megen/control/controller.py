@@ -84,7 +84,7 @@ class Controller:
         if grid.about.get("weights") != (today := quality_grid.load().about.get("weights")) and quality is None:
             assumptions.append(f"the policy learned on tables of earlier weights ({grid.about.get('weights')}, today {today})")
         scenario = scenario or assumed_for(grid, es, ue)
-        if grid.seen is None and found is None:
+        if grid.fidelity is None and found is None:
             assumptions.append("nobody judged this backbone's pictures: planned for closeness to those of its most steps")
         policy = found or _planned(scenario, grid, es, ue)
         if found is None and (relaxed := policy.about.get("relaxed")):

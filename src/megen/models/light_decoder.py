@@ -64,10 +64,9 @@ class LightDecoder(nn.Module):
         self.net = nn.Sequential(*layers)
 
     def forward(self, latent: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
-        sum_ = (
-            F.pixel_shuffle(self.linear(latent), self.config.patch).float() + self.net(latent).float()
-        )  # in half precision skies would band
-        return sum_ * 0.5 + 0.5
+        linear = F.pixel_shuffle(self.linear(latent), self.config.patch)
+        out: Tensor = (linear.float() + self.net(latent).float()) * 0.5 + 0.5  # in half precision skies would band
+        return out
 
     @torch.no_grad()
     def start_from_least_squares(self, latents: Float[Tensor, "n c h w"], pictures: Float[Tensor, "n 3 H W"]) -> None:

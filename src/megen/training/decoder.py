@@ -82,7 +82,7 @@ class _Pool:
 
 def crop_side(crop_px: int, patch: int, latents: Tensor) -> int:
     """The side of a crop in tokens."""
-    return min(max(1, crop_px // patch), *latents.shape[-2:])
+    return int(min(max(1, crop_px // patch), *latents.shape[-2:]))
 
 
 @torch.inference_mode()
