@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from megen.serving.access import Access
 from megen.serving.app import App
 from megen.serving.job import EngineLostError
 from megen.ue import Receiver
+from megen.ue import client as client_module
 from megen.ue.client import Answer, Client
 
 from .helpers import Peer, ToldEngine, finished, live, progress, until
@@ -120,6 +123,27 @@ def test_a_server_that_has_forgotten_is_asked_anew(told: Make) -> None:
 
     with live(app) as url:
         assert asyncio.run(run()).reconnects >= 1
+
+
+def test_the_server_plans_with_what_is_left_of_the_deadline(told: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loading = client_module.receiver_for
+
+    def slow(*given: Any) -> Receiver:
+        time.sleep(0.3)  # as a receiver that is loaded
+        return loading(*given)
+
+    monkeypatch.setattr(client_module, "receiver_for", slow)
+    with live(told(ToldEngine(finished()))) as url:
+        answer, _ = ask(url, deadline_s=5.0)
+        hopeless, _ = ask(url, deadline_s=0.2)
+        free, _ = ask(url)
+        log = tmp_path / "outcomes.jsonl"
+        until(lambda: log.is_file() and len(log.read_text().splitlines()) == 3)
+    logged = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [row["observation"]["deadline_s"] for row in logged] == [pytest.approx(4.7, abs=0.25), 0.001, None]
+    for row, said in zip(logged, (answer, hopeless, free), strict=True):
+        assert row["outcome"]["latency_s"] == pytest.approx(said.latency_s - 0.3, abs=0.25)
+        assert row["outcome"]["latency_s"] < said.latency_s - 0.29
 
 
 def test_the_next_server_is_asked_where_one_is_gone_or_busy(told: Make) -> None:

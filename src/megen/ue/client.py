@@ -38,6 +38,7 @@ from megen.ue.receiver import DENOISER, GRAPH, Receiver, ReceiverError
 
 LEAST_WAIT_S, MOST_WAIT_S = 0.2, 5.0  # between two tries
 OPEN_S, SILENT_S = 10.0, 30.0  # to connect, and without any message while a request runs
+LEAST_DEADLINE_S = 1e-3  # that is asked for where loading and connecting took all of it
 PATH = "/v1/ws"
 MOST_MESSAGE_BYTES = 16 * 2**20
 MOST_FILE_BYTES = 256 * 2**20
@@ -53,7 +54,7 @@ class ServerError(RunError):
 @dataclass(frozen=True)
 class Answer:
     """The image [H, W, 3] in bytes, what was received (None: the server decodes, and sent the picture itself), the server's report, and
-    what this side measured, in s."""
+    what this side measured, in s: `latency_s` from the call on, with connecting and loading."""
 
     image: np.ndarray
     received: Received | None
@@ -70,11 +71,23 @@ class _Try:
     """A request in transit, whatever connection it is on."""
 
     message: Generate
+    deadline_s: float | None  # of the caller, from the call on
+    sent_s: float | None = None  # when the message with this id was first sent
     parts: Parts = field(default_factory=Parts)
     server: str = ""  # that has accepted it
     accepted: Accepted | None = None
     connections: int = 0
     bytes: int = 0
+
+    def leave(self, began_s: float) -> float:
+        """When the request is first sent: now, or before. What is left of its deadline then is the server's to plan with; a message that
+        is sent again must stay as it was, as its id is known."""
+        if self.sent_s is None:
+            self.sent_s = time.monotonic()
+            if self.deadline_s is not None:
+                left_s = max(round(self.deadline_s - (self.sent_s - began_s), 3), LEAST_DEADLINE_S)
+                self.message = self.message.model_copy(update={"deadline_s": left_s})
+        return self.sent_s
 
 
 @dataclass(frozen=True)
@@ -118,7 +131,7 @@ class Client:
         fields = {"prompt": prompt, "seed": seed, "deadline_s": deadline_s, "energy_j": energy_j, "steps": steps, "as_typed": as_typed}
         fields |= {"merge_ratio": merge_ratio, "quantiser_bits": quantiser_bits, "previews": previews, "id": secrets.token_hex(16)}
         try:
-            state = _Try(Generate.model_validate(fields))
+            state = _Try(Generate.model_validate(fields), deadline_s)
         except ValidationError as error:
             raise InputError(first_fault(error)) from None
         began_s, wait_s, number = time.monotonic(), LEAST_WAIT_S, 0
@@ -156,6 +169,7 @@ class Client:
             receiver = await asyncio.to_thread(receiver_for, welcome, server, self.receiver) if welcome.receiver else None
             state.connections += 1
             begun = state.accepted is not None
+            sent_s = state.leave(began_s)
             first = Resume(id=state.message.id, have=tuple(sorted(state.parts.arrived))) if begun else state.message
             try:
                 await socket.send(first.text())
@@ -171,7 +185,7 @@ class Client:
                 image = await asyncio.to_thread(receiver.decode, received)
             now_s = time.monotonic()
             decode_s, latency_s = now_s - decode_began_s, now_s - began_s
-            await socket.send(Shown(id=state.message.id, decode_s=decode_s, latency_s=latency_s).text())
+            await socket.send(Shown(id=state.message.id, decode_s=decode_s, latency_s=now_s - sent_s).text())
             assert state.accepted is not None
             return Answer(image, received, state.accepted, done.report, latency_s, decode_s, state.connections - 1, state.bytes)
 
@@ -206,7 +220,8 @@ class Client:
             state.parts.arrived.clear()
             raise _AgainError(error.message, 0.0, elsewhere=False)
         if error.retryable:
-            state.message = state.message.model_copy(update={"id": secrets.token_hex(16)}) if error.code == "failed" else state.message
+            if error.code == "failed":
+                state.message, state.sent_s = state.message.model_copy(update={"id": secrets.token_hex(16)}), None
             state.accepted = None
             raise _AgainError(error.message, error.retry_after_s, elsewhere=True)
         raise (InputError if error.code == "bad_request" else ServerError)(error.message)
