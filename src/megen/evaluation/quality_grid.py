@@ -198,9 +198,8 @@ def _classes(prompts: Sequence[str], words: Sequence[str], hard: np.ndarray) -> 
 
 
 def grid_of(rows: Sequence[dict[str, Any]], steps: Sequence[int], spec: BackboneSpec, about: dict[str, Any]) -> QualityGrid:
-    """The grid of measured prompts; without a judge it says neither which attributes come out right nor what is seen.
-
-    Errors: InputError where there are too few for every class.
+    """The grid of measured prompts; without a judge it says neither which attributes come out right nor what is seen. Errors: InputError
+    where there are too few for every class.
 
     Classes: terciles of a ridge regression of a prompt's mean ln MSE on its words; how well it does is measured by its
     correlation on prompts that it was not fitted to.
@@ -235,18 +234,15 @@ def grid_of(rows: Sequence[dict[str, Any]], steps: Sequence[int], spec: Backbone
         "class_correlation_held_out": held,
         "hardness_of_class": [float(hard[kind == k].mean()) for k in range(CLASSES)],
     }
-    mse, mse_error = by_class(log_mse)
-    pairs_of = {"fidelity": judged, "seen": (judged * quality.opinion(made, quality.SHARP)[..., None])[..., None] * clean}
-    by_judge: dict[str, Any] = {"fidelity": None, "fidelity_error": None}
+    figures = {"log_mse": log_mse}
     if np.isfinite(judged).all():
-        by_judge = {name + end: value for name, of in pairs_of.items() for end, value in zip(("", "_error"), by_class(of), strict=True)}
+        figures |= {"fidelity": judged, "seen": (judged * quality.opinion(made, quality.SHARP)[..., None])[..., None] * clean}
+    with_errors = {name + end: value for name, of in figures.items() for end, value in zip(("", "_error"), by_class(of), strict=True)}
     return QualityGrid(
         steps=np.array(steps),
         merge_ratios=np.array([ratio for ratio, _ in pairs]),
         quantiser_bits=np.array([bits for _, bits in pairs]),
         snr_db=np.array(SNRS_DB),
-        log_mse=mse,
-        log_mse_error=mse_error,
         payload_bits=by_class(bits)[0],
         airtime_s=air,
         airtime_draws_s=draws,
@@ -258,5 +254,5 @@ def grid_of(rows: Sequence[dict[str, Any]], steps: Sequence[int], spec: Backbone
         about={**about, **summary},
         sharpness=by_class(made)[0],
         clean=by_class(clean)[0],
-        **by_judge,
+        **{"fidelity": None, "fidelity_error": None, **with_errors},
     )
