@@ -237,7 +237,9 @@ def grid_of(rows: Sequence[dict[str, Any]], steps: Sequence[int], spec: Backbone
     figures = {"log_mse": log_mse}
     if np.isfinite(judged).all():
         figures |= {"fidelity": judged, "seen": (judged * quality.opinion(made, quality.SHARP)[..., None])[..., None] * clean}
-    with_errors = {name + end: value for name, of in figures.items() for end, value in zip(("", "_error"), by_class(of), strict=True)}
+    with_errors: dict[str, Any] = {
+        name + end: value for name, of in figures.items() for end, value in zip(("", "_error"), by_class(of), strict=True)
+    }
     return QualityGrid(
         steps=np.array(steps),
         merge_ratios=np.array([ratio for ratio, _ in pairs]),
