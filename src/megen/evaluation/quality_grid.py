@@ -198,11 +198,10 @@ def _classes(prompts: Sequence[str], words: Sequence[str], hard: np.ndarray) -> 
 
 
 def grid_of(rows: Sequence[dict[str, Any]], steps: Sequence[int], spec: BackboneSpec, about: dict[str, Any]) -> QualityGrid:
-    """The grid of measured prompts; without a judge it says neither which attributes come out right nor what is seen. Errors: InputError
-    where there are too few for every class.
+    """The grid of measured prompts; without a judge it says neither which attributes come out right nor what is seen.
 
-    Classes: terciles of a ridge regression of a prompt's mean ln MSE on its words; how well it does is measured by its
-    correlation on prompts that it was not fitted to.
+    Classes are terciles of a ridge regression of a prompt's mean ln MSE on its words, which is tested on prompts that it was not fitted
+    to. Errors: InputError where there are too few prompts for every class.
     """
     pairs = codings(spec.merge_ratios)
     shape = (len(rows), len(steps), len(pairs))
@@ -234,12 +233,12 @@ def grid_of(rows: Sequence[dict[str, Any]], steps: Sequence[int], spec: Backbone
         "class_correlation_held_out": held,
         "hardness_of_class": [float(hard[kind == k].mean()) for k in range(CLASSES)],
     }
-    figures = {"log_mse": log_mse}
+    figures: dict[str, np.ndarray] = {"log_mse": log_mse}
     if np.isfinite(judged).all():
         figures |= {"fidelity": judged, "seen": (judged * quality.opinion(made, quality.SHARP)[..., None])[..., None] * clean}
-    with_errors: dict[str, Any] = {
-        name + end: value for name, of in figures.items() for end, value in zip(("", "_error"), by_class(of), strict=True)
-    }
+    fitted: dict[str, Any] = {"fidelity": None, "fidelity_error": None}
+    for name, of in figures.items():
+        fitted[name], fitted[f"{name}_error"] = by_class(of)
     return QualityGrid(
         steps=np.array(steps),
         merge_ratios=np.array([ratio for ratio, _ in pairs]),
@@ -256,5 +255,5 @@ def grid_of(rows: Sequence[dict[str, Any]], steps: Sequence[int], spec: Backbone
         about={**about, **summary},
         sharpness=by_class(made)[0],
         clean=by_class(clean)[0],
-        **{"fidelity": None, "fidelity_error": None, **with_errors},
+        **fitted,
     )
