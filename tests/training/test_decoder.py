@@ -84,11 +84,32 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(
 
 def test_each_process_draws_its_own_rows(tiny: EmbeddedBackbone) -> None:
     data = shown(tiny)
-    pool = decoder._pool(data, 1, prior.plain(data.latents.shape[1]), 0)
+    start = LightReceiver(small_config(tiny)).decoder
+    chance = decoder.chance_of(start, data.latents[1:], data.pictures[1:], DecoderRecipe().crop_px)
+    pool = decoder._pool(data, 1, prior.plain(data.latents.shape[1]), 0, chance)
     first, second = (pool.batch(DecoderRecipe(batch=4), number, torch.device("cpu")) for number in (6, 7))
     assert not torch.equal(first[0], second[0])
     again = pool.batch(DecoderRecipe(batch=4), 6, torch.device("cpu"))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_crops_are_drawn_where_the_linear_path_errs(tiny: EmbeddedBackbone) -> None:
+    data, start = shown(tiny), LightReceiver(small_config(tiny)).decoder
+    patch, side = start.config.patch, 2
+    with torch.inference_mode():
+        linear = torch.nn.functional.pixel_shuffle(start.linear(data.latents), patch) * 0.5 + 0.5
+    pictures = (linear.clamp(0, 1) * 255).round().byte()
+    pictures[3, :, : 2 * patch, patch : 3 * patch] = 255 - pictures[3, :, : 2 * patch, patch : 3 * patch]  # detail, in one crop
+    chance = decoder.chance_of(start, data.latents, pictures, side * patch)
+    weight = chance.flatten().diff(prepend=torch.zeros(1, dtype=chance.dtype)).reshape(chance.shape)
+    assert (weight > 0).all()
+    assert torch.unravel_index(weight.argmax(), weight.shape) == (3, 0, 1)
+    pool = decoder._Pool(data.latents, data.latents, torch.zeros(len(data.latents), 4, *data.latents.shape[2:]), pictures, chance)
+    recipe = DecoderRecipe(batch=400, crop_px=side * patch)
+    drawn = pool.batch(recipe, 0, torch.device("cpu"))[2]
+    there = (drawn == pictures[3, :, : 2 * patch, patch : 3 * patch].float() / 255).all((1, 2, 3)).float().mean()
+    expected = float(weight[3, 0, 1] / chance.flatten()[-1])
+    assert abs(float(there) - expected) < 4 * (expected * (1 - expected) / 400) ** 0.5
 
 
 @pytest.mark.parametrize("kind", ["sdxl", "sana"])
