@@ -1,9 +1,10 @@
 """Does a plan keep its limits on a real server? `python -m experiments.serving.planned` writes `planned.json`.
 
-The process of `LongRun` with real processes: requests come in bursts with exponential gaps, and each finds the SNR of an AR(1) channel. A
-server decides them by its plan, denoises, codes, and holds the parts back as long as the digital link at that SNR would have taken. A user
-equipment waits as long as its profile says instead of decoding, so that the cores are the server's. Beside what was measured: what the
-judge off the tables says of the same plan, drawn from its mixture, and always its most probable decision, as a server decides.
+The process that a plan for this machine assumes, with real processes: requests come in bursts with exponential gaps, and each finds the
+SNR of an AR(1) channel. A server decides them by its plan, denoises, codes, and holds the parts back as long as the digital link at that
+SNR would have taken. A user equipment waits as long as its profile says instead of decoding, so that the cores are the server's. Beside
+what was measured: what the judge off the tables says of the first plan, drawn from its mixture, and always its most probable decision,
+as a server decides. The server plans again where its requests say otherwise; `plans_since` says whether it did.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import json
 import subprocess
 import sys
 import tempfile
@@ -27,7 +29,7 @@ from experiments.plans.run import SPREAD
 from megen.control import fit
 from megen.control.controller import Controller
 from megen.control.judge import Process, drawn_from, judge
-from megen.control.scenarios.scenario import Scenario, long_run
+from megen.control.scenarios.scenario import Scenario
 from megen.cost.energy import RADIO_W, RADIO_W_PER_MBPS
 from megen.errors import MegenError
 from megen.evaluation.link import prompts
@@ -78,9 +80,12 @@ def serve(count: int, seed: int, log: Path) -> None:
     from megen.serving import server
     from megen.serving.access import Access, Limits
 
-    options = server.Options(log_path=log, link=Channel(long_run(), count, seed))
+    options = server.Options(log_path=log, link=Channel(Controller.load().scenario, count, seed))
     app = server.build(options, Access(limits=Limits(10**6, 10**4)))
     server.run(app, "127.0.0.1", 0, ready=lambda url: print(url, flush=True))
+    adaptive = app.service.decider.policy
+    notes = ["no plan"] if adaptive is None else list(adaptive.notes)
+    log.with_suffix(".notes").write_text(json.dumps(notes))
 
 
 @contextlib.contextmanager
@@ -110,7 +115,7 @@ async def offered(url: str, times_s: np.ndarray, ue_s: float, texts: list[str]) 
     """Requests at their times; bits of each that arrived, and how many did not."""
     whole = Receiver.load("scenes")
     receiver = Waiting(**{f.name: getattr(whole, f.name) for f in fields(whole)}, seconds=ue_s)
-    client, began_s, failed = Client([url], receiver=receiver, patience_s=60), time.monotonic(), 0
+    client, began_s = Client([url], receiver=receiver, patience_s=60), time.monotonic()
 
     async def one(number: int) -> float | None:
         await asyncio.sleep(max(0.0, began_s + times_s[number] - time.monotonic()))
@@ -122,8 +127,7 @@ async def offered(url: str, times_s: np.ndarray, ue_s: float, texts: list[str]) 
         return float(answer.received.payload.bits()["total"])
 
     bits = await asyncio.gather(*(one(k) for k in range(len(times_s))))
-    failed = sum(b is None for b in bits)
-    return [b for b in bits if b is not None], failed
+    return [b for b in bits if b is not None], sum(b is None for b in bits)
 
 
 def measured(log: list[fit.Request], bits: list[float], controller: Controller) -> dict[str, Any]:
@@ -167,7 +171,8 @@ def main() -> None:
     if args.serve:
         serve(args.requests, args.seed, args.serve)
         return
-    controller, scenario = Controller.load(), long_run()
+    controller = Controller.load()
+    scenario = controller.scenario
     texts = prompts(200, args.seed)
     times_s = arrivals_s(scenario, args.requests, np.random.default_rng([args.seed, 2]))
     with tempfile.TemporaryDirectory() as folder:
@@ -175,9 +180,10 @@ def main() -> None:
         with served(args.requests, args.seed, log) as url:
             bits, failed = asyncio.run(offered(url, times_s, controller.phone.ue_s(), texts))
         requests = sorted(fit.read(log), key=lambda r: r.arrival_s)
+        notes = json.loads(log.with_suffix(".notes").read_text())
     found = measured(requests[WARM_UP:], bits, controller)
     about = {"limits": scenario.limits, "deadline_s": scenario.deadline_s, "assumptions": controller.assumptions}
-    about |= {"undelivered": failed, "profiles": [controller.server.name, controller.phone.name]}
+    about |= {"undelivered": failed, "plans_since": notes, "profiles": [controller.server.name, controller.phone.name]}
     result = {**about, "measured": found, "judged": forecast(controller, SPREAD), "fitted": fit.fit(requests).figures()}
     print(found, result["judged"], file=sys.stderr)
     common.write("planned", result)

@@ -67,7 +67,7 @@ class TorchReceiver(nn.Module):
         else:
             noisy = (_grid(equalised, height, width), _grid(deviation[:, None], height, width))
             image = self.backbone.receive_noisy(tokens, state, *noisy, share, self.condition)  # type: ignore[operator]
-        return tiles.to_bytes(image), torch.isfinite(image.sum())
+        return tiles.to_bytes(image), torch.isfinite(image.float().sum())
 
 
 class TorchDenoiser(nn.Module):

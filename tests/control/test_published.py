@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 pytest.importorskip("diffusers", reason="megen[published] is not installed")
 
@@ -79,10 +83,14 @@ def test_auto_decides_by_them(folder: Path, tmp_path: Path, capsys: pytest.Captu
     generate = ["generate", PROMPT, "--steps", "auto", "--merge-ratio", "auto", "--out", str(tmp_path / "out.png")]
     backbone, report = ["--backbone", str(folder / "one.json")], tmp_path / "report.json"
     assert main([*generate, *backbone, *files(folder), "--report", str(report)]) == 0
-    assert "closeness to those of its most steps" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "closeness to the most steps" in said
+    assert "deadlines of 0.7 s and 6.4 J" in said
     said = json.loads(report.read_text())
     assert said["decided_by"] == "policy plan"
     assert Decision(**said["decision"]) in quality_grid.load(folder / "grid.npz").decisions
+    assert main(["generate", PROMPT, "--quality", str(folder / "grid.npz")]) == 2
+    assert "--quality is for --steps auto" in capsys.readouterr().err
     for wrong, why in (
         ([*backbone], "--quality"),
         ([*backbone, *files(folder)[:2]], "megen profile --backbone"),
@@ -111,25 +119,77 @@ def test_a_deadline_needs_a_grid_of_more_prompts(folder: Path) -> None:
         load(folder)(Observation(ChannelState(6.0, 1e6), budget=Budget(deadline_s=1.0)))
 
 
-def test_a_server_plans_for_it(folder: Path) -> None:
-    profile = str(folder / "profile.json")
-    options = server.Options(str(folder / "one.json"), quality=folder / "grid.npz", profiles=(profile, profile))
+def test_a_server_plans_for_it(folder: Path, tmp_path: Path) -> None:
+    profile, grid = str(folder / "profile.json"), quality_grid.load(folder / "grid.npz")
+    few = server.Options(str(folder / "one.json"), quality=folder / "grid.npz", profiles=(profile, profile))
+    with pytest.raises(InputError, match="60 prompts"):  # a server's requests bring deadlines
+        server.decider(few, transmitter_of(few.backbone, "cpu"), str(grid.about["weights"]))
+    quality_grid.save(replace(grid, airtime_draws_s=np.tile(grid.airtime_draws_s, 6)), tmp_path / "more.npz")
+    options = replace(few, quality=tmp_path / "more.npz")
     transmitter = transmitter_of(options.backbone, "cpu")
     decider = server.decider(options, transmitter, identity(transmitter.backbone))
     assert decider.policy is not None
     assert decider.policy.planned.scenario.reward == "reference"
     decided = decider.decide(Asked(PROMPT), ChannelState(6.0, 1e6), 0.0, 1, None)
     assert decided.why.startswith("by the plan")
+    assert decider.decide(Asked(PROMPT, budget=Budget(deadline_s=5.0)), ChannelState(6.0, 1e6), 0.0, 1, None).fits
     other = server.decider(replace(options, quality=None, profiles=(None, None)), transmitter, identity(transmitter.backbone))
     assert other.policy is None
     assert "other weights" in other.why_fixed
+
+
+def test_a_server_refuses_files_that_were_named_and_cannot_be_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for option, why in (("--quality", "no quality grid"), ("--server", "no device profile"), ("--phone", "no device profile")):
+        assert main(["serve", "--port", "0", option, str(folder / "nowhere")]) == 2
+        assert why in capsys.readouterr().err
+    options = server.Options(quality=folder / "grid.npz", profiles=(str(folder / "profile.json"),) * 2)
+    with pytest.raises(InputError, match="other weights"):
+        server.decider(options, transmitter_of(str(folder / "one.json")), "others")
+
+
+def test_a_plan_of_ones_own_keeps_its_load_and_limits(folder: Path, tmp_path: Path) -> None:
+    profile, plan = str(folder / "profile.json"), tmp_path / "plan.npz"
+    asked = ["--reward", "reference", "--deadline-s", "2", "--energy-limit-j", "100", "--out", str(plan)]
+    assert main(["control", "plan", "--quality", str(folder / "grid.npz"), "--server", profile, "--phone", profile, *asked]) == 0
+    scenario = Controller.load(str(plan), server=profile, phone=profile, quality=str(folder / "grid.npz")).scenario
+    assert (scenario.deadline_s, scenario.energy_limit_j, scenario.reward) == (2.0, 100.0, "reference")
+
+
+def test_a_checkpoint_is_known_by_its_net_and_how_it_is_run(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def of(source: str, **said: object) -> str:
+        (tmp_path / "said.json").write_text(json.dumps({"source": source, "steps": [1, 2], **said}))
+        return identity(transmitter_of(str(tmp_path / "said.json")).backbone)
+
+    usual = of(str(folders / "sdxl"), guidance=5)
+    assert usual == of(str(folders / "sdxl"), guidance=5.0)
+    assert usual != of(str(folders / "sdxl"), guidance=6)
+    assert usual != of(str(folders / "sdxl"), guidance=5, sampler="ddim")
+    tuned = tmp_path / "sdxl"
+    shutil.copytree(folders / "sdxl", tuned)
+    assert usual == of(str(tuned), guidance=5)  # wherever it lies
+    net = next((tuned / "unet").glob("*.safetensors"))
+    tensors = load_file(net)
+    tensors = {name: t + 1e-3 * torch.randn(t.shape, generator=torch.Generator().manual_seed(1)) for name, t in tensors.items()}
+    save_file(tensors, net)
+    assert usual != of(str(tuned), guidance=5)
+    monkeypatch.chdir(folders / "sdxl")
+    assert transmitter_of(".").backbone.spec.name == "sdxl"
 
 
 def test_prompts_that_a_grid_cannot_be_measured_on_are_named(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = tmp_path / "few.txt"
     few.write_text("a castle\n")
     measure = ["measure", "--prompts", "12", "--out", str(tmp_path / "grid.npz")]
+    twice, long = tmp_path / "twice.txt", tmp_path / "long.txt"
+    lines = (folder / "prompts.txt").read_text().splitlines()
+    twice.write_text("\n".join([*lines, "At DAWN, a castle"]))
+    long.write_text("\n".join([*lines[:-1], "a castle " * 60]))
+    (tmp_path / "digits.txt").write_text("\n".join([*lines[:3], "42", *lines[4:]]))
+    own = ["--backbone", str(folder / "one.json")]
     for options, why in (
+        (["--texts", str(twice), "--prompts", "13", *own], "has the words of line 1"),
+        (["--texts", str(long), *own], f"line {len(lines)}: the prompt has"),
+        (["--texts", str(tmp_path / "digits.txt"), *own], "line 4"),
         (["--texts", str(few), "--backbone", str(folder / "one.json")], "1 prompts, fewer than the 12"),
         (["--texts", str(tmp_path / "none.txt"), "--backbone", str(folder / "one.json")], "none.txt"),
         (["--texts", str(folder / "prompts.txt")], "published"),

@@ -146,6 +146,15 @@ def test_the_server_plans_with_what_is_left_of_the_deadline(told: Make, tmp_path
         assert row["outcome"]["latency_s"] < said.latency_s - 0.29
 
 
+def test_a_request_that_no_server_has_is_asked_anew_with_what_is_left(told: Make) -> None:
+    busy, well = told(ToldEngine(5.0), rows=1, capacity=0), told(ToldEngine(finished()))
+    with live(busy) as first, live(well) as second:
+        ask([first, second], deadline_s=9.0)
+    (served,) = well.service._requests.values()
+    assert served.asked.deadline_s is not None
+    assert served.asked.deadline_s < 9.0 - 0.1  # the wait before the next server
+
+
 def test_the_next_server_is_asked_where_one_is_gone_or_busy(told: Make) -> None:
     busy, well = told(ToldEngine(5.0), rows=1, capacity=0), told(ToldEngine(finished()))
     with live(busy) as first, live(well) as second:

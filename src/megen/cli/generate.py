@@ -186,7 +186,9 @@ def _check_pairs(args: argparse.Namespace, auto: bool) -> None:
     if auto and args.drafts > 1:
         raise InputError("--drafts is nothing that a policy plans for: give --steps and --merge-ratio, or leave it out")
     if not auto:
-        output.refuse(args, ["policy", "server", "phone"], "is for --steps auto or --merge-ratio auto: nothing else asks a policy")
+        output.refuse(
+            args, ["policy", "server", "phone", "quality"], "is for --steps auto or --merge-ratio auto: nothing else asks a policy"
+        )
     if args.link == "analog":
         output.refuse(args, ["bits_budget", "quantiser_bits"], "sets a quantiser, and --link analog has none: leave one of them out")
     else:

@@ -8,6 +8,12 @@ from pathlib import Path
 from megen.cli import output
 from megen.errors import InputError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from megen.backbone import Backbone
+
+PROMPTS = 200
+
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Options of the command."""
@@ -17,7 +23,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         description="Run a backbone over held-out prompts x steps x merge ratio x SNR and write the grid that the controller learns from.",
     )
     m.set_defaults(run=run)
-    m.add_argument("--prompts", type=int, default=200, metavar="N", help="held-out prompts, at least 12 (default: %(default)s)")
+    m.add_argument("--prompts", type=int, metavar="N", help=f"held-out prompts, at least 12 (default: {PROMPTS}, or all of --texts)")
     m.add_argument("--out", type=Path, default=Path("quality.npz"), metavar="F.npz", help="where the grid goes (default: %(default)s)")
     m.add_argument("--texts", type=Path, metavar="F.txt", help="prompts of your own, one a line, for a published backbone")
     m.add_argument("--backbone", default="scenes", metavar="NAME|PATH")
@@ -61,7 +67,8 @@ def run(args: argparse.Namespace) -> None:
     backbone = transmitter.backbone
     if isinstance(backbone, EmbeddedBackbone) and args.texts:
         raise InputError("--texts is for published backbones: the judge of what pictures show knows the world of scenes alone")
-    prompts = _prompts(args.texts, args.prompts) if args.texts else measuring.captions(args.prompts)
+    prompts = _prompts(args.texts, args.prompts, backbone) if args.texts else measuring.captions(args.prompts or PROMPTS)
+    output.bounded("the number of prompts", len(prompts), measuring.LEAST_PROMPTS, 100_000)
     steps = tuple(counts(args.steps, 100)) if args.steps else backbone.spec.steps
     if sorted(set(steps)) != list(steps):
         raise InputError(f"--steps must rise, got {args.steps}")
@@ -73,14 +80,21 @@ def run(args: argparse.Namespace) -> None:
     print(args.out)
 
 
-def _prompts(path: Path, count: int) -> list[str]:
-    """The first prompts of a file. Errors: InputError where it has fewer, or one that is none."""
+def _prompts(path: Path, count: int | None, backbone: Backbone) -> list[str]:
+    """The first prompts of a file, None: all. Errors: InputError that names the line of one that cannot be measured."""
     from megen.files import read_text
-    from megen.words import check_words
+    from megen.words import check_words, words
 
-    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
-    if len(lines) < count:
-        raise InputError(f"{path} has {len(lines)} prompts, fewer than the {count} of --prompts")
-    for line in lines[:count]:
-        check_words(line)
-    return lines[:count]
+    numbered = [(n, line.strip()) for n, line in enumerate(read_text(path).splitlines(), 1) if line.strip()]
+    if count is not None and len(numbered) < count:
+        raise InputError(f"{path} has {len(numbered)} prompts, fewer than the {count} of --prompts")
+    seen: dict[frozenset[str], int] = {}
+    for number, line in numbered[:count]:
+        check_words(line, f"prompt in {path}, line {number},")
+        if (first := seen.setdefault(frozenset(words(line)), number)) != number:
+            raise InputError(f"{path}, line {number} has the words of line {first}: classes of prompts are told apart by their words")
+        try:
+            backbone.condition([line])
+        except InputError as error:
+            raise InputError(f"{path}, line {number}: {error}") from None
+    return [line for _, line in numbered[:count]]

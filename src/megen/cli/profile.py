@@ -15,7 +15,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "profile",
         help="measure this machine's seconds, FLOPs and power by stage",
         description="Measure this machine's device profile: seconds and FLOPs of every stage of a generation, and its power where it can."
-        " Without --out it is kept in the user's cache folder, and auto decides by it from then on.",
+        " The bundled backbone's is kept in the user's cache folder without --out, and auto decides by it from then on.",
     )
     f.set_defaults(run=run)
     f.add_argument("--out", type=Path, metavar="F.json", help="where the profile goes (default: the user's cache folder)")
@@ -32,9 +32,8 @@ def run(args: argparse.Namespace) -> None:
     """Measure and write one profile."""
     from megen.cost import device_profile
     from megen.files import check_writable
-    from megen.models.checkpoints import is_published
 
-    if args.out is None and is_published(args.backbone):
+    if args.out is None and args.backbone != "scenes":
         raise InputError("the user's cache folder keeps the bundled backbone's profile: say with --out where this one goes")
     out = args.out or device_profile.cached()
     if args.out is None:

@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
     output.say("loading the backbone")
 
     def prepare(transmitter: Transmitter, receiver: Receives) -> None:
-        if args.backbone == "scenes":
+        if args.backbone == "scenes" and not (args.server and args.phone):
             measure_once(transmitter, receiver, output.say)
 
     app = server.build(options, access, prepare)

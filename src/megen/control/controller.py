@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from megen.control import policy as policies
 from megen.control import shield
 from megen.control.policy import FORMAT, Policy
+from megen.control.scenarios import scenario as scenarios
 from megen.control.scenarios.scenario import Scenario, assumed_for, long_run
 from megen.cost import device_profile, quality_grid
 from megen.cost.device_profile import DeviceProfile
@@ -59,34 +60,38 @@ class Controller:
         *,
         server: str | None = None,
         phone: str | None = None,
-        quality: Path | None = None,
+        quality: Path | str | None = None,
         scenario: Scenario | None = None,
         rng: np.random.Generator | None = None,
     ) -> Controller:
-        """The exact plan for these profiles and the `scenario` (None: as `assumed_for` them), a bundled policy by name, or what
-        `megen control` wrote; profiles by name or path, None: this machine's, where `megen profile` has measured it, else the bundled ones.
+        """The exact plan for these profiles and the `scenario` (None: a plan's own, or as `assumed_for` them), a bundled policy by name, or
+        what `megen control` wrote. Profiles are given by name or path; None: this machine's, where `megen profile` has measured it, else
+        the bundled ones.
         `quality`: the grid of another backbone, or of another measurement.
 
         Errors: InputError where a file is missing, broken, or of other decisions.
         """
         found = None if name_or_path == PLAN else policies.find(name_or_path, AS_IT_IS, (PLAN,))
-        grid = quality_grid.load(quality or quality_grid.bundled(reward_of(found) if found else (scenario or long_run()).reward))
+        named = Path(quality) if quality is not None else None
+        grid = quality_grid.load(named or quality_grid.bundled(reward_of(found) if found else (scenario or long_run()).reward))
         needed = server is None or phone is None
         measured = device_profile.this_machine() if needed else None
-        if measured is not None and measured.backbone != grid.about.get("backbone", measured.backbone):
-            measured = None
         assumptions = device_profile.cautions(measured) if needed else []
         es = device_profile.load(server) if server else measured or device_profile.load(device_profile.SERVER)
         bundled = device_profile.load(device_profile.PHONE)
         own = replace(measured, power_w=bundled.power_w) if measured else bundled  # a phone's power, with this machine's seconds
         ue = device_profile.load(phone) if phone else own
         quality_grid.check_same_backbone(grid, es, ue)
-        if grid.about.get("weights") != (today := quality_grid.load().about.get("weights")) and quality is None:
+        if grid.about.get("weights") != (today := quality_grid.load().about.get("weights")) and named is None:
             assumptions.append(f"the policy learned on tables of earlier weights ({grid.about.get('weights')}, today {today})")
-        scenario = scenario or assumed_for(grid, es, ue)
-        if grid.fidelity is None and found is None:
-            assumptions.append("nobody judged this backbone's pictures: planned for closeness to those of its most steps")
+        if scenario is None and (scenario := _own_scenario(found)) is None:
+            scenario = assumed_for(grid, es, ue)
+            if named is not None and found is None:
+                asked = f"deadlines of {scenario.deadline_s:.3g} s and {scenario.energy_limit_j:.3g} J a request"
+                closeness = "" if grid.seen is not None else "; the grid does not say what is seen: planned for closeness to the most steps"
+                assumptions.append(f"the load is assumed, with {asked}{closeness}")
         policy = found or _planned(scenario, grid, es, ue)
+        grid.reward(reward_of(policy))  # refused where the grid has none of it
         if found is None and (relaxed := policy.about.get("relaxed")):
             assumptions.append(f"at the assumed load no policy keeps the limits of {', '.join(relaxed)} here: planned for the nearest")
         if not set(policy.decisions) <= set(grid.decisions):
@@ -113,6 +118,10 @@ class Controller:
                 "the policy's quality grid was measured on other weights than this backbone's: give --steps and --merge-ratio, or the grid"
                 " of this one with --quality (megen measure makes it)"
             )
+
+    def check_deadlines(self) -> None:
+        """Errors: InputError where the quality grid has too few prompts to plan a request's own deadline with."""
+        self._latest_air_s  # noqa: B018  # worked out once, and kept
 
     def restricted(self, steps: int | None = None, merge_ratio: float | None = None, quantiser_bits: float | None = None) -> Controller:
         """The same with only the decisions of given steps, merge ratio or quantiser. Errors: InputError naming what it knows."""
@@ -243,8 +252,8 @@ class Controller:
         if (least := math.ceil(1 / ALPHA)) > draws.shape[-1] + 1:
             prompts = 2 * (least // 2) * self.grid.classes  # in two halves
             raise InputError(
-                f"a deadline is missed by {ALPHA:.0%} at most, which needs a quality grid of {prompts} prompts or more: measure it again"
-                " (megen measure --prompts)"
+                f"a deadline is missed by {ALPHA:.0%} at most, which needs a quality grid of some {prompts} prompts or more: measure it"
+                " again (megen measure --prompts)"
             )
         return self._of_decisions(shield.margin(draws, ALPHA))
 
@@ -289,10 +298,23 @@ def snr_db_at(rate_bps: float, bandwidth_hz: float) -> float:
     return policies.snr_db_of(ChannelState(None, bandwidth_hz, rate_bps))
 
 
+def _own_scenario(policy: Policy | None) -> Scenario | None:
+    """The long run's scenario that a policy was made for, where its file says so."""
+    said = policy.about.get("scenario") if policy is not None else None
+    try:
+        own = scenarios.of(said) if isinstance(said, dict) else None
+    except (InputError, TypeError, ValueError):
+        return None
+    return own if own is not None and own.gamma == 1 else None
+
+
 def _planned(scenario: Scenario, grid: QualityGrid, server: DeviceProfile, phone: DeviceProfile) -> Policy:
     """The plan's policy from the user's cache folder, or planned now and kept there; limits that no policy keeps give way."""
     parts = [scenario.plain(), asdict(server), asdict(phone), grid.about, FORMAT]
-    digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    found = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
+    for name in (*quality_grid.CODING_AXIS, "steps", "snr_db", "counts"):
+        found.update(np.asarray(getattr(grid, name), float).tobytes())
+    digest = found.hexdigest()[:16]
     path = Path(platformdirs.user_cache_dir("megen")) / "plans" / f"{digest}.npz"
     if path.is_file():
         try:

@@ -90,8 +90,9 @@ def cached() -> Path:
 
 
 def this_machine() -> DeviceProfile | None:
-    """This machine's own profile, where it was measured. Errors: ProfileError where the file is broken."""
-    return load(str(cached())) if cached().is_file() else None
+    """This machine's own profile, where it was measured with the bundled backbone. Errors: ProfileError where the file is broken."""
+    own = load(str(cached())) if cached().is_file() else None
+    return own if own is not None and own.backbone == load(SERVER).backbone else None
 
 
 @functools.cache
@@ -108,6 +109,8 @@ def to_measure() -> str:
         own = load(str(cached()))
     except ProfileError:
         return ""  # whoever reads it says so
+    if own.backbone != load(SERVER).backbone:
+        return "again, as its profile is of another backbone"
     if of_other_weights(own):
         return "again, as its profile is of other weights"
     return "again, as it was busy the last time" if own.name == BY_ITSELF and own.load > BUSY >= load_a_core() else ""
@@ -124,7 +127,7 @@ def cautions(measured: DeviceProfile | None) -> list[str]:
     """What whoever takes this machine's seconds from `this_machine()` should say of them."""
     mend = "megen profile measures it"
     if measured is None:
-        return [f"no profile of this machine yet: its seconds are taken from the bundled {SERVER!r} and {PHONE!r}; {mend}"]
+        return [f"no profile of this machine yet: its seconds are taken from bundled profiles; {mend}"]
     if of_other_weights(measured):
         return [f"this machine's profile is of other weights, whose networks are larger or smaller; {mend} again"]
     if measured.load > BUSY:

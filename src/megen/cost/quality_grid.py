@@ -97,7 +97,9 @@ class QualityGrid:
         if kind == "seen" and self.seen is not None:
             return self.seen
         lacks = "what is seen" if kind == "seen" else "how many attributes come out right"
-        raise QualityError(f"this quality grid does not say {lacks}: make one with megen measure, or take the reward 'reference'")
+        raise QualityError(
+            f"this quality grid does not say {lacks}: take the reward 'reference', or a grid that was judged (megen measure)"
+        )
 
     def with_quantisers(self, bits: Sequence[float]) -> QualityGrid:
         """The grid of the codings with some quantisers alone; none: all. Errors: QualityError where it has none of them."""

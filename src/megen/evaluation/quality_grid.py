@@ -190,7 +190,8 @@ def _airtimes(times: np.ndarray, kind: np.ndarray, per_half: int) -> tuple[np.nd
 def _classes(prompts: Sequence[str], words: Sequence[str], hard: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
     """Weights of the words, edges between the classes, each prompt's class, and the correlation on prompts that were not fitted to."""
     bag, half = quality.bag_of_words(prompts, words), np.arange(len(prompts)) % 2 == 0
-    held_out = np.corrcoef(bag[~half] @ quality.hardness_weights(bag[half], hard[half]), hard[~half])[0, 1]
+    foretold = bag[~half] @ quality.hardness_weights(bag[half], hard[half])
+    held_out = np.corrcoef(foretold, hard[~half])[0, 1] if foretold.std() * hard[~half].std() > 0 else 0.0
     weights = quality.hardness_weights(bag, hard)
     score = bag @ weights
     edges = np.quantile(score, np.arange(1, CLASSES) / CLASSES)
@@ -218,7 +219,7 @@ def grid_of(rows: Sequence[dict[str, Any]], steps: Sequence[int], spec: Backbone
     weights, edges, kind, held = _classes(prompts, words, hard)
     counts = np.bincount(kind, minlength=CLASSES)
     if counts.min() < 2:
-        raise InputError("some prompt class has fewer than two prompts: measure more")
+        raise InputError("some prompt class has fewer than two prompts: measure more, or prompts whose words tell them apart")
 
     def by_class(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         by_kind = [values[kind == k] for k in range(CLASSES)]

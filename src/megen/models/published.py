@@ -122,7 +122,7 @@ class PublishedBackbone:
         own = family.guidance if sampler.guidance is None or family.guided == EMBEDDED else sampler.guidance
         self.guidance = 1.0 if family.guided == UNGUIDED else own if checkpoint.guidance is None else checkpoint.guidance
         self._spec = BackboneSpec(
-            Path(checkpoint.source).name if Path(checkpoint.source).is_dir() else checkpoint.source,
+            Path(checkpoint.source).resolve().name if Path(checkpoint.source).is_dir() else checkpoint.source,
             shape,
             family.image_px,
             sampler.times,

@@ -50,7 +50,7 @@ class Tail(nn.Module):
 
     def forward(self, state: Tensor) -> tuple[Tensor, Tensor]:
         image = (2 * self.layers(state) - 1) / 2 + 0.5  # as the whole rounds
-        return to_bytes(image.clamp(0, 1)), torch.isfinite(image.sum())
+        return to_bytes(image.clamp(0, 1)), torch.isfinite(image.float().sum())
 
 
 def to_bytes(image: Tensor) -> Tensor:

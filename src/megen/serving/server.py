@@ -26,6 +26,7 @@ from megen.accounting import made_by
 from megen.codec import prior
 from megen.control.adaptive import Adaptive
 from megen.control.controller import Controller
+from megen.cost import device_profile, quality_grid
 from megen.errors import InputError
 from megen.halves import Receives, Transmitter, placed_receiver, transmitter_of
 from megen.link import Link
@@ -79,6 +80,10 @@ def build(options: Options, access: Access | None = None, prepare: Halves = lamb
 
     Errors: InputError.
     """
+    if options.quality is not None:  # what is named and cannot be read is refused before anything loads
+        quality_grid.load(options.quality)
+    for name in filter(None, options.profiles):
+        device_profile.load(name)
     transmitter = transmitter_of(options.backbone, options.device)
     (graph, receiver), spec = placed_receiver(transmitter, options.backbone), transmitter.backbone.spec
     prepare(transmitter, receiver)
@@ -156,16 +161,22 @@ def _engine(options: Options, transmitter: Transmitter) -> Engine:
 
 
 def decider(options: Options, transmitter: Transmitter, weights: str) -> Decider:
-    """Decides by a plan that follows the load; where the policy cannot be read or is of other weights, by a fixed choice that says why."""
+    """Decides by a plan that follows the load; where the policy cannot be read or is of other weights, by a fixed choice that says why.
+
+    Errors: InputError where the options name a quality grid or profiles that do not suit.
+    """
     try:
         server, phone = options.profiles
         controller = Controller.load(options.policy, server=server, phone=phone, quality=options.quality)
         controller.check(weights)
+        controller.check_deadlines()
         for line in controller.assumptions:
             log.warning(line)
         plans = ThreadPoolExecutor(1, "megen-plan")
         return Decider(transmitter.backbone.spec, Adaptive(controller, controller.scenario, executor=plans))
     except InputError as error:
+        if options.quality is not None or any(options.profiles):
+            raise
         log.warning(f"fixed decisions: {error}")
         return Decider(transmitter.backbone.spec, why_fixed=str(error))
 

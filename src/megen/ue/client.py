@@ -79,9 +79,14 @@ class _Try:
     connections: int = 0
     bytes: int = 0
 
+    def anew(self) -> None:
+        """Forget what became of the request: no server has it."""
+        self.message, self.sent_s = self.message.model_copy(update={"id": secrets.token_hex(16)}), None
+        self.accepted, self.server, self.parts = None, "", Parts()
+
     def leave(self, began_s: float) -> float:
         """When the request is first sent: now, or before. What is left of its deadline then is the server's to plan with; a message that
-        is sent again must stay as it was, as its id is known."""
+        a server may have must stay as it was."""
         if self.sent_s is None:
             self.sent_s = time.monotonic()
             if self.deadline_s is not None:
@@ -215,14 +220,11 @@ class Client:
 
     def _failed(self, error: Error, state: _Try) -> None:
         """Raise what an error message means for this request."""
-        if error.code == "unknown_request":  # the server has lost it: ask anew
-            state.accepted, state.server, state.parts.total = None, "", None
-            state.parts.arrived.clear()
+        if error.code == "unknown_request":  # the server has lost it
+            state.anew()
             raise _AgainError(error.message, 0.0, elsewhere=False)
         if error.retryable:
-            if error.code == "failed":
-                state.message, state.sent_s = state.message.model_copy(update={"id": secrets.token_hex(16)}), None
-            state.accepted = None
+            state.anew()
             raise _AgainError(error.message, error.retry_after_s, elsewhere=True)
         raise (InputError if error.code == "bad_request" else ServerError)(error.message)
 

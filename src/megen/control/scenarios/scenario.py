@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from megen.cost import device_profile, quality_grid
+from megen.cost import device_profile
 from megen.cost.device_profile import DeviceProfile
 from megen.cost.quality_grid import REWARDS, QualityGrid
 from megen.errors import InputError
@@ -21,6 +21,7 @@ from megen.types import QUANTISER_BITS, Budget, check_number, check_quantiser_bi
 
 Array = NDArray[np.float64]
 SLOWED = 0.01, 100.0  # bounds of a factor
+USUAL_STEPS = 4  # of the bundled backbone
 LEAST, MOST, MOST_DB = 1e-6, 1e9, 100.0  # what a linear program can tell from nothing, and what still has a meaning
 POSITIVE = ("deadline_s", "energy_limit_j", "tardiness_limit_s", "backlog_top_s", "mean_gap_s", "snr_std_db", "late_limit")
 BOUNDS: dict[str, tuple[Callable[[float], bool], str]] = {
@@ -161,15 +162,17 @@ def assumed_for(grid: QualityGrid, server: DeviceProfile, phone: DeviceProfile) 
     """The assumed load of a backbone with a quality grid of its own, on machines of these profiles.
 
     Times are as many times longer, and the energy limit as many times larger, as an image of its middle number of steps takes more than
-    one of the bundled backbone on the bundled profiles. Where nobody judged its pictures, the reward is closeness to the most steps.
+    one of the bundled backbone on the bundled profiles; of the bundled backbone itself the same number of steps is compared. Where the grid
+    does not say what is seen, the reward is closeness to the most steps.
     """
 
-    def of(grid: QualityGrid, server: DeviceProfile, phone: DeviceProfile) -> Array:
-        es_s = server.es_s(int(grid.steps[len(grid.steps) // 2]))
+    def of(steps: int, server: DeviceProfile, phone: DeviceProfile) -> Array:
+        es_s = server.es_s(steps)
         return np.array([es_s + phone.ue_s(), server.power_w * es_s + phone.power_w * phone.ue_s()])
 
-    usual = of(quality_grid.load(), *(device_profile.load(name) for name in (device_profile.SERVER, device_profile.PHONE)))
-    slower, costlier = np.maximum(of(grid, server, phone) / usual, 1.0).tolist()
+    bundled = device_profile.load(device_profile.SERVER), device_profile.load(device_profile.PHONE)
+    steps = USUAL_STEPS if server.backbone == bundled[0].backbone else int(grid.steps[len(grid.steps) // 2])
+    slower, costlier = np.maximum(of(steps, server, phone) / of(USUAL_STEPS, *bundled), 1.0).tolist()
     scenario = long_run(reward="reference" if grid.seen is None else "seen")
     return replace(scenario.slowed(min(slower, SLOWED[1])), energy_limit_j=costlier * scenario.energy_limit_j)
 
