@@ -122,28 +122,6 @@ def by_truth(found: fit.Fit, truth: Scenario, server: DeviceProfile, phone: Devi
     }
 
 
-def precision(grid: quality_grid.QualityGrid, server: DeviceProfile, phone: DeviceProfile, requests: int, logs: int) -> dict[str, Any]:
-    """Errors of a fit over so many logs, relative to the truth; and the least that the mean SNR's can be, of an AR(1) process of which
-    n values are seen (Cramér and Rao's bound): std sqrt((1 + rho) / ((1 - rho) n + 2 rho))."""
-    truth = long_run()
-    process = Process(truth, grid, server, phone)
-    policy = planner.plan(truth, grid, server, phone).policy
-    streams = [np.random.default_rng([seed, 12]) for seed in range(logs)]
-    found = [fit.fit(simulated_log(process, drawn_from(policy, process), requests, rng)) for rng in streams]
-    ratios = [by_truth(one, truth, server, phone) for one in found]
-    errors = {name: np.array([row[name] for row in ratios]) - 1 for name in ratios[0]}
-    rho = truth.snr_correlation
-    bound = truth.snr_std_db * np.sqrt((1 + rho) / ((1 - rho) * requests + 2 * rho)) / truth.snr_mean_db
-    return {
-        "requests": requests,
-        "logs": logs,
-        "errors": {
-            n: {"mean": float(e.mean()), "rms": float(np.sqrt((e**2).mean())), "largest": float(np.abs(e).max())} for n, e in errors.items()
-        },
-        "least_rms_of_snr_mean_db": float(bound),
-    }
-
-
 def decisions(plan: planner.Plan) -> dict[str, Any]:
     """Mean steps, merge ratio and quantiser in a burst over SNR [C] and backlog [W], the mean over prompt classes."""
     table = plan.optimum.policy.reshape(*plan.cmdp.shape, -1)[:, :, 0]
@@ -157,7 +135,6 @@ def main() -> None:
     parser.add_argument("--links", type=int, default=1024)
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--fits", type=int, default=5, help="logs that a load is fitted to")
-    parser.add_argument("--logs", type=int, default=40, help="logs whose fits are held against the truth, without plans")
     parser.add_argument("--monolithic", action="store_true", help="time the whole linear program too (minutes)")
     args = parser.parse_args()
     grid = quality_grid.load()
@@ -184,14 +161,11 @@ def main() -> None:
         }
         over = {k: f"{1 + m.mean:.3f} ± {m.error:.3f}" for k, m in verdict.over_limit.items()}
         print(f"{name}: {plan.cpu_s:.2f} CPU s, by limit {over}, below {rows[name]['below_it']}", file=sys.stderr)
-    precisions = [precision(grid, server, phone, n, args.logs) for n in (REQUESTS, 4 * REQUESTS)]
-    for row in precisions:
-        print(f"fit to {row['requests']} requests: {row['errors']}", file=sys.stderr)
     fits = [recovered(grid, server, phone, seed, args.links) for seed in range(args.fits)]
     for row in fits:
         worst = max(row["by_truth"].items(), key=lambda item: abs(item[1] - 1))
         print(f"fit: worst {worst}, reward {row['reward_by_that_of_the_truth']:.4f} of the truth's", file=sys.stderr)
-    result: dict[str, Any] = {"stage_spread": SPREAD, "contexts": rows, "fits_of_10000_requests": fits, "fits": precisions}
+    result: dict[str, Any] = {"stage_spread": SPREAD, "contexts": rows, "fits_of_10000_requests": fits}
     if args.monolithic:
         cmdp = main_cmdp()
         began = time.process_time()
