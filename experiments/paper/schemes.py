@@ -115,19 +115,16 @@ def measure(count: int, seed: int, on_progress: Callable[[str], object]) -> dict
 def _pruned(transmitter: Transmitter) -> tuple[Transmitter, float]:
     """The edge server with a block of its net left out, and the share of a step's FLOPs that is left."""
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
+
+    from megen.evaluation.device_profile import gflops
 
     whole = transmitter.backbone
     net = copy.copy(whole)
     net.velocity = partial(whole.velocity, skipped=LEFT_OUT)  # type: ignore[method-assign, attr-defined]
-    z, counted = torch.zeros(1, *whole.spec.latent_shape), []
     with torch.inference_mode():
-        condition = whole.condition(["a boat"], 1.0)
-        for backbone in (whole, net):
-            with FlopCounterMode(display=False) as counter:
-                backbone.velocity(z, torch.zeros(1), torch.ones(1), condition)  # type: ignore[attr-defined]
-            counted.append(counter.get_total_flops())
-    return replace(transmitter, backbone=net), counted[1] / counted[0]
+        asked = torch.zeros(1, *whole.spec.latent_shape), torch.zeros(1), torch.ones(1), whole.condition(["a boat"], 1.0)
+        share = gflops(lambda: net.velocity(*asked)) / gflops(lambda: whole.velocity(*asked))  # type: ignore[attr-defined]
+    return replace(transmitter, backbone=net), share
 
 
 def _of_one(sample: Sample, transmitter: Transmitter, receiver: Receives) -> dict[str, Row]:

@@ -26,10 +26,10 @@ import numpy as np
 
 from experiments import common
 from experiments.plans.run import SPREAD
+from experiments.serving.overhead import Undecoded
 from megen.control import fit
 from megen.control.controller import Controller
-from megen.control.judge import Process, drawn_from, judge
-from megen.control.scenarios.scenario import Scenario
+from megen.control.judge import Process, drawn_from, judge, simulated_log
 from megen.cost.energy import RADIO_W, RADIO_W_PER_MBPS
 from megen.errors import MegenError
 from megen.evaluation.link import prompts
@@ -45,34 +45,35 @@ BATCHES = 10  # of requests in a row, for standard errors
 class Channel:
     """A link whose SNR goes on from request to request; a transmission's is that of the request with its seed."""
 
-    def __init__(self, scenario: Scenario, count: int, seed: int) -> None:
-        rng, rho = np.random.default_rng([seed, 1]), scenario.snr_correlation
-        drawn, snr = rng.standard_normal(count), np.empty(count)
-        snr[0] = drawn[0]
-        for k in range(1, count):
-            snr[k] = rho * snr[k - 1] + np.sqrt(1 - rho**2) * drawn[k]
-        self.snr_db, self._next = scenario.snr_mean_db + scenario.snr_std_db * snr, 0
+    def __init__(self, snr_db: list[float]) -> None:
+        self.snr_db, self._next = snr_db, 0
 
     def state(self) -> ChannelState:
         """What the next request finds."""
         self._next += 1
-        return ChannelState(float(self.snr_db[self._next - 1]), 1e6)
+        return ChannelState(self.snr_db[self._next - 1], 1e6)
 
     def send(self, transmission: Transmission, rng: np.random.Generator) -> Delivery:
         """Carry one transmission."""
         number = int(rng.bit_generator.seed_seq.entropy[0])  # type: ignore[attr-defined]  # the request's seed
-        return RadioLink(float(self.snr_db[number])).send(transmission, rng)
+        return RadioLink(self.snr_db[number]).send(transmission, rng)
 
 
 @dataclass(frozen=True)
-class Waiting(Receiver):
+class Waiting(Undecoded):
     """A receiver that takes a profile's seconds, and no core."""
 
     seconds: float = 0.0
 
     def decode(self, received: Received) -> np.ndarray:
         time.sleep(self.seconds)
-        return np.zeros((1, 1, 3), np.uint8)
+        return super().decode(received)
+
+
+def scheduled(controller: Controller, count: int, seed: int) -> list[fit.Request]:
+    """When requests come and the SNR that each finds, as the judge draws them; what else it says of them plays no part."""
+    process = Process(controller.scenario, controller.grid, controller.server, controller.phone)
+    return simulated_log(process, drawn_from(controller.policy, process), count, np.random.default_rng([seed, 1]))
 
 
 def serve(count: int, seed: int, log: Path) -> None:
@@ -80,7 +81,8 @@ def serve(count: int, seed: int, log: Path) -> None:
     from megen.serving import server
     from megen.serving.access import Access, Limits
 
-    options = server.Options(log_path=log, link=Channel(Controller.load().scenario, count, seed))
+    link = Channel([request.snr_db for request in scheduled(Controller.load(), count, seed)])
+    options = server.Options(log_path=log, link=link)
     app = server.build(options, Access(limits=Limits(10**6, 10**4)))
     server.run(app, "127.0.0.1", 0, ready=lambda url: print(url, flush=True))
     adaptive = app.service.decider.policy
@@ -101,17 +103,7 @@ def served(count: int, seed: int, log: Path) -> Iterator[str]:
         process.wait(30)
 
 
-def arrivals_s(scenario: Scenario, count: int, rng: np.random.Generator) -> np.ndarray:
-    """When requests come: in bursts and lulls, with exponential gaps."""
-    phase, gaps = 1, np.empty(count)
-    for k in range(count):
-        phase = phase if rng.random() < scenario.phase_stay[phase] else 1 - phase
-        gaps[k] = scenario.mean_gap_s[phase] * rng.standard_exponential()
-    out: np.ndarray = np.cumsum(gaps)
-    return out
-
-
-async def offered(url: str, times_s: np.ndarray, ue_s: float, texts: list[str]) -> tuple[list[float], int]:
+async def offered(url: str, times_s: list[float], ue_s: float, texts: list[str]) -> tuple[list[float], int]:
     """Requests at their times; bits of each that arrived, and how many did not."""
     whole = Receiver.load("scenes")
     receiver = Waiting(**{f.name: getattr(whole, f.name) for f in fields(whole)}, seconds=ue_s)
@@ -174,7 +166,7 @@ def main() -> None:
     controller = Controller.load()
     scenario = controller.scenario
     texts = prompts(200, args.seed)
-    times_s = arrivals_s(scenario, args.requests, np.random.default_rng([args.seed, 2]))
+    times_s = [request.arrival_s for request in scheduled(controller, args.requests, args.seed)]
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.jsonl"
         with served(args.requests, args.seed, log) as url:

@@ -146,7 +146,7 @@ def test_the_server_plans_with_what_is_left_of_the_deadline(told: Make, tmp_path
         assert row["outcome"]["latency_s"] < said.latency_s - 0.29
 
 
-def test_a_request_that_no_server_has_is_asked_anew_with_what_is_left(told: Make) -> None:
+def test_a_request_that_no_server_has_is_sent_with_what_is_left_by_then(told: Make) -> None:
     busy, well = told(ToldEngine(5.0), rows=1, capacity=0), told(ToldEngine(finished()))
     with live(busy) as first, live(well) as second:
         ask([first, second], deadline_s=9.0)

@@ -53,6 +53,7 @@ def run(args: argparse.Namespace) -> None:
 
     check_writable(args.out)
     output.bounded("--prompts", args.prompts, measuring.LEAST_PROMPTS, 100_000)
+    output.bounded("--prompts", args.prompts, measuring.LEAST_PROMPTS, 100_000)
     work = args.work or args.out.with_name(args.out.name + ".work")
     if (work.exists() and not work.is_dir()) or work.resolve() == args.out.resolve():
         raise InputError(f"{work} is a file: name a folder with --work")
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
     if isinstance(backbone, EmbeddedBackbone) and args.texts:
         raise InputError("--texts is for published backbones: the judge of what pictures show knows the world of scenes alone")
     prompts = _prompts(args.texts, args.prompts, backbone) if args.texts else measuring.captions(args.prompts or PROMPTS)
-    output.bounded("the number of prompts", len(prompts), measuring.LEAST_PROMPTS, 100_000)
+    output.bounded("the number of prompts", len(prompts), measuring.LEAST_PROMPTS, 100_000)  # of a file
     steps = tuple(counts(args.steps, 100)) if args.steps else backbone.spec.steps
     if sorted(set(steps)) != list(steps):
         raise InputError(f"--steps must rise, got {args.steps}")
@@ -92,7 +93,7 @@ def _prompts(path: Path, count: int | None, backbone: Backbone) -> list[str]:
     for number, line in numbered[:count]:
         check_words(line, f"prompt in {path}, line {number},")
         if (first := seen.setdefault(frozenset(words(line)), number)) != number:
-            raise InputError(f"{path}, line {number} has the words of line {first}: classes of prompts are told apart by their words")
+            raise InputError(f"{path}, line {number} has the words of line {first}: prompts are classed by their words")
         try:
             backbone.condition([line])
         except InputError as error:

@@ -79,7 +79,7 @@ class _Try:
     connections: int = 0
     bytes: int = 0
 
-    def anew(self) -> None:
+    def reset(self) -> None:
         """Forget what became of the request: no server has it."""
         self.message, self.sent_s = self.message.model_copy(update={"id": secrets.token_hex(16)}), None
         self.accepted, self.server, self.parts = None, "", Parts()
@@ -221,10 +221,10 @@ class Client:
     def _failed(self, error: Error, state: _Try) -> None:
         """Raise what an error message means for this request."""
         if error.code == "unknown_request":  # the server has lost it
-            state.anew()
+            state.reset()
             raise _AgainError(error.message, 0.0, elsewhere=False)
         if error.retryable:
-            state.anew()
+            state.reset()
             raise _AgainError(error.message, error.retry_after_s, elsewhere=True)
         raise (InputError if error.code == "bad_request" else ServerError)(error.message)
 
