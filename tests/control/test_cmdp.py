@@ -5,8 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from megen.control import shield
 from megen.control.cmdp import AXES, CMDP, evaluate
 from megen.control.features import observation_index
+from megen.control.simulator import Simulator
 from tests.control.conftest import make_cmdp, state_transitions
 
 
@@ -47,6 +49,21 @@ def test_costs_by_hand(small: CMDP) -> None:
     assert latencies.expected_cost("late")[state, 2] == small.expected_cost("late")[state, 2] == small.costs[0, state, 2]
     assert small.costs[1, state, 2] == small.cost_tables["energy_j"][1, 1, 2].mean()
     assert small.rewards[state, 2] == small.reward[1, 1, 2]
+
+
+def test_decoding_may_take_another_time_after_each_decision(small: CMDP) -> None:
+    """Half a second more after every second decision is as if its service took as much more, where the server is free at once."""
+    cleaned = np.array([0.1, 0.6, 0.1, 0.6])
+    cmdp = replace(small, decode_s=cleaned)
+    slower = replace(small, service_s=small.service_s + (cleaned - 0.1)[:, None])
+    np.testing.assert_allclose(cmdp.costs, slower.costs)
+    np.testing.assert_allclose(shield.calibrate(cmdp, 0.1).predicted_s, shield.calibrate(slower, 0.1).predicted_s)
+    state, action = np.zeros(8, np.int64), np.arange(8) % 4
+    same, longer = (Simulator(x).step(state, action, np.random.default_rng(0))[1].latency_s for x in (small, cmdp))
+    np.testing.assert_allclose(longer - same, np.tile([0.0, 0.5], 4))
+    assert replace(small, decode_s=np.full(4, 0.1)).digest != cmdp.digest != small.digest
+    with pytest.raises(ValueError, match=r"decode_s has the shape \(3,\), expected one number, or one for each decision \(4,\)"):
+        replace(small, decode_s=cleaned[:3])
 
 
 def test_an_evaluation_solves_bellmans_equation_and_agrees_with_its_occupancy(small: CMDP) -> None:

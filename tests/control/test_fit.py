@@ -42,6 +42,18 @@ def test_the_load_and_the_seconds_are_recovered(log: list[Request], tmp_path: Pa
     assert server.spread == pytest.approx(0.05, abs=0.01)
 
 
+def test_what_cleaning_takes_is_neither_the_machines_speed_nor_its_spread() -> None:
+    cleaning = replace(PHONE, clean_s=0.3 * PHONE.decode_s, fine_bits=5.0, spread=0.02)
+    plan = planner.plan(TRUTH, GRID, SERVER, cleaning)
+    process = Process(TRUTH, GRID, SERVER, cleaning)
+    requests = simulated_log(process, drawn_from(plan.policy, process), 1000, np.random.default_rng(5))
+    assert len({cleaning.ue_s(r.decision) for r in requests}) == 2
+    found = fit.fit(requests).phone(replace(cleaning.scaled(3.0, 0.5, "a test")))
+    assert found.ue_s() == pytest.approx(cleaning.ue_s(), rel=0.005)
+    assert found.clean_s == pytest.approx(cleaning.clean_s, rel=0.005)
+    assert found.spread == pytest.approx(0.02, abs=0.002)
+
+
 def test_deadlines_of_the_requests_become_budget_classes(log: list[Request]) -> None:
     own = [replace(r, deadline_s=0.5 if k % 4 else 2.0) for k, r in enumerate(log[:400])]
     classes = fit.fit(own).scenario.budgets

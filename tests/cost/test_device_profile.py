@@ -10,7 +10,10 @@ import pytest
 from megen.cli.main import main
 from megen.control.controller import Controller
 from megen.cost import device_profile
-from megen.cost.device_profile import BUSY, DeviceProfile
+from megen.cost.device_profile import BUSY, DeviceProfile, ProfileError
+from megen.evaluation.device_profile import cleaning
+from megen.halves import halves
+from megen.types import Decision
 
 
 @pytest.fixture
@@ -52,6 +55,17 @@ def test_a_broken_profile_or_one_of_another_backbone_plays_no_part_where_it_is_n
     assert not Controller.load(server="cpu", phone="phone").assumptions
 
 
+def test_what_is_cleaned_takes_longer_at_the_user_equipment(own: DeviceProfile) -> None:
+    cleaning = replace(own, clean_s=0.02, fine_bits=4.5)
+    assert cleaning.ue_s() == cleaning.ue_s(Decision(4)) == cleaning.ue_s(Decision(4, 0.0, 4.5)) == own.ue_s()
+    for coarse in (Decision(4, 0.0, 4.25), Decision(4, 0.25)):
+        assert cleaning.ue_s(coarse) == pytest.approx(own.ue_s() + 0.02)
+        assert own.ue_s(coarse) == own.ue_s()
+        assert cleaning.scaled(2.0, 0.0, "a test").ue_s(coarse) == pytest.approx(2 * cleaning.ue_s(coarse))
+    with pytest.raises(ProfileError, match="clean_s must be a number in"):
+        replace(own, clean_s=-1.0)
+
+
 @pytest.mark.parametrize("name", ["step_gflop", "decode_gflop"])
 def test_a_profile_of_other_weights_is_measured_again(own: DeviceProfile, name: str) -> None:
     keep(replace(own, **{name: 0.85 * getattr(own, name)}))
@@ -89,3 +103,10 @@ def test_a_forecast_says_what_is_wrong_with_this_machines_profile(own: DevicePro
 
 def test_the_load_of_this_machine_is_a_number() -> None:
     assert 0 <= device_profile.load_a_core() < 1e4
+
+
+def test_the_bundled_backbones_coarse_features_are_cleaned() -> None:
+    transmitter, receiver = halves("scenes", "cpu")
+    clean_s, fine_bits = cleaning(transmitter, receiver, transmitter.denoise(["a castle at dawn"], [0], 1), 1)
+    assert clean_s > 0
+    assert 0 < fine_bits <= transmitter.backbone.spec.default.quantiser_bits

@@ -5,19 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from megen.backbone import BackboneSpec
 from megen.codec import FeatureCodec
 from megen.control.adaptive import Adaptive
-from megen.control.controller import Controller
+from megen.control.controller import ALPHA, Controller
 from megen.control.fit import Request
 from megen.control.scenarios.scenario import assumed_for, long_run
 from megen.cost import device_profile, quality_grid
 from megen.errors import InputError
 from megen.halves import Transmitter
 from megen.serving import server
-from megen.serving.decider import Asked, Decider
+from megen.serving.decider import MOST_MARGIN, Asked, Decider
 from megen.serving.goodput import KEPT_CONNECTIONS, PRIOR_BPS, GoodputEstimate, Goodputs
 from megen.types import Budget, ChannelState, Decision, Observation
 
@@ -213,3 +214,44 @@ def test_a_slow_machine_is_not_planned_for_a_fast_ones_load() -> None:
     assert assumed.tardiness_limit_s == pytest.approx(0.075)
     with pytest.raises(InputError, match="factor"):
         long_run().slowed(0.0)
+
+
+def test_promises_that_were_not_kept_widen_their_margin_and_kept_ones_narrow_it(decider: Decider) -> None:
+    assert decider.policy is not None
+    now = Decider(SPEC, Adaptive(decider.policy.planned.controller, decider.policy.planned.scenario))
+    asked = Asked(PROMPT, steps=4, merge_ratio=0.0, quantiser_bits=5.0)
+    first = now.decide(asked, FAST, 0.0, 1, None)
+    assert first.expected_s is not None
+    assert first.latest_s is not None
+    assert first.expected_s < first.latest_s
+    tight = replace(asked, budget=Budget(1.01 * first.latest_s))
+    assert now.decide(tight, FAST, 0.0, 1, None).fits
+
+    def takes(latency_s: float) -> None:
+        now.observe(Request(0.0, 20.0, 4, 0.0, es_s=latency_s, air_s=0.0, ue_s=0.0, latency_s=latency_s), first.latest_s)
+
+    takes(1.2 * first.latest_s)
+    late = now.decide(tight, FAST, 0.0, 1, None)
+    assert late.fits is False
+    assert late.expected_s == pytest.approx(first.expected_s)
+    assert late.latest_s == pytest.approx(first.latest_s * (1 + now.margin))
+    for _ in range(20):
+        takes(first.expected_s)
+    assert now.decide(tight, FAST, 0.0, 1, None).fits
+    for _ in range(500):  # overloaded for long
+        takes(9.0)
+    assert now.margin == MOST_MARGIN
+
+
+def test_no_more_are_late_in_the_long_run_than_promised_whatever_the_machines_do(decider: Decider) -> None:
+    assert decider.policy is not None
+    now, rng = Decider(SPEC, Adaptive(decider.policy.planned.controller, decider.policy.planned.scenario)), np.random.default_rng(0)
+    asked, late = Asked(PROMPT, steps=4, merge_ratio=0.0, quantiser_bits=5.0), []
+    for k in range(2000):
+        latest_s = now.decide(asked, FAST, 0.0, 1, None).latest_s
+        assert latest_s is not None
+        latency_s = latest_s / (1 + now.margin) * rng.normal(1.1 if 500 < k < 1200 else 0.97, 0.05)  # slower for a while
+        late.append(latency_s > latest_s)
+        now.observe(Request(0.0, 20.0, 4, 0.0, es_s=0.01, air_s=0.0, ue_s=0.0, latency_s=latency_s), latest_s)
+    assert np.mean(late) <= ALPHA + 0.01
+    assert np.mean(late[600:1200]) <= ALPHA + 0.02

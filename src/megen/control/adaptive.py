@@ -128,7 +128,7 @@ def measured(requests: Sequence[Request], controller: Controller) -> Measured:
     """The means of requests in the order of their arrival, at least `2 * BATCHES` of them."""
     arrivals, snr, es_s, ue_s = (np.array([getattr(r, name) for r in requests]) for name in ("arrival_s", "snr_db", "es_s", "ue_s"))
     es = es_s / np.maximum([controller.server.es_s(r.steps) for r in requests], 1e-9)
-    ue = ue_s / max(controller.phone.ue_s(), 1e-9)
+    ue = ue_s / np.maximum([controller.phone.ue_s(r.decision) for r in requests], 1e-9)
     spreads = (float(x.std() / max(x.mean(), 1e-9)) for x in (es, ue))
     gap_s, snr_db, es_factor, ue_factor = map(_mean, (np.diff(arrivals), snr, es, ue))
     return Measured(gap_s, snr_db, es_factor, ue_factor, *spreads)

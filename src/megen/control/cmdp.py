@@ -55,7 +55,7 @@ class CMDP:
     reward: Array  # [C, P, A]
     service_s: Array  # [C, P, A, D]
     cost_tables: Mapping[str, Array]  # [C, P, A, D] each: what single requests cost
-    decode_s: float
+    decode_s: float | Array  # of every decision, or by decision [A]
     gap_s: Array  # [F, G]
     deadline_s: float | Array  # of every request, or by prompt class [P]
     cost_names: tuple[str, ...]
@@ -76,6 +76,8 @@ class CMDP:
                 raise InputError(f"{name} has the shape {table.shape}, expected {shapes[0]}, or {shapes[1]} where the backlog counts")
         if unknown := [name for name in self.cost_names if name not in (*TIME_COSTS, *self.cost_tables)]:
             raise InputError(f"no table of the cost {unknown[0]}: there are {', '.join((*TIME_COSTS, *self.cost_tables))}")
+        if np.shape(self.decode_s) not in ((), (a,)):
+            raise InputError(f"decode_s has the shape {np.shape(self.decode_s)}, expected one number, or one for each decision {(a,)}")
         for name, table in self.shown.items():
             if table.shape != (c, p, a):
                 raise InputError(f"{name} has the shape {table.shape}, expected {(c, p, a)}")
@@ -150,8 +152,14 @@ class CMDP:
         if name in self.cost_tables:
             table = self.cost_tables[name]
             return table[:, :, None] if table.ndim == 4 else table
-        latency_s: Array = self.backlog_s[:, None, None] + self.service_s[:, :, None] + self.decode_s
+        latency_s: Array = self.backlog_s[:, None, None] + self.service_s[:, :, None] + self.decodings_s[:, None]
         return latency_s if name == "latency_s" else (latency_s > self.deadlines_s[:, None, None, None]).astype(float)
+
+    @property
+    def decodings_s(self) -> Array:
+        """What the user equipment takes after each decision [A]."""
+        out: Array = np.broadcast_to(np.asarray(self.decode_s, float), (self.actions,))
+        return out
 
     @property
     def deadlines_s(self) -> Array:

@@ -153,6 +153,14 @@ class Controller:
             return self.policy.decisions[int(probabilities.argmax())]
         return self.policy.decisions[int(self.rng.choice(len(probabilities), p=probabilities / probabilities.sum()))]
 
+    def latest_s(self, observation: Observation, decision: Decision) -> float:
+        """When a decision's image is there at the latest, with probability 1 - `ALPHA`, in s from the request on.
+
+        Errors: InputError as `check_deadlines`.
+        """
+        seen, slower = self._on_the_grid(observation)
+        return float(self._ends_s(seen, slower, self._latest_air_s)[self.policy.decisions.index(decision)])
+
     def fits(self, observation: Observation, decision: Decision) -> bool:
         """Whether a decision keeps the request's own limits: its deadline with probability 1 - `ALPHA`, its energy in the mean."""
         return bool(self._fitting(*self._on_the_grid(observation))[1][self.policy.decisions.index(decision)])
@@ -169,10 +177,14 @@ class Controller:
         Of an observation on the grid, and how many times longer its transmission takes.
         """
         c, p, budget = self._class_of(seen), seen.prompt_class, seen.budget
-        air_s = self._mean_air_s if budget.deadline_s is None else self._latest_air_s
-        ends_s: Array = seen.backlog_s + self._latest_work_s + slower * air_s[c, p]
+        ends_s = self._ends_s(seen, slower, self._mean_air_s if budget.deadline_s is None else self._latest_air_s)
         energy_j = self._worked_j + slower * self._radio_j[c, p]
         return ends_s, (ends_s <= (budget.deadline_s or np.inf)) & (energy_j <= (budget.energy_j or np.inf))
+
+    def _ends_s(self, seen: Observation, slower: float, air_s: Array) -> Array:
+        """When each decision's image is there, machines at their slowest and a transmission by its table [G, P, A], in s [A]."""
+        out: Array = seen.backlog_s + self._latest_work_s + slower * air_s[self._class_of(seen), seen.prompt_class]
+        return out
 
     def _class_of(self, seen: Observation) -> int:
         """The place of an observation's SNR on the grid."""
@@ -232,13 +244,13 @@ class Controller:
     @cached_property
     def _worked_s(self) -> Array:
         """Seconds of both machines [A]."""
-        return np.array([self.server.es_s(d.steps) + self.phone.ue_s() for d in self.policy.decisions])
+        return np.array([self.server.es_s(d.steps) + self.phone.ue_s(d) for d in self.policy.decisions])
 
     @cached_property
     def _latest_work_s(self) -> Array:
         """What both machines take at most, by the spread of their seconds [A]: a normal distribution's 95th percentile."""
         es, ue = (1 + SPREADS * machine.spread for machine in (self.server, self.phone))
-        return np.array([es * self.server.es_s(d.steps) + ue * self.phone.ue_s() for d in self.policy.decisions])
+        return np.array([es * self.server.es_s(d.steps) + ue * self.phone.ue_s(d) for d in self.policy.decisions])
 
     @cached_property
     def _mean_air_s(self) -> Array:
@@ -261,7 +273,7 @@ class Controller:
     def _worked_j(self) -> Array:
         """Energy of both machines [A]."""
         return np.array(
-            [self.server.power_w * self.server.es_s(d.steps) + self.phone.power_w * self.phone.ue_s() for d in self.policy.decisions]
+            [self.server.power_w * self.server.es_s(d.steps) + self.phone.power_w * self.phone.ue_s(d) for d in self.policy.decisions]
         )
 
     @cached_property

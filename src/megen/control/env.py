@@ -96,7 +96,7 @@ class Reference(Main):
         super().__init__(cmdp or reference.reference_cmdp(), horizon)
         if "energy_j" not in self.cmdp.cost_names:
             raise InputError(f"this environment shows the last energy: `energy_j` must be a cost, got {', '.join(self.cmdp.cost_names)}")
-        most = self.cmdp.service_s.max() + self.cmdp.decode_s, self.cmdp.cost_tables["energy_j"].max() / 1e3
+        most = self.cmdp.service_s.max() + self.cmdp.decodings_s.max(), self.cmdp.cost_tables["energy_j"].max() / 1e3
         low, high = self.cmdp.snr_db.min() / 10, self.cmdp.snr_db.max() / 10
         self.observation_space = spaces.Box(np.array([low, 0, 0], np.float32), np.nextafter(np.array([high, *most], np.float32), np.inf))
         self._last = np.zeros(2)

@@ -21,7 +21,7 @@ from megen.control.scenarios.scenario import BudgetClass, Scenario, long_run
 from megen.cost.device_profile import DeviceProfile
 from megen.errors import InputError
 from megen.files import read_text
-from megen.types import QUANTISER_BITS
+from megen.types import QUANTISER_BITS, Decision
 
 Array = NDArray[np.float64]
 LEAST = 200  # requests that say anything of arrivals and channel
@@ -59,6 +59,11 @@ class Request:
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must not be negative, got {getattr(self, name)}")
 
+    @property
+    def decision(self) -> Decision:
+        """What was decided."""
+        return Decision(self.steps, self.merge_ratio, self.quantiser_bits)
+
     def line(self) -> str:
         """The request as a line of a log."""
         parts = {
@@ -80,7 +85,12 @@ class Fit:
     es_spread: float
     ue_s: float
     ue_spread: float
-    requests: int
+    decisions: tuple[Decision, ...]  # of the requests
+
+    @property
+    def requests(self) -> int:
+        """How many there were."""
+        return len(self.decisions)
 
     def server(self, profile: DeviceProfile) -> DeviceProfile:
         """The edge server's profile with these seconds."""
@@ -90,8 +100,8 @@ class Fit:
 
     def phone(self, profile: DeviceProfile) -> DeviceProfile:
         """The phone's profile with these seconds."""
-        scale = self.ue_s / max(profile.ue_s(), 1e-9)
-        parts = {name: getattr(profile, name) * scale for name in ("arrive_s", "decode_s")}
+        scale = self.ue_s / max(float(np.mean([profile.ue_s(d) for d in self.decisions])), 1e-9)
+        parts = {name: getattr(profile, name) * scale for name in ("arrive_s", "decode_s", "clean_s")}
         return replace(profile, **parts, spread=self.ue_spread, source=f"fitted to {self.requests} requests")
 
     def figures(self) -> dict[str, Any]:
@@ -134,8 +144,16 @@ def fit(requests: Sequence[Request]) -> Fit:
         raise InputError(f"all requests have {int(steps[0])} steps: what a step takes needs two step counts at least")
     step_s, fixed_s = np.polyfit(steps, es_s, 1, w=1 / np.maximum(es_s, 1e-9))
     line = np.maximum(fixed_s + step_s * steps, 1e-9)
-    spreads = float((es_s / line).std()), float(ue_s.std() / max(ue_s.mean(), 1e-9))
-    return Fit(scenario, max(float(fixed_s), 0.0), max(float(step_s), 0.0), spreads[0], float(ue_s.mean()), spreads[1], len(requests))
+    decisions = tuple(r.decision for r in requests)
+    spreads = float((es_s / line).std()), _ue_spread(decisions, ue_s)
+    return Fit(scenario, max(float(fixed_s), 0.0), max(float(step_s), 0.0), spreads[0], float(ue_s.mean()), spreads[1], decisions)
+
+
+def _ue_spread(decisions: Sequence[Decision], ue_s: Array) -> float:
+    """The phone's relative spread around the mean of features that were merged and quantised alike: some are cleaned first."""
+    _, alike = np.unique([(d.merge_ratio, d.quantiser_bits) for d in decisions], axis=0, return_inverse=True)
+    means_s = np.bincount(alike.ravel(), ue_s) / np.bincount(alike.ravel())
+    return float((ue_s / np.maximum(means_s[alike.ravel()], 1e-9)).std())
 
 
 def load_of(requests: Sequence[Request]) -> Scenario:

@@ -199,6 +199,7 @@ def _requests(process: Process, choose: Choose, links: int, count: int, rng: np.
     """One request after another on every link."""
     scenario, grid, server, phone = process.scenario, process.grid, process.server, process.phone
     steps, codings = np.array([d.steps for d in grid.decisions]), len(grid.merge_ratios)
+    decode_s = np.array([phone.ue_s(d) for d in grid.decisions])
     held_out = grid.airtime_draws_s[1]  # [P, M, G, H]
     edges = (grid.snr_db[1:] + grid.snr_db[:-1]) / 2
     prompts, budgets = np.cumsum(grid.counts / grid.counts.sum()), np.cumsum([b.share for b in scenario.classes])
@@ -214,7 +215,7 @@ def _requests(process: Process, choose: Choose, links: int, count: int, rng: np.
             a = choose(c, p, b, phase, backlog, rng)
             air = held_out[p, a % codings, c, rng.integers(held_out.shape[-1], size=links)]
             worked = (server.es_s(0) + steps[a] * server.step_s) * _spread(server.spread, rng, links)
-            decoded = phone.ue_s() * _spread(phone.spread, rng, links)
+            decoded = decode_s[a] * _spread(phone.spread, rng, links)
             gap = mean_gap_s[phase] * rng.standard_exponential(links)
             yield _Served(c, p, b, a, snr, backlog, worked, air, decoded, backlog + worked + air + decoded, gap)
             backlog = np.maximum(backlog + worked + air - gap, 0)

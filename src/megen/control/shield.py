@@ -44,7 +44,7 @@ def margin(scores: Array, alpha: float) -> Array:
 
 def calibrate(cmdp: CMDP, alpha: float) -> Shield:
     """A shield from the held-out requests of every SNR class, prompt class and decision. Errors: InputError as `margin`."""
-    return Shield(cmdp.service_s.mean(-1) + cmdp.decode_s, margin(_scores(cmdp, 0), alpha), alpha)
+    return Shield(cmdp.service_s.mean(-1) + cmdp.decodings_s, margin(_scores(cmdp, 0), alpha), alpha)
 
 
 def _scores(cmdp: CMDP, half: int) -> Array:
@@ -92,7 +92,7 @@ def coverage(cmdp: CMDP, policy: Array, shield: Shield) -> tuple[float | None, f
     choice = allowed(cmdp, shield).any(1)
     weight = evaluate(cmdp, policy).occupancy * choice
     service_s = cmdp.service_s.mean(-1, keepdims=True) + _scores(cmdp, 1)
-    latency_s = cmdp.backlog_s[:, None, None] + service_s[:, :, None] + cmdp.decode_s  # [C, P, W, A, H]
+    latency_s = cmdp.backlog_s[:, None, None] + service_s[:, :, None] + cmdp.decodings_s[:, None]  # [C, P, W, A, H]
     on_time = (policy * cmdp.of_states((latency_s <= cmdp.deadlines_s[:, None, None, None]).mean(-1))).sum(1)
     reached = float(weight.sum())
     return (float(weight @ on_time) / reached if reached > 0 else None), reached

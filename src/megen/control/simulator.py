@@ -63,6 +63,7 @@ class Simulator:
         self._even = bool(np.allclose(np.diff(cmdp.backlog_s), cmdp.backlog_s[1]))
         self._cells = np.arange(float(len(cmdp.backlog_s)))
         self._start = np.cumsum(cmdp.start)
+        self._decodings_s = cmdp.decodings_s
         self._deadlines_s = np.tile(cmdp.deadlines_s, c)
 
     def start(self, n: int, rng: np.random.Generator) -> Ints:
@@ -89,7 +90,7 @@ class Simulator:
         cell = drawn.astype(np.int64)
         at = ((cp // p) * f + phase) * self._next + cell
         after = np.where(drawn - cell < self._threshold[at], cell, self._alias[at])
-        latency_s = busy_s + self.cmdp.decode_s
+        latency_s = busy_s + self._decodings_s[action]
         costs = np.empty((len(self.cmdp.cost_names), len(state)))
         for k, name in enumerate(self.cmdp.cost_names):
             table = self._costs.get(name)

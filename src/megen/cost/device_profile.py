@@ -17,11 +17,12 @@ import platformdirs
 
 from megen.errors import InputError
 from megen.files import read_text, write_json
+from megen.types import Decision
 
 SERVER, PHONE = "cpu", "phone"  # the bundled ones that are taken where none is named
 MAIN_V0 = "main-v0-cpu", "main-v0-phone"  # of the benchmark `megen/Main-v0`, whose tables stay as they are
 ASSETS = Path(__file__).parents[1] / "assets" / "profiles"
-SECONDS = ("text_s", "step_s", "merge_s", "code_s", "arrive_s", "decode_s", "decode_torch_s")
+SECONDS = ("text_s", "step_s", "merge_s", "code_s", "arrive_s", "decode_s", "clean_s", "decode_torch_s")
 MOST = 1e9  # of any figure
 BUSY = 0.25  # load a core from which on other work makes seconds too long
 SAME_FLOPS = 0.1  # relative: more apart, and the figures are of other networks (PyTorch counts attention on some devices alone, 5 %)
@@ -44,7 +45,7 @@ class DeviceProfile:
     merge_s: float
     code_s: float
     arrive_s: float  # received bits to rows and map
-    decode_s: float  # rows and map to an image, by onnxruntime
+    decode_s: float  # rows and map to an image, by onnxruntime, of features that need no cleaning
     decode_torch_s: float  # the same in torch; no cost is made of it
     step_gflop: float
     decode_gflop: float  # without the restorer
@@ -52,11 +53,13 @@ class DeviceProfile:
     spread: float = 0.0  # of a stage's seconds around their mean, relative; 0 where nobody measured it
     batch_fixed: float = 0.0  # share of a step's seconds that a batch pays once, whatever its rows; 0 where nobody measured it
     load: float = 0.0  # other work on the machine just before it was measured, in processes a core; 0 where nobody asked
+    clean_s: float = 0.0  # the phone's denoiser before, where features are merged or coarse; 0 where there is none, or it is in decode_s
+    fine_bits: float = 0.0  # the coarsest quantiser whose features need no cleaning, in bits
     text_gflop: float = 0.0  # 0 where nobody counted; merging and coding run in NumPy, whose operations nothing counts
     assumed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in (*SECONDS, "spread", "batch_fixed", "load", "text_gflop", "step_gflop", "decode_gflop", "power_w"):
+        for name in (*SECONDS, "spread", "batch_fixed", "load", "fine_bits", "text_gflop", "step_gflop", "decode_gflop", "power_w"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST:
                 raise ProfileError(f"{name} must be a number in [0, {MOST:g}], got {value!r}")
@@ -74,9 +77,10 @@ class DeviceProfile:
         """The same machine with `factor` times the seconds, and another spread of them. Errors: ProfileError on what cannot be."""
         return replace(self, **{name: factor * getattr(self, name) for name in SECONDS}, spread=spread, source=source)
 
-    def ue_s(self) -> float:
-        """Seconds that the user equipment works on one image."""
-        return self.arrive_s + self.decode_s
+    def ue_s(self, decision: Decision | None = None) -> float:
+        """Seconds that the user equipment works on one image; None: on one whose features need no cleaning."""
+        cleaned = decision is not None and (decision.merge_ratio > 0 or decision.quantiser_bits < self.fine_bits)
+        return self.arrive_s + self.decode_s + self.clean_s * cleaned
 
 
 def save(profile: DeviceProfile, path: Path, about: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from megen import merging
@@ -20,7 +21,9 @@ from megen.evaluation.quality_grid import captions
 from megen.export import TorchReceiver, net_of
 from megen.halves import Receives, Transmitter, tokens_of
 from megen.provenance import provenance
-from megen.types import Received
+from megen.types import LEAST_QUANTISER_BITS, MOST_QUANTISER_BITS, Features, Received
+from megen.ue import Receiver
+from megen.ue.receiver import is_degraded
 
 PROMPT = "a lighthouse at sunset, snowy mountains, pine trees"
 RATIO = 0.25
@@ -110,7 +113,8 @@ def profile(transmitter: Transmitter, receiver: Receives, name: str, repeats: in
     grid = (shape[1], shape[2])
     merged = merging.merged(tokens_of(latent), grid, RATIO)
     received = Received(transmitter.codec.encode(merged).payload)
-    features = transmitter.codec.decode(received)
+    features = transmitter.codec.decode(Received(transmitter.encode(latent).payload))
+    clean_s, fine_bits = cleaning(transmitter, receiver, latent, repeats)
     inputs = [torch.from_numpy(x).to(device) for x in (features.rows, features.merge_map, features.degradation)]
     lighter = getattr(getattr(backbone, "checkpoint", None), "receiver", None) is not None
     in_torch = TorchReceiver(net_of(backbone), shape)
@@ -131,6 +135,8 @@ def profile(transmitter: Transmitter, receiver: Receives, name: str, repeats: in
         code_s=median_s(lambda: transmitter.codec.encode(merged), repeats),
         arrive_s=median_s(lambda: transmitter.codec.decode(received), repeats),
         decode_s=median_s(lambda: receiver.image_of(features), repeats),
+        clean_s=clean_s,
+        fine_bits=fine_bits,
         decode_torch_s=decode_torch_s,
         step_gflop=step_gflop,
         decode_gflop=decode_gflop,
@@ -141,6 +147,22 @@ def profile(transmitter: Transmitter, receiver: Receives, name: str, repeats: in
         text_gflop=text_gflop,
         assumed=tuple(name for name, unmeasured in (("power_w", not measured), ("decode_gflop", lighter)) if unmeasured),
     )
+
+
+def cleaning(transmitter: Transmitter, receiver: Receives, latent: Tensor, repeats: int) -> tuple[float, float]:
+    """What cleaning the coarsest features takes here, in s, and the coarsest quantiser whose features need none, in bits."""
+    if not isinstance(receiver, Receiver) or receiver.denoiser is None:
+        return 0.0, 0.0
+
+    def quantised(bits: float) -> Features:
+        return transmitter.codec.decode(Received(transmitter.encode(latent, quantiser_bits=bits).payload))
+
+    low, high = round(4 * LEAST_QUANTISER_BITS), round(4 * MOST_QUANTISER_BITS)  # cleaned, and not cleaned, in quarters of a bit
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if is_degraded(quantised(middle / 4)) else (low, middle)
+    coarsest = quantised(LEAST_QUANTISER_BITS)
+    return median_s(lambda: receiver.denoised(coarsest), repeats), high / 4
 
 
 def measure_once(transmitter: Transmitter, receiver: Receives, say: Callable[[str], object]) -> None:

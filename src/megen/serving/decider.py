@@ -11,7 +11,7 @@ import numpy as np
 
 from megen.backbone import BackboneSpec
 from megen.control.adaptive import Adaptive
-from megen.control.controller import Controller
+from megen.control.controller import ALPHA, Controller
 from megen.control.fit import Request
 from megen.cost.energy import ES_W
 from megen.errors import InputError
@@ -22,6 +22,7 @@ GRAIN = 0.1  # the width of a class of speeds, in natural logarithms
 SPREAD_GRAIN = 0.05  # and the spread of the server's seconds
 NORMAL_DEVIATION = 1.4826  # standard over median deviation of a normal distribution
 RECENT, LEAST_RECENT = 32, 4  # finished requests that tell the server's speed
+MISSED, MOST_MARGIN = 0.05, 1.0  # what one late picture adds to the margin of promises, relative to their seconds, and the most there is
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,14 @@ class Asked:
 
 @dataclass(frozen=True)
 class Decided:
-    """A decision, why, whether the request's limits are expected to be kept (None: it has none), and the seconds expected."""
+    """A decision, why, whether the request's limits are expected to be kept (None: it has none), the seconds expected, and the most
+    that it takes but in one of twenty."""
 
     decision: Decision
     why: str
     fits: bool | None = None
     expected_s: float | None = None
+    latest_s: float | None = None
 
 
 class Decider:
@@ -54,6 +57,7 @@ class Decider:
         self._of: Controller | None = None  # the plan's own, from which the known ones are made
         self._known: dict[tuple[int, int, int], Controller] = {}  # by the grains of phone, server and spread
         self._recent: deque[tuple[int, float, float]] = deque(maxlen=RECENT)  # steps, rows and the seconds of finished requests
+        self.margin = 0.0  # of promises, relative to their seconds, by which of the last ones were kept
         self._rest_s: deque[float] = deque(maxlen=RECENT)  # of latencies, beside backlog, work, transmission and decoding
 
     def decide(self, asked: Asked, channel: ChannelState, backlog_s: float, phase: int, decode_s: float | None) -> Decided:
@@ -67,7 +71,9 @@ class Decider:
         if self.policy is None:
             return Decided(fixed, "as asked" if named else f"fixed: {self.why_fixed}")
         controller = self._controller(decode_s)
-        seen = Observation(channel, backlog_s + self._unaccounted_s(), arrival_phase=phase, prompt=asked.prompt, budget=asked.budget)
+        budget, wider = asked.budget, 1 + self.margin
+        held = replace(budget, deadline_s=budget.deadline_s / wider) if budget.deadline_s is not None else budget
+        seen = Observation(channel, backlog_s + self._unaccounted_s(), arrival_phase=phase, prompt=asked.prompt, budget=held)
         decision, why = fixed, "as asked"
         if asked.steps is None:
             try:
@@ -77,8 +83,8 @@ class Decider:
         if decision not in controller.policy.decisions:
             return Decided(decision, why)
         expected_s = controller.expected_latency_s(seen)[decision]
-        fits = controller.fits(seen, decision) if asked.budget != Budget() else None
-        return Decided(decision, _said(why, fits, asked.budget, expected_s), fits, expected_s)
+        fits = controller.fits(seen, decision) if budget != Budget() else None
+        return Decided(decision, _said(why, fits, budget, expected_s), fits, expected_s, wider * controller.latest_s(seen, decision))
 
     def _controller(self, decode_s: float | None) -> Controller:
         """The plan's controller with the server's speed by its last requests, and for a user equipment of its own speed.
@@ -129,8 +135,14 @@ class Decider:
         """The edge server's power while it works, assumed where no profile has it."""
         return ES_W if self.policy is None else self.policy.powers_w[0]
 
-    def observe(self, request: Request) -> None:
-        """Learn of a finished request."""
+    def observe(self, request: Request, latest_s: float | None = None) -> None:
+        """Learn of a finished request, and of the most that it was said to take.
+
+        Each that took longer widens the margin of promises, each other one narrows it, so that in the long run no more than `ALPHA` take
+        longer, whatever the machines do (adaptive conformal inference, Gibbs and Candes 2021).
+        """
+        if latest_s is not None:
+            self.margin = min(max(self.margin + MISSED * ((request.latency_s > latest_s) - ALPHA), 0.0), MOST_MARGIN)
         accounted_s = request.backlog_s + request.es_s + request.air_s + request.ue_s
         self._rest_s.append(request.latency_s - accounted_s)
         if self.policy is not None:

@@ -178,7 +178,7 @@ class Service:
             return False
         line = self.outcomes.shown(served, decode_s, latency_s)
         if line is not None:
-            self.decider.observe(line)
+            self.decider.observe(line, served.decided.latest_s)
         return line is not None
 
     def _phase(self, now_s: float) -> int:

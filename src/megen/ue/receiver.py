@@ -45,6 +45,17 @@ def is_degraded(features: Features) -> bool:
     return float(features.degradation.max(1).mean()) > DEGRADED
 
 
+def _options(threads: int) -> onnxruntime.SessionOptions:
+    """How graphs are run: a graph's threads do not spin when it is done, as another one often follows at once, and shares the cores."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
 class ReceiverError(InputError):
     """A receiver graph that is missing, broken or not one of megen's."""
 
@@ -83,6 +94,7 @@ class Receiver:
     tiles: Tiles | None = None
     noisy: Path | None = None  # the graph for features with noise, which is loaded when there are some
     denoiser: Path | None = None  # that of the phone's denoiser, likewise
+    threads: int = 0  # of each graph; 0: as many as there are cores
 
     @classmethod
     def load(cls, path: Path | str, threads: int = 0) -> Receiver:
@@ -96,9 +108,7 @@ class Receiver:
             raise ReceiverError(f"no receiver graph at {path}: write it with megen export")
         import onnxruntime  # a third of this module's import time, and a program that only names the class needs none of it
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
+        options = _options(threads)
         options.enable_cpu_mem_arena = not path.with_name(TAIL).is_file()  # it would keep what the largest layer took
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=PROVIDERS)
@@ -120,7 +130,7 @@ class Receiver:
         if learned.digest != digest:
             raise ReceiverError(f"{path} needs the {prior.FILE} that it was exported with beside it: write both again with megen export")
         noisy, denoiser = (other if (other := path.with_name(name)).is_file() else None for name in (NOISY, DENOISER))
-        return cls(FeatureCodec(learned, fingerprint, grid), session, tiles, noisy, denoiser)
+        return cls(FeatureCodec(learned, fingerprint, grid), session, tiles, noisy, denoiser, threads)
 
     @cached_property
     def _denoising(self) -> onnxruntime.InferenceSession | None:
@@ -137,10 +147,8 @@ class Receiver:
         """A graph that lies beside the receiver's. Errors: ReceiverError where it is broken, of another version or backbone."""
         import onnxruntime
 
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
         try:
-            session = onnxruntime.InferenceSession(str(path), options, providers=PROVIDERS)
+            session = onnxruntime.InferenceSession(str(path), _options(self.threads), providers=PROVIDERS)
             fingerprint = int(session.get_modelmeta().custom_metadata_map["fingerprint"])
             if len(session.get_inputs()) != inputs:
                 raise KeyError("its inputs")

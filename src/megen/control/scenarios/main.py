@@ -56,7 +56,8 @@ def build_cmdp(
     bits = grid.payload_bits.reshape(grid.classes, n * m)[None, :, :, None]
     draws_s = np.repeat(grid.airtime_draws_s.transpose(0, 3, 1, 2, 4)[:, :, :, None], n, 3)  # [2, C, P, N, M, H]
     radio_j = radio_w * air_s + radio_w_per_mbps * bits / 1e6
-    ue_j = radio_j + phone.power_w * phone.ue_s()
+    decode_s = np.array([phone.ue_s(d) for d in grid.decisions])  # [A]
+    ue_j = radio_j + phone.power_w * decode_s[:, None]
     stay = scenario.phase_stay
 
     cmdp = CMDP(
@@ -70,7 +71,7 @@ def build_cmdp(
         service_s=compute_s[:, None] + air_s,
         deviation_s=draws_s.reshape(*draws_s.shape[:3], n * m, -1) - air_s.mean(-1, keepdims=True),
         cost_tables={"energy_j": server.power_w * compute_s[:, None] + ue_j, "ue_energy_j": ue_j},
-        decode_s=phone.ue_s(),
+        decode_s=decode_s if phone.clean_s else phone.ue_s(),
         gap_s=np.stack([exponential_quantiles(m, scenario.gaps) for m in scenario.mean_gap_s]),
         deadline_s=scenario.deadline_s,
         cost_names=("late", "energy_j"),
@@ -148,7 +149,7 @@ def lateness(cmdp: CMDP, *, smooth: bool) -> dict[str, Array]:
         share, u = left / (left + right), (np.arange(OFFSETS)[:, None] + 0.5) / OFFSETS
         with np.errstate(divide="ignore", invalid="ignore"):
             offsets = np.where(u < share, left * (np.sqrt(u / share) - 1), right * (1 - np.sqrt((1 - u) / (1 - share))))
-    left_s = cmdp.deadlines_s[:, None, None] - cmdp.service_s - cmdp.decode_s  # [C, P, A, D]
+    left_s = cmdp.deadlines_s[:, None, None] - cmdp.service_s - cmdp.decodings_s[:, None]  # [C, P, A, D]
     late = np.zeros((*left_s.shape[:2], len(cells), *left_s.shape[2:]))
     tardiness_s, over_s = late.copy(), late.copy()
     for offset in offsets:
