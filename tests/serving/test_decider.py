@@ -20,6 +20,7 @@ from megen.halves import Transmitter
 from megen.serving import server
 from megen.serving.decider import MOST_MARGIN, Asked, Decider
 from megen.serving.goodput import KEPT_CONNECTIONS, PRIOR_BPS, GoodputEstimate, Goodputs
+from megen.serving.scheduler import Ahead
 from megen.types import Budget, ChannelState, Decision, Observation
 
 from ..conftest import make_tiny
@@ -38,12 +39,12 @@ def decider() -> Decider:
 
 
 def test_the_plan_keeps_a_deadline_or_says_that_it_cannot(decider: Decider) -> None:
-    generous = decider.decide(Asked(PROMPT, budget=Budget(3.0)), FAST, 0.0, 1, None)
+    generous = decider.decide(Asked(PROMPT, budget=Budget(3.0)), FAST, 1, None)
     assert generous.fits
     assert "to keep 3 s" in generous.why
     assert generous.expected_s is not None
     assert generous.expected_s < 3
-    hopeless = decider.decide(Asked(PROMPT, budget=Budget(0.01)), SLOW, 0.0, 1, None)
+    hopeless = decider.decide(Asked(PROMPT, budget=Budget(0.01)), SLOW, 1, None)
     assert hopeless.fits is False
     assert "cannot be promised" in hopeless.why
     assert hopeless.decision.steps == 1
@@ -55,7 +56,7 @@ def test_more_time_is_never_a_worse_picture_nor_fewer_steps_of_as_fine_a_payload
     for channel in (FAST, SLOW):
         chosen = []
         for deadline_s in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1, 1.5, 2, 4):
-            decision = decider.decide(Asked(PROMPT, budget=Budget(deadline_s)), channel, 0.0, 1, None).decision
+            decision = decider.decide(Asked(PROMPT, budget=Budget(deadline_s)), channel, 1, None).decision
             quality = controller.quality(Observation(channel, arrival_phase=1, prompt=PROMPT), decision)
             chosen.append((quality, decision.quantiser_bits, decision.steps))
         assert [c[0] for c in chosen] == sorted(c[0] for c in chosen)
@@ -65,9 +66,9 @@ def test_more_time_is_never_a_worse_picture_nor_fewer_steps_of_as_fine_a_payload
 
 def test_a_backlog_and_a_slow_phone_cost_time(decider: Decider) -> None:
     asked = Asked(PROMPT, steps=4, merge_ratio=0.0, quantiser_bits=5.0, budget=Budget(1.0))
-    alone = decider.decide(asked, FAST, 0.0, 1, None)
-    behind = decider.decide(asked, FAST, 0.5, 1, None)
-    slow = decider.decide(asked, FAST, 0.0, 1, 2.0)
+    alone = decider.decide(asked, FAST, 1, None)
+    behind = decider.decide(asked, FAST, 1, None, Ahead(0.5, 0.5))
+    slow = decider.decide(asked, FAST, 1, 2.0)
     assert alone.expected_s is not None
     assert behind.expected_s == pytest.approx(alone.expected_s + 0.5)
     assert slow.expected_s is not None
@@ -86,7 +87,7 @@ def test_limits_are_held_against_what_the_server_takes_now(decider: Decider) -> 
         now = Decider(SPEC, policy)
         for factor in factors:
             now.took(4, rows, factor * 4 * es.step_s * (0.4 + 0.6 * rows))
-        return now.decide(Asked(PROMPT, budget=Budget(deadline_s)), FAST, 0.0, 1, None).decision.steps
+        return now.decide(Asked(PROMPT, budget=Budget(deadline_s)), FAST, 1, None).decision.steps
 
     usual = steps_after()
     assert steps_after(12, 12, 12) == usual  # too few to tell
@@ -104,11 +105,12 @@ def test_what_no_stage_accounts_for_is_added(decider: Decider) -> None:
     assert decider.policy is not None
     now = Decider(SPEC, Adaptive(decider.policy.planned.controller, decider.policy.planned.scenario))
     asked = Asked(PROMPT, steps=4, merge_ratio=0.0, quantiser_bits=5.0)
-    before_s = now.decide(asked, FAST, 0.0, 1, None).expected_s
+    before_s = now.decide(asked, FAST, 1, None).expected_s
+    beside_s = decider.policy.planned.controller.server.es_s(0)
     assert before_s is not None
     for rest_s in (0.2, 0.2, 9.0, 0.2):  # one connection that was slow to open
-        now.observe(Request(0.0, 20.0, 4, 0.0, es_s=0.3, air_s=0.01, ue_s=0.3, backlog_s=0.1, latency_s=0.71 + rest_s))
-    assert now.decide(asked, FAST, 0.0, 1, None).expected_s == pytest.approx(before_s + 0.2)
+        now.learn(now.decide(asked, FAST, 1, None), 0.61 + beside_s + rest_s, 0.61)
+    assert now.decide(asked, FAST, 1, None).expected_s == pytest.approx(before_s + 0.2)
 
 
 def test_a_new_plan_takes_the_place_of_what_was_made_from_the_last(decider: Decider) -> None:
@@ -116,29 +118,49 @@ def test_a_new_plan_takes_the_place_of_what_was_made_from_the_last(decider: Deci
     policy = Adaptive(decider.policy.planned.controller, decider.policy.planned.scenario)
     now = Decider(SPEC, policy)
     asked = Asked(PROMPT, steps=4, merge_ratio=0.0, quantiser_bits=5.0)
-    before_s = now.decide(asked, FAST, 0.0, 1, 1.0).expected_s
+    before_s = now.decide(asked, FAST, 1, 1.0).expected_s
     slower = policy.planned.controller.server.scaled(3.0, 0.0, "a test")
     policy.planned = replace(policy.planned, controller=replace(policy.planned.controller, server=slower))
-    after_s = now.decide(asked, FAST, 0.0, 1, 1.0).expected_s
+    after_s = now.decide(asked, FAST, 1, 1.0).expected_s
     assert before_s is not None
     assert after_s is not None
     assert after_s > before_s + slower.es_s(4) / 2
 
 
+def test_limits_of_a_request_that_shares_a_batch_are_held_against_the_batchs_seconds(decider: Decider) -> None:
+    assert decider.policy is not None
+    es = decider.policy.planned.controller.server
+    asked = Asked(PROMPT, steps=4, merge_ratio=0.0, quantiser_bits=5.0)
+
+    def expected_s(ahead: Ahead) -> float:
+        found = decider.decide(asked, FAST, 1, None, ahead).expected_s
+        assert found is not None
+        return found
+
+    batch = es.batch_fixed + (1 - es.batch_fixed) * 5
+    assert expected_s(Ahead(0.0, 0.0, 5)) - expected_s(Ahead()) == pytest.approx(4 * es.step_s * (batch - 1))
+    assert expected_s(Ahead(1.0, 0.0, 5)) == expected_s(Ahead(0.0, 0.0, 5))  # what runs beside it does not run before it
+    assert expected_s(Ahead(1.0, 0.1, 5)) - expected_s(Ahead(1.0, 0.0, 5)) == pytest.approx(0.5)
+    tight = replace(asked, steps=None, budget=Budget(0.6))
+    assert decider.decide(tight, FAST, 1, None, Ahead(0.0, 0.0, 8)).decision.steps < decider.decide(tight, FAST, 1, None).decision.steps
+    quiet, busy = (replace(asked, steps=None), Ahead(3.0, 0.0, 2))  # a plan for a run of requests goes by the work ahead
+    assert decider.decide(quiet, FAST, 1, None, busy).decision.steps <= decider.decide(quiet, FAST, 1, None).decision.steps
+
+
 def test_what_is_asked_for_is_done(decider: Decider) -> None:
-    assert decider.decide(Asked(PROMPT, steps=8, merge_ratio=0.3), FAST, 0.0, 1, None).decision == Decision(8, 0.3)
-    assert decider.decide(Asked(PROMPT, merge_ratio=0.5), FAST, 0.0, 1, None).decision.merge_ratio == 0.5
-    unmeasured = decider.decide(Asked(PROMPT, merge_ratio=0.3), FAST, 0.0, 1, None)
+    assert decider.decide(Asked(PROMPT, steps=8, merge_ratio=0.3), FAST, 1, None).decision == Decision(8, 0.3)
+    assert decider.decide(Asked(PROMPT, merge_ratio=0.5), FAST, 1, None).decision.merge_ratio == 0.5
+    unmeasured = decider.decide(Asked(PROMPT, merge_ratio=0.3), FAST, 1, None)
     assert unmeasured.decision == Decision(4, 0.3)
     assert unmeasured.why.startswith("fixed: the policy knows no such choice")
     with pytest.raises(InputError, match="steps must be one of"):
-        decider.decide(Asked(PROMPT, steps=3), FAST, 0.0, 1, None)
+        decider.decide(Asked(PROMPT, steps=3), FAST, 1, None)
 
 
 def test_without_a_policy_the_choice_is_fixed_and_says_why() -> None:
     fixed = Decider(SPEC, why_fixed="the file is broken")
-    assert fixed.decide(Asked(PROMPT), FAST, 0.0, 1, None).why == "fixed: the file is broken"
-    assert fixed.decide(Asked(PROMPT), FAST, 0.0, 1, None).decision == Decision(4)
+    assert fixed.decide(Asked(PROMPT), FAST, 1, None).why == "fixed: the file is broken"
+    assert fixed.decide(Asked(PROMPT), FAST, 1, None).decision == Decision(4)
     assert Decider(replace(SPEC, times={2: TIMES[2]})).default == Decision(2)
 
 
@@ -220,24 +242,24 @@ def test_promises_that_were_not_kept_widen_their_margin_and_kept_ones_narrow_it(
     assert decider.policy is not None
     now = Decider(SPEC, Adaptive(decider.policy.planned.controller, decider.policy.planned.scenario))
     asked = Asked(PROMPT, steps=4, merge_ratio=0.0, quantiser_bits=5.0)
-    first = now.decide(asked, FAST, 0.0, 1, None)
+    first = now.decide(asked, FAST, 1, None)
     assert first.expected_s is not None
     assert first.latest_s is not None
     assert first.expected_s < first.latest_s
     tight = replace(asked, budget=Budget(1.01 * first.latest_s))
-    assert now.decide(tight, FAST, 0.0, 1, None).fits
+    assert now.decide(tight, FAST, 1, None).fits
 
     def takes(latency_s: float) -> None:
-        now.observe(Request(0.0, 20.0, 4, 0.0, es_s=latency_s, air_s=0.0, ue_s=0.0, latency_s=latency_s), first.latest_s)
+        now.learn(first, latency_s, latency_s)
 
     takes(1.2 * first.latest_s)
-    late = now.decide(tight, FAST, 0.0, 1, None)
+    late = now.decide(tight, FAST, 1, None)
     assert late.fits is False
     assert late.expected_s == pytest.approx(first.expected_s)
     assert late.latest_s == pytest.approx(first.latest_s * (1 + now.margin))
     for _ in range(20):
         takes(first.expected_s)
-    assert now.decide(tight, FAST, 0.0, 1, None).fits
+    assert now.decide(tight, FAST, 1, None).fits
     for _ in range(500):  # overloaded for long
         takes(9.0)
     assert now.margin == MOST_MARGIN
@@ -248,10 +270,11 @@ def test_no_more_are_late_in_the_long_run_than_promised_whatever_the_machines_do
     now, rng = Decider(SPEC, Adaptive(decider.policy.planned.controller, decider.policy.planned.scenario)), np.random.default_rng(0)
     asked, late = Asked(PROMPT, steps=4, merge_ratio=0.0, quantiser_bits=5.0), []
     for k in range(2000):
-        latest_s = now.decide(asked, FAST, 0.0, 1, None).latest_s
+        decided = now.decide(asked, FAST, 1, None)
+        latest_s = decided.latest_s
         assert latest_s is not None
         latency_s = latest_s / (1 + now.margin) * rng.normal(1.1 if 500 < k < 1200 else 0.97, 0.05)  # slower for a while
         late.append(latency_s > latest_s)
-        now.observe(Request(0.0, 20.0, 4, 0.0, es_s=0.01, air_s=0.0, ue_s=0.0, latency_s=latency_s), latest_s)
+        now.learn(decided, latency_s, latency_s)
     assert np.mean(late) <= ALPHA + 0.01
     assert np.mean(late[600:1200]) <= ALPHA + 0.02

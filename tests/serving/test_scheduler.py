@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megen.errors import InputError
-from megen.serving.scheduler import PATIENCE_S, BusyError, Scheduler
+from megen.serving.scheduler import PATIENCE_S, Ahead, BusyError, Scheduler
 
 
 def test_the_earliest_deadline_is_first_and_ties_go_by_arrival() -> None:
@@ -53,6 +53,24 @@ def test_the_backlog_is_what_runs_and_what_is_due_earlier() -> None:
     queue.finish(first)
     assert queue.backlog_s() == 10.0
     assert Scheduler(10, engines=2).backlog_s() == 0.0
+
+
+def test_a_request_waits_for_a_place_and_then_shares_its_batch() -> None:
+    queue: Scheduler[int] = Scheduler(10)
+    assert queue.ahead(1.0, 2) == Ahead(0.0, 0.0, 1)
+    for work_s, deadline_s in ((2.0, 1.0), (3.0, 1.0)):
+        queue.put(0, work_s, 0.0, deadline_s)
+        queue.take()
+    assert queue.ahead(1.0, 3) == Ahead(5.0, 0.0, 3)  # the third place is free
+    assert queue.ahead(1.0, 2) == Ahead(5.0, 2.0, 2)  # when the shorter is over
+    queue.put(0, 4.0, 0.0, 1.0)
+    queue.put(0, 0.5, 0.0, 2.0)
+    assert queue.ahead(1.5, 2) == Ahead(9.0, 3.0, 2)  # one takes the first place until 6, the other is due later
+    assert queue.ahead(2.5, 2) == Ahead(9.5, 3.5, 2)  # and the other the second until 3.5
+    pair: Scheduler[int] = Scheduler(10, engines=2)
+    pair.put(0, 1.0, 0.0)
+    pair.take()
+    assert pair.ahead(9.0, 4) == Ahead(0.5, 0.0, 1)
 
 
 def test_a_request_whose_engine_was_lost_is_as_urgent_as_it_was() -> None:

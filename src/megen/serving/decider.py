@@ -15,12 +15,14 @@ from megen.control.controller import ALPHA, Controller
 from megen.control.fit import Request
 from megen.cost.energy import ES_W
 from megen.errors import InputError
+from megen.serving.scheduler import Ahead
 from megen.types import Budget, ChannelState, Decision, Observation
 
 CONTROLLERS = 64  # that are kept for machines of other speeds
 GRAIN = 0.1  # the width of a class of speeds, in natural logarithms
 SPREAD_GRAIN = 0.05  # and the spread of the server's seconds
 NORMAL_DEVIATION = 1.4826  # standard over median deviation of a normal distribution
+ALONE = Ahead()
 RECENT, LEAST_RECENT = 32, 4  # finished requests that tell the server's speed
 MISSED, MOST_MARGIN = 0.05, 1.0  # what one late picture adds to the margin of promises, relative to their seconds, and the most there is
 
@@ -55,13 +57,16 @@ class Decider:
         self.spec, self.policy, self.why_fixed = spec, policy, why_fixed
         self.default = spec.default
         self._of: Controller | None = None  # the plan's own, from which the known ones are made
-        self._known: dict[tuple[int, int, int], Controller] = {}  # by the grains of phone, server and spread
+        self._known: dict[tuple[int, ...], Controller] = {}  # by the grains of phone, server and spread, and the rows of a batch
         self._recent: deque[tuple[int, float, float]] = deque(maxlen=RECENT)  # steps, rows and the seconds of finished requests
         self.margin = 0.0  # of promises, relative to their seconds, by which of the last ones were kept
-        self._rest_s: deque[float] = deque(maxlen=RECENT)  # of latencies, beside backlog, work, transmission and decoding
+        self._rest_s: deque[float] = deque(maxlen=RECENT)  # of latencies, beside what stages account for
 
-    def decide(self, asked: Asked, channel: ChannelState, backlog_s: float, phase: int, decode_s: float | None) -> Decided:
-        """One request that finds so much work ahead; `decode_s` is what the user equipment measured of itself.
+    def decide(self, asked: Asked, channel: ChannelState, phase: int, decode_s: float | None, ahead: Ahead = ALONE) -> Decided:
+        """One request that finds so much `ahead`; `decode_s` is what the user equipment measured of itself.
+
+        A plan for a run of requests goes by the engines' backlog. Limits of its own, and the seconds expected, are those of a row in a
+        batch as large as it finds it.
 
         Errors: InputError on steps that the backbone does not offer, or a merge ratio that none has.
         """
@@ -70,14 +75,19 @@ class Decider:
         fixed = self.spec.check(replace(self.default, **named))
         if self.policy is None:
             return Decided(fixed, "as asked" if named else f"fixed: {self.why_fixed}")
-        controller = self._controller(decode_s)
+        controller = self._controller(decode_s, ahead.rows)
         budget, wider = asked.budget, 1 + self.margin
         held = replace(budget, deadline_s=budget.deadline_s / wider) if budget.deadline_s is not None else budget
-        seen = Observation(channel, backlog_s + self._unaccounted_s(), arrival_phase=phase, prompt=asked.prompt, budget=held)
+        wait_s = ahead.wait_s * ahead.rows + self._unaccounted_s()
+        seen = Observation(channel, wait_s, arrival_phase=phase, prompt=asked.prompt, budget=held)
         decision, why = fixed, "as asked"
         if asked.steps is None:
             try:
-                decision, why = controller.restricted(**given)(seen), "by the plan"
+                if budget == Budget():
+                    plan, found = self._controller(decode_s), replace(seen, backlog_s=ahead.backlog_s + self._unaccounted_s())
+                else:
+                    plan, found = controller, seen
+                decision, why = plan.restricted(**given)(found), "by the plan"
             except InputError as error:  # no such choice was measured
                 why = f"fixed: {error}"
         if decision not in controller.policy.decisions:
@@ -86,8 +96,9 @@ class Decider:
         fits = controller.fits(seen, decision) if budget != Budget() else None
         return Decided(decision, _said(why, fits, budget, expected_s), fits, expected_s, wider * controller.latest_s(seen, decision))
 
-    def _controller(self, decode_s: float | None) -> Controller:
-        """The plan's controller with the server's speed by its last requests, and for a user equipment of its own speed.
+    def _controller(self, decode_s: float | None, rows: int = 1) -> Controller:
+        """The plan's controller with the server's speed by its last requests in a batch of so many rows, and for a user equipment of its
+        own speed.
 
         A plan that follows takes a hundred requests to notice; a request's own limits are held against what machines take now.
         """
@@ -97,8 +108,8 @@ class Decider:
             self._of = controller
             self._known.clear()
         phone = 0 if decode_s is None else round(math.log(decode_s / max(controller.phone.ue_s(), 1e-9)) / GRAIN)
-        grains = (phone, *self._server_grains(controller))
-        if grains == (0, 0, 0):
+        grains = (phone, *self._server_grains(controller), rows)
+        if grains == (0, 0, 0, 1):
             return controller
         if grains not in self._known:
             if len(self._known) >= CONTROLLERS:
@@ -106,6 +117,7 @@ class Decider:
             ue = controller.phone.scaled(math.exp(grains[0] * GRAIN), controller.phone.spread, "measured by itself")
             spread = max(controller.server.spread, grains[2] * SPREAD_GRAIN)
             es = controller.server.scaled(math.exp(grains[1] * GRAIN), spread, "measured on its last requests")
+            es = replace(es, step_s=es.step_s * (es.batch_fixed + (1 - es.batch_fixed) * rows))
             self._known[grains] = replace(controller, phone=ue, server=es)
         return self._known[grains]
 
@@ -122,7 +134,7 @@ class Decider:
         return round(math.log(median) / GRAIN), round(spread / SPREAD_GRAIN)
 
     def _unaccounted_s(self) -> float:
-        """What no stage accounts for, by the last pictures' latencies: connecting, messages, waiting for a thread."""
+        """What no profile accounts for, by the last pictures' latencies: connecting, messages, waiting for a thread."""
         return max(0.0, float(np.median(self._rest_s))) if len(self._rest_s) >= LEAST_RECENT else 0.0
 
     def took(self, steps: int, rows: float, denoise_s: float) -> None:
@@ -135,18 +147,21 @@ class Decider:
         """The edge server's power while it works, assumed where no profile has it."""
         return ES_W if self.policy is None else self.policy.powers_w[0]
 
-    def observe(self, request: Request, latest_s: float | None = None) -> None:
-        """Learn of a finished request, and of the most that it was said to take.
-
-        Each that took longer widens the margin of promises, each other one narrows it, so that in the long run no more than `ALPHA` take
-        longer, whatever the machines do (adaptive conformal inference, Gibbs and Candes 2021).
-        """
-        if latest_s is not None:
-            self.margin = min(max(self.margin + MISSED * ((request.latency_s > latest_s) - ALPHA), 0.0), MOST_MARGIN)
-        accounted_s = request.backlog_s + request.es_s + request.air_s + request.ue_s
-        self._rest_s.append(request.latency_s - accounted_s)
+    def observe(self, request: Request) -> None:
+        """Have the plan follow a finished request."""
         if self.policy is not None:
             self.policy.observe(request)
+
+    def learn(self, decided: Decided, latency_s: float, stages_s: float) -> None:
+        """Hold a finished request against what was said of it; `stages_s` of its latency it queued, was denoised, sent and decoded.
+
+        Each that took longer than it should at most widens the margin of promises, each other one narrows it, so that in the long run no
+        more than `ALPHA` take longer, whatever the machines do (adaptive conformal inference, Gibbs and Candes 2021).
+        """
+        if decided.latest_s is not None:
+            self.margin = min(max(self.margin + MISSED * ((latency_s > decided.latest_s) - ALPHA), 0.0), MOST_MARGIN)
+        beside_s = self.policy.planned.controller.server.es_s(0) if self.policy is not None else 0.0
+        self._rest_s.append(latency_s - stages_s - beside_s)
 
 
 def _said(why: str, fits: bool | None, budget: Budget, expected_s: float) -> str:

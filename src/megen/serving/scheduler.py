@@ -34,6 +34,16 @@ class Waiting(Generic[T]):
     item: T = field(compare=False)
 
 
+@dataclass(frozen=True)
+class Ahead:
+    """What a request finds: an engine's seconds of work ahead of it, the work until one of the engines' places is free (in the same
+    seconds), and how many rows a batch has with it."""
+
+    backlog_s: float = 0.0
+    wait_s: float = 0.0
+    rows: int = 1
+
+
 class Scheduler(Generic[T]):
     """The queue of all engines. `work_s` are seconds of an engine that runs nothing else; `engines` work side by side."""
 
@@ -61,6 +71,16 @@ class Scheduler(Generic[T]):
         """Seconds of work ahead of a request that is due then: what runs, and what waits and is due no later."""
         ahead = sum(self._running.values()) + sum(w.work_s for w in self._queue if w.due_s <= due_s)
         return ahead / self.engines
+
+    def ahead(self, due_s: float, rows: int) -> Ahead:
+        """What a request finds that is due then, where an engine runs so many `rows` at once and batches stay as large as they are now."""
+        places = rows * self.engines
+        free = sorted([*self._running.values(), *[0.0] * max(0, places - len(self._running))])[-places:]
+        heapq.heapify(free)
+        for waiting in sorted(w for w in self._queue if w.due_s <= due_s):
+            heapq.heapreplace(free, free[0] + waiting.work_s)
+        with_it = len(self._running) + len(self._queue) + 1
+        return Ahead(self.backlog_s(due_s), free[0], min(rows, math.ceil(with_it / self.engines)))
 
     def put(self, item: T, work_s: float, now_s: float, deadline_s: float | None = None) -> Waiting[T]:
         """Queue a request that came at `now_s`, to be finished `deadline_s` later. Errors: BusyError where the queue is full."""

@@ -108,12 +108,12 @@ class Service:
         self._forget()
         full = Completion(asked.prompt) if asked.as_typed else self.complete(asked.prompt, asked.seed)
         now_s = self.clock()
-        backlog_s = self.scheduler.backlog_s(now_s + (asked.deadline_s or np.inf))
+        ahead = self.scheduler.ahead(now_s + (asked.deadline_s or np.inf), self.settings.rows)
         budget = Budget(asked.deadline_s, asked.energy_j)
         wanted = Asked(full.text, asked.steps, asked.merge_ratio, asked.quantiser_bits, budget)
         seen = getattr(self.link, "state", lambda: channel)()
-        decided = self.decider.decide(wanted, seen, backlog_s, self._phase(now_s), decode_s)
-        served = Served(asked, owner, full, decided, seen, backlog_s, now_s, previews if asked.previews else (), decodes)
+        decided = self.decider.decide(wanted, seen, self._phase(now_s), decode_s, ahead)
+        served = Served(asked, owner, full, decided, seen, ahead.backlog_s, now_s, previews if asked.previews else (), decodes)
         served.place = self.scheduler.put(served, self._work_s(decided.decision), now_s, asked.deadline_s)
         served.position = self.scheduler.position(served.place)
         served.followers.append(follower)
@@ -178,7 +178,10 @@ class Service:
             return False
         line = self.outcomes.shown(served, decode_s, latency_s)
         if line is not None:
-            self.decider.observe(line, served.decided.latest_s)
+            self.decider.observe(line)
+            self.decider.learn(
+                served.decided, latency_s, decode_s + served.air_s + sum(served.seconds.get(k, 0.0) for k in ("queue", "denoise"))
+            )
         return line is not None
 
     def _phase(self, now_s: float) -> int:
