@@ -160,7 +160,7 @@ def placed_receiver(transmitter: Transmitter, backbone: str = "scenes") -> tuple
     """The user equipment's half of that backbone, and where its graph lies for others to take: written at first use, or a published
     checkpoint's where its file names one, else its own decoder in this process.
 
-    None: no phone can decode, or the graph is in tiles. Errors: InputError on a receiver that was exported from another backbone.
+    None: no phone can decode. Errors: InputError on a receiver that was exported from another backbone.
     """
     model = transmitter.backbone
     if isinstance(model, embedded.EmbeddedBackbone):
@@ -172,7 +172,7 @@ def placed_receiver(transmitter: Transmitter, backbone: str = "scenes") -> tuple
     receiver = Receiver.load(folder)
     if receiver.codec.fingerprint != transmitter.codec.fingerprint:
         raise InputError(f"the receiver in {folder} is of another backbone: write it again with megen export")
-    return None if receiver.tiles else folder / GRAPH, receiver
+    return folder / GRAPH, receiver
 
 
 def halves(backbone: str = "scenes", device: str = "auto") -> tuple[Transmitter, Receives]:

@@ -10,17 +10,18 @@ import pytest
 
 from megen.protocol import FEATURES, PREVIEW, ClientConnection, Frame, ProtocolError, ServerConnection
 from megen.protocol.client import Parts
-from megen.protocol.messages import Ack, Backbone, Coded, Generate, Hello, Welcome
+from megen.protocol.messages import Ack, Backbone, Coded, Generate, Hello, Tiling, Welcome
 from megen.protocol.server import Goodput
 
 ID = "0123456789abcdef" * 2
 BACKBONE = Backbone(name="t", fingerprint=1, latent_shape=(8, 8, 8), image_px=(256, 256), steps=(1, 4), merge_ratios=(0.0,), max_words=8)
+OFFERED = Welcome(protocol=3, server="test", backbone=BACKBONE, receiver="/r", codec="/c", denoiser="/d")
 
 
 def greeted() -> tuple[ServerConnection, ClientConnection]:
     server, client = ServerConnection(), ClientConnection({ID: Parts()})
     assert isinstance(server.receive(client.hello("test", "secret", 0.2, ("webp",))), Hello)
-    assert isinstance(client.receive(server.welcome(BACKBONE, "/r", "/c", None, "test")), Welcome)
+    assert isinstance(client.receive(server.welcome(OFFERED).text()), Welcome)
     return server, client
 
 
@@ -56,23 +57,37 @@ def test_the_server_wants_a_hello_first_and_once() -> None:
     with pytest.raises(ProtocolError, match="second"):
         server.receive(Hello().text())
     with pytest.raises(ProtocolError, match="update"):
-        ServerConnection().receive(Hello(protocols=(3, 4)).text())
+        ServerConnection().receive(Hello(protocols=(4, 5)).text())
     with pytest.raises(ProtocolError, match="binary"):
         server.receive(b"x")
 
 
 def test_a_client_of_protocol_1_is_answered_as_it_was() -> None:
     said = {}
-    for protocols in ((1,), (1, 2), (1, 2, 3)):
+    for protocols in ((1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)):
         server = ServerConnection()
         server.receive(Hello(protocols=protocols).text())
-        said[protocols] = json.loads(server.welcome(BACKBONE, "/r", "/c", "/d", "test"))
+        said[protocols] = json.loads(server.welcome(OFFERED).text())
     assert set(said[1,]) == {"type", "protocol", "server", "backbone", "receiver", "codec"}
     assert said[1,]["protocol"] == 1
-    assert said[1, 2] == said[1, 2, 3] == {**said[1,], "protocol": 2, "denoiser": "/d"}
+    assert said[1, 2] == {**said[1,], "protocol": 2, "denoiser": "/d"}
+    assert said[1, 2, 3] == said[1, 2, 3, 4] == {**said[1, 2], "protocol": 3}
     client = ClientConnection()
-    assert json.loads(client.hello("test"))["protocols"] == [1, 2]
+    assert json.loads(client.hello("test"))["protocols"] == [1, 2, 3]
     assert client.receive(json.dumps(said[1,])).denoiser is None  # type: ignore[union-attr]
+
+
+def test_the_server_decodes_for_a_client_that_knows_no_tiles() -> None:
+    tiles = Tiling(tail="/t", side=64, margin=3, grows=2)
+    for protocols in ((1,), (1, 2), (2, 3)):
+        server = ServerConnection()
+        server.receive(Hello(protocols=protocols).text())
+        said = server.welcome(OFFERED.model_copy(update={"tiles": tiles}))
+        assert said.tiles == (tiles if 3 in protocols else None)
+        assert (said.receiver, said.codec, said.denoiser) == (("/r", "/c", "/d") if 3 in protocols else (None, None, None))
+        assert ClientConnection().receive(said.text()) == said
+    with pytest.raises(ProtocolError):
+        ClientConnection().receive(said.text().replace('"side":64', '"side":0'))
 
 
 @pytest.mark.parametrize("changes", [{"sequence": 1}, {"bytes": 5}, {"id": "f" * 32}])
@@ -137,7 +152,7 @@ def test_100_000_mutated_messages_into_both_ends() -> None:
         generate,
         Hello().text(),
         Coded(id=ID, parts=4, bytes=9).text(),
-        ServerConnection().welcome(BACKBONE, "/r", "/c", "/d", "x"),
+        OFFERED.text(),
     ]
     frames = [Frame(FEATURES, ID, 0, 0, bytes(40)).pack(), Frame(PREVIEW, ID, 0, 1, bytes(300)).pack()]
     server, client = greeted()

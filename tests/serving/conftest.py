@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from megen.backbone import BackboneSpec
-from megen.protocol.messages import Backbone
+from megen.protocol.messages import PROTOCOLS, Backbone, Welcome
 from megen.scenes.completion import Completion
 from megen.serving import server
 from megen.serving.access import Access
@@ -23,6 +23,7 @@ from .helpers import GreyReceiver, live
 
 SPEC = BackboneSpec("told", (8, 8, 8), (64, 64), {1: (0.0, 1.0), 4: (0.0, 0.25, 0.5, 0.75, 1.0)}, (0.0, 0.5), 16)
 TOLD = Backbone(name="told", fingerprint=1, latent_shape=(8, 8, 8), image_px=(64, 64), steps=(1, 4), merge_ratios=(0.0, 0.5), max_words=16)
+OFFERED = Welcome(protocol=PROTOCOLS[-1], server="test", backbone=TOLD, receiver="/r", codec="/c")
 
 
 @pytest.fixture(scope="session")
@@ -54,6 +55,6 @@ def told(tmp_path: Path) -> Callable[..., App]:
             outcomes=Outcomes(log),
             about={"version": "test"},
         )
-        return App(service, access or Access(), Decoding(TOLD, GreyReceiver(), {}, "/r", "/c"))
+        return App(service, access or Access(), Decoding(OFFERED, GreyReceiver(), {}))
 
     return make

@@ -14,7 +14,7 @@ from websockets.sync.client import connect
 
 from megen.protocol import ClientConnection, Frame
 from megen.protocol.client import Parts
-from megen.protocol.messages import Generate, Message
+from megen.protocol.messages import PROTOCOLS, Generate, Hello, Message
 from megen.serving import server
 from megen.serving.app import App
 from megen.serving.job import Finished, Job, JobEvent, Progress
@@ -48,11 +48,11 @@ def until(happened: Callable[[], bool], within_s: float = 10.0) -> None:
 class Peer:
     """A user equipment whose every message a test sends and sees."""
 
-    def __init__(self, url: str, token: str | None = None, **options: Any) -> None:
+    def __init__(self, url: str, token: str | None = None, protocols: tuple[int, ...] = PROTOCOLS, **options: Any) -> None:
         self._connected = connect(url.replace("http", "ws") + "/v1/ws", compression=None, **options)
         self.socket = self._connected.__enter__()
         self.protocol = ClientConnection()
-        self.socket.send(self.protocol.hello("test", token, previews=("webp",)))
+        self.socket.send(Hello(protocols=protocols, client="test", token=token, previews=("webp",)).text())
         self.first = self.receive()
 
     def receive(self, timeout_s: float = 10.0) -> Any:

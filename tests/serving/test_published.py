@@ -1,4 +1,4 @@
-"""A published checkpoint behind the server: no user equipment decodes it, so the server does."""
+"""A published checkpoint behind the server: it decodes where no user equipment can, or a decoder in tiles is offered."""
 
 from __future__ import annotations
 
@@ -12,16 +12,22 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 pytest.importorskip("diffusers", reason="megen[published] is not installed")
 
 import megen
+from megen import export
+from megen.codec import prior
+from megen.models import published, tiles
+from megen.protocol.messages import Coded, Generate
 from megen.serving import server
 from megen.serving.service import Settings
 from megen.ue.client import Client
+from megen.ue.receiver import GRAPH, TAIL, Receiver
 
-from .helpers import live
+from .helpers import Peer, live
 
 PROMPT = "a castle at dawn"
 
@@ -70,3 +76,45 @@ def test_the_images_call_decodes_it_too(address: str, expected: np.ndarray) -> N
     with urlopen(Request(f"{address}/v1/images/generations", body, {"Content-Type": "application/json"})) as answer:
         picture = base64.b64decode(json.load(answer)["data"][0]["b64_json"])
     assert np.abs(np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")).astype(int) - expected).max() <= 2
+
+
+@pytest.fixture(scope="module")
+def in_tiles(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A backbone's file whose receiver is a decoder of the TAESD kind, cut into 3 x 3 tiles."""
+    import diffusers
+
+    place = tmp_path_factory.mktemp("tiles")
+    torch.manual_seed(0)
+    shape = {"encoder_block_out_channels": (8, 8), "decoder_block_out_channels": (8, 8)}
+    blocks = {"num_encoder_blocks": (1, 1), "num_decoder_blocks": (2, 1)}
+    diffusers.AutoencoderTiny(**shape, **blocks).save_pretrained(place / "small")
+    own = {"source": str(folders / "sdxl"), "decoder": str(place / "small"), "image_px": 128, "steps": [1, 2]}
+    (place / "plain.json").write_text(json.dumps(own))
+    backbone = published.load(str(place / "plain.json"))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(tiles, "SIDE", 24)
+        export.export_receiver(export.net_of(backbone), backbone, prior.plain(backbone.spec.latent_shape[0]), place / "ue" / GRAPH)
+    (place / "light.json").write_text(json.dumps({**own, "receiver": str(place / "ue")}))
+    return place / "light.json"
+
+
+def test_a_decoder_in_tiles_is_offered_and_the_server_decodes_for_who_knows_none(
+    in_tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    expected = megen.Pipeline.load(str(in_tiles), link=megen.PerfectLink())(PROMPT, seed=3, steps=2).image.astype(int)
+    app = server.build(server.Options(str(in_tiles), "cpu", settings=Settings(rows=4)))
+    try:
+        with live(app) as url:
+            answer = asyncio.run(Client([url]).ask(PROMPT, seed=3, steps=2))
+            peer = Peer(url, protocols=(1, 2))
+            peer.send(Generate(id="0" * 32, prompt=PROMPT, seed=3, steps=2))
+            coded = next(e for e in peer.until("done") if isinstance(e, Coded))
+    finally:
+        app.service.engine.close()  # type: ignore[attr-defined]
+    assert answer.received is not None
+    assert (answer.image == Receiver.load(in_tiles.parent / "ue").decode(answer.received)).all()
+    assert np.abs(answer.image.astype(int) - expected).mean() < 0.5
+    assert len(list(tmp_path.rglob(TAIL))) == 1
+    assert peer.first.receiver is None
+    assert coded.picture == "image/webp"

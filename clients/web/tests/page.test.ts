@@ -110,7 +110,7 @@ describe('what is remembered', () => {
     memory.token = 'secret'
     for (const time of [9, 1, 3, 2, 5, 4]) memory.decoded(time)
     expect(memory.decodeS).toBe(3)
-    const files = { fingerprint: 1, shape: [1, 2, 3], receiver: '/r', codec: '/c', denoiser: null }
+    const files = { fingerprint: 1, shape: [1, 2, 3], receiver: '/r', codec: '/c', denoiser: null, tiles: null }
     memory.files = files
     const later = new Memory(storage(kept))
     expect([later.token, later.decodeS, later.files]).toEqual(['secret', 3, files])

@@ -20,6 +20,7 @@ export const WELCOME = {
   receiver: '/decode/e67a72ff/receiver.onnx',
   codec: '/decode/e67a72ff/codec.safetensors',
   denoiser: '/decode/e67a72ff/0a1b2c3d/denoiser.onnx',
+  tiles: { tail: '/decode/e67a72ff/receiver-tail.onnx', side: 64, margin: 3, grows: 2 },
 }
 
 /** What is said first of a request. */

@@ -30,7 +30,7 @@ function ask(): Action[] {
 
 describe('a request', () => {
   test('goes from hello to done, and every frame is acknowledged', () => {
-    expect(sent(connect())).toEqual([{ type: 'hello', protocols: [1, 2], client: 'test', token: 'secret', decode_s: 1.5, previews: ['webp'] }])
+    expect(sent(connect())).toEqual([{ type: 'hello', protocols: [1, 2, 3], client: 'test', token: 'secret', decode_s: 1.5, previews: ['webp'] }])
     expect(sent(ask())).toEqual([{ type: 'generate', id: ID, prompt: 'a castle', seed: 7, steps: 4 }])
     expect(told(hear(ACCEPTED, 100))[0].type).toBe('accepted')
     const preview = session.received(frame(0, 1, BYTES, 1), 130)

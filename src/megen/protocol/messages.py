@@ -12,7 +12,7 @@ from megen.errors import InputError
 from megen.types import LEAST_QUANTISER_BITS, MAX_MERGE_RATIO, MOST_QUANTISER_BITS
 
 VERSION = 1  # of binary frames
-PROTOCOLS = (1, 2)  # that this library speaks; 2 is 1 with `denoiser` in the welcome
+PROTOCOLS = (1, 2, 3)  # that this library speaks; 2 is 1 with `denoiser` in the welcome, 3 is 2 with `tiles` there
 MOST_PROMPT_CHARS = 2000
 MOST_TEXT_BYTES = 64 * 1024  # of a control message
 LARGEST_SEED = 2**53 - 1  # that a JSON number holds everywhere
@@ -116,11 +116,22 @@ class Backbone(Message):
     max_words: int
 
 
+class Tiling(Message):
+    """The second graph of a receiver in two, by its path: it is run on parts of the first one's state [1, d, h, w], of `side` places with
+    `margin` more around them, which grow by `grows`. The bytes are those of the whole."""
+
+    tail: str
+    side: Annotated[int, Field(ge=1, le=8192)]
+    margin: Annotated[int, Field(ge=0, le=8192)]
+    grows: Annotated[int, Field(ge=1, le=64)]
+
+
 class Welcome(Message):
     """The server's answer to a hello. `receiver` and `codec` are paths of the files that decode its payloads.
 
     `denoiser` is that of a graph that cleans coarse features before; pictures of them are worse without it. A client of protocol 1
-    does not know it. Without the other two no user equipment can decode this backbone's features: the server does, and sends pictures.
+    does not know it. With `tiles`, which no client before protocol 3 knows, `receiver` is a graph to a state that another makes pixels of.
+    Without receiver and codec no user equipment can decode this backbone's features: the server does, and sends pictures.
     """
 
     type: Literal["welcome"] = "welcome"
@@ -130,6 +141,14 @@ class Welcome(Message):
     receiver: str | None = None
     codec: str | None = None
     denoiser: str | None = None
+    tiles: Tiling | None = None
+
+    def for_protocol(self, protocol: int) -> Welcome:
+        """What a client of an earlier protocol is told: where it cannot decode, the server does for it."""
+        unknown = {"protocol": protocol} | ({"denoiser": None} if protocol < 2 else {}) | ({"tiles": None} if protocol < 3 else {})
+        if self.tiles is not None and protocol < 3:
+            unknown |= {"receiver": None, "codec": None, "denoiser": None}
+        return self.model_copy(update=unknown)
 
 
 class Choice(Message):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from megen.protocol.frames import Frame
-from megen.protocol.messages import PROTOCOLS, Ack, Backbone, FromClient, Hello, ProtocolError, Welcome, from_client
+from megen.protocol.messages import PROTOCOLS, Ack, FromClient, Hello, ProtocolError, Welcome, from_client
 
 MOST_UNACKNOWLEDGED = 1024  # frames whose bytes are remembered
 
@@ -55,12 +55,10 @@ class ServerConnection:
             raise ProtocolError(f"frame {ack.sequence} was not sent, or not with {ack.bytes} bytes", None, ack.id)
         return Goodput(ack.id, kind, size, ack.ms / 1000)
 
-    def welcome(self, backbone: Backbone, receiver: str | None, codec: str | None, denoiser: str | None, server: str) -> str:
-        """The answer to the hello, in the latest protocol that both sides speak."""
+    def welcome(self, offered: Welcome) -> Welcome:
+        """The answer to the hello: what is offered, in the latest protocol that both sides speak."""
         assert self.hello is not None
-        protocol = max(set(PROTOCOLS) & set(self.hello.protocols))
-        about = Welcome(protocol=protocol, server=server, backbone=backbone, receiver=receiver, codec=codec)
-        return (about.model_copy(update={"denoiser": denoiser}) if protocol > 1 else about).text()
+        return offered.for_protocol(max(set(PROTOCOLS) & set(self.hello.protocols)))
 
     def frame(self, kind: int, request: str, part: int, data: bytes) -> bytes:
         """The next binary frame."""

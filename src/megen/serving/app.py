@@ -21,9 +21,9 @@ from starlette.websockets import WebSocket
 
 from megen import __version__
 from megen.halves import Receives
-from megen.protocol.messages import Backbone
+from megen.protocol.messages import Welcome
 from megen.serving.access import Access
-from megen.serving.connection import POLICY, Connection, Files
+from megen.serving.connection import POLICY, Connection
 from megen.serving.goodput import Goodputs
 from megen.serving.images import ImageRequest, Images, failure
 from megen.serving.logs import request_ended
@@ -68,14 +68,11 @@ class Asset:
 
 @dataclass(frozen=True)
 class Decoding:
-    """What the user equipment decodes with, by its path (None: nothing can), and how this server decodes for those that cannot."""
+    """What user equipments are offered to decode with, the files, by their paths, and how this server decodes for those that cannot."""
 
-    backbone: Backbone
+    offered: Welcome
     receiver: Receives
     files: dict[str, Asset]
-    receiver_path: str | None = None
-    codec_path: str | None = None
-    denoiser_path: str | None = None
 
 
 class App:
@@ -87,8 +84,8 @@ class App:
         service.outcomes.on_end = self.ended
         self.files = {**page_files(page), **decoding.files}
         self._goodputs = Goodputs()
-        self._offered = Files(decoding.backbone, decoding.receiver_path, decoding.codec_path, decoding.denoiser_path)
-        self.images = Images(service, access, decoding.receiver, decoding.backbone)
+        self._offered = decoding.offered
+        self.images = Images(service, access, decoding.receiver, decoding.offered.backbone)
         self.asgi = Starlette(
             routes=[
                 WebSocketRoute("/v1/ws", self.socket),

@@ -6,14 +6,12 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from dataclasses import dataclass
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from megen import __version__
 from megen.errors import InputError, RunError
 from megen.protocol import FEATURES, PREVIEW, ProtocolError, ServerConnection
-from megen.protocol.messages import Ack, Backbone, Cancel, Error, ErrorCode, Generate, Hello, Message, Resume, Shown
+from megen.protocol.messages import Ack, Cancel, Error, ErrorCode, Generate, Hello, Message, Resume, Shown, Welcome
 from megen.protocol.server import Goodput
 from megen.serving.access import Access
 from megen.serving.goodput import GoodputEstimate, Goodputs
@@ -29,16 +27,6 @@ MOST_WAITING_BYTES = 4 * 2**20  # for a reader that is slow
 GOING_AWAY, POLICY, TOO_SLOW = 1001, 1008, 1013
 
 
-@dataclass(frozen=True)
-class Files:
-    """Paths of what decodes this server's payloads, and what it runs."""
-
-    backbone: Backbone
-    receiver: str | None
-    codec: str | None
-    denoiser: str | None
-
-
 class Connection:
     """State of one WebSocket; `serve` runs it to its end."""
 
@@ -48,13 +36,13 @@ class Connection:
         service: Service,
         access: Access,
         metrics: Metrics,
-        files: Files,
+        offered: Welcome,
         goodputs: Goodputs,
         *,
         address: str = "",
         send_timeout_s: float = 20.0,
     ) -> None:
-        self.socket, self.service, self.access, self.metrics, self.files = socket, service, access, metrics, files
+        self.socket, self.service, self.access, self.metrics, self.offered = socket, service, access, metrics, offered
         self.protocol, self.send_timeout_s = ServerConnection(), send_timeout_s
         self.goodputs, self.goodput, self.address = goodputs, GoodputEstimate(), address
         self.owner = ""
@@ -105,8 +93,8 @@ class Connection:
             raise ProtocolError("this server asks for a token, and this is not one of its own", POLICY)
         self.owner = owner
         self.goodput = self.goodputs.begin((owner, self.address))
-        files = self.files
-        self._put("", self.protocol.welcome(files.backbone, files.receiver, files.codec, files.denoiser, f"megen {__version__}"))
+        self.offered = self.protocol.welcome(self.offered)
+        self._put("", self.offered)
 
     async def _handle(self, data: str | bytes) -> None:
         try:
@@ -141,6 +129,7 @@ class Connection:
             assert hello is not None
             channel = ChannelState(None, 0.0, self.goodput.bps)
             options = {"channel": channel, "decode_s": hello.decode_s, "previews": hello.previews}
+            options |= {"decodes": self.offered.receiver is None}
             self._follow(self.service.submit(event, self.owner, self._tell, **options))  # type: ignore[arg-type]
         elif isinstance(event, Resume):
             self._follow(self.service.resume(event.id, self.owner, self._tell, event.have))

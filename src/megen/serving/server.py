@@ -22,6 +22,7 @@ import torch
 import uvicorn
 from PIL import Image
 
+from megen import __version__
 from megen.accounting import made_by
 from megen.codec import prior
 from megen.control.adaptive import Adaptive
@@ -32,7 +33,7 @@ from megen.halves import Receives, Transmitter, placed_receiver, transmitter_of
 from megen.link import Link
 from megen.models.fingerprint import identity
 from megen.pipeline import WORLD, Pipeline
-from megen.protocol.messages import Backbone
+from megen.protocol.messages import PROTOCOLS, Backbone, Tiling, Welcome
 from megen.scenes import completion
 from megen.serving.access import Access
 from megen.serving.app import FOREVER, App, Asset, Decoding, graph_asset
@@ -43,7 +44,7 @@ from megen.serving.logs import structured
 from megen.serving.outcome import Outcomes
 from megen.serving.service import Service, Settings
 from megen.types import Payload, Received
-from megen.ue.receiver import DENOISER, GRAPH
+from megen.ue.receiver import DENOISER, GRAPH, TAIL
 
 if TYPE_CHECKING:
     from megen.serving.cluster import Cluster
@@ -98,9 +99,9 @@ def build(options: Options, access: Access | None = None, prepare: Halves = lamb
         link=options.link,
         outcomes=Outcomes(options.log_path),
         about=about,
-        picture=None if graph else partial(picture_of, receiver),
+        picture=partial(picture_of, receiver) if graph is None or getattr(receiver, "tiles", None) else None,
     )
-    offered = Backbone(
+    backbone = Backbone(
         name=spec.name,
         fingerprint=transmitter.codec.fingerprint,
         latent_shape=spec.latent_shape,
@@ -109,22 +110,31 @@ def build(options: Options, access: Access | None = None, prepare: Halves = lamb
         merge_ratios=spec.merge_ratios,
         max_words=spec.max_words,
     )
+    offered = Welcome(protocol=PROTOCOLS[-1], server=f"megen {__version__}", backbone=backbone)
     if graph is None:
         log.warning(f"no user equipment decodes {spec.name}: this server does, and sends pictures")
         return App(service, access or Access(), Decoding(offered, receiver, {}))
+    return App(service, access or Access(), _decoding(offered, graph, receiver))
+
+
+def _decoding(offered: Welcome, graph: Path, receiver: Receives) -> Decoding:
+    """The files that decode: a receiver's graph, in two where it is in tiles, codec, and the phone's denoiser where there is one."""
     import onnx
 
-    stem = f"/decode/{transmitter.codec.fingerprint:08x}"
+    fingerprint = offered.backbone.fingerprint
+    stem = f"/decode/{fingerprint:08x}"
     files = {
         f"{stem}/{GRAPH}": graph_asset(onnx.load(str(graph))),
         f"{stem}/{prior.FILE}": Asset((graph.parent / prior.FILE).read_bytes(), "application/octet-stream", FOREVER),
     }
-    denoiser = None
-    if asset := _denoiser_asset(graph.with_name(DENOISER), transmitter.codec.fingerprint):
-        denoiser = f"{stem}/{hashlib.sha256(asset.data).hexdigest()[:8]}/{DENOISER}"  # it may be trained on while the others stay
-        files[denoiser] = asset
-    decoding = Decoding(offered, receiver, files, f"{stem}/{GRAPH}", f"{stem}/{prior.FILE}", denoiser)
-    return App(service, access or Access(), decoding)
+    paths: dict[str, Any] = {"receiver": f"{stem}/{GRAPH}", "codec": f"{stem}/{prior.FILE}"}
+    if asset := _denoiser_asset(graph.with_name(DENOISER), fingerprint):
+        paths["denoiser"] = f"{stem}/{hashlib.sha256(asset.data).hexdigest()[:8]}/{DENOISER}"  # it may be trained on while the others stay
+        files[paths["denoiser"]] = asset
+    if (tiles := getattr(receiver, "tiles", None)) is not None:
+        files[f"{stem}/{TAIL}"] = graph_asset(onnx.load(str(graph.with_name(TAIL))))
+        paths["tiles"] = Tiling(tail=f"{stem}/{TAIL}", side=tiles.side, margin=tiles.margin, grows=tiles.grows)
+    return Decoding(offered.model_copy(update=paths), receiver, files)
 
 
 def _denoiser_asset(graph: Path, fingerprint: int) -> Asset | None:

@@ -34,7 +34,7 @@ from megen.protocol import ClientConnection, Frame, ProtocolError
 from megen.protocol.client import Parts
 from megen.protocol.messages import Accepted, Cancel, Cancelled, Coded, Done, Error, Generate, Resume, Shown, Stepped, Welcome, first_fault
 from megen.types import Received
-from megen.ue.receiver import DENOISER, GRAPH, Receiver, ReceiverError
+from megen.ue.receiver import DENOISER, GRAPH, TAIL, Receiver, ReceiverError
 
 LEAST_WAIT_S, MOST_WAIT_S = 0.2, 5.0  # between two tries
 OPEN_S, SILENT_S = 10.0, 30.0  # to connect, and without any message while a request runs
@@ -269,7 +269,8 @@ def receiver_for(welcome: Welcome, server: str, given: Receiver | None = None) -
     folder.mkdir(parents=True, exist_ok=True)
     assert welcome.codec is not None
     assert welcome.receiver is not None
-    for path, name in ((welcome.codec, prior.FILE), (welcome.receiver, GRAPH)):
+    files = {prior.FILE: welcome.codec, GRAPH: welcome.receiver} | ({TAIL: welcome.tiles.tail} if welcome.tiles else {})
+    for name, path in files.items():
         with replacing(folder / name) as temporary:
             temporary.write_bytes(_fetch(urljoin(_http(server), path)))
     _denoiser_fetched(welcome, server, folder)

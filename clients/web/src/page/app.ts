@@ -121,10 +121,10 @@ export class App {
   #heard(news: News): void {
     if ('kind' in news) this.#heardOf(news)
     else if (news.type === 'welcome') {
-      const { backbone, receiver, codec, denoiser } = news
+      const { backbone, receiver, codec, denoiser, tiles } = news
       this.#form.offer(backbone.steps)
       const { fingerprint, latent_shape: shape } = backbone
-      this.#files = receiver && codec ? { fingerprint, shape, receiver, codec, denoiser } : null
+      this.#files = receiver && codec ? { fingerprint, shape, receiver, codec, denoiser, tiles } : null
       this.#memory.files = this.#files
       if (this.#files !== null) this.#receiver.prepare(this.#files, this.#memory.decodeS === null)
     } else this.#proceed(news)
@@ -264,7 +264,8 @@ export class App {
     this.#shelf.lock(this.#run !== null)
     if (this.#files === null) return entries
     const files = [this.#files, ...entries.flatMap((entry) => this.#filesOf(entry) ?? [])]
-    await dropOthers([RUNTIME.wasm, ...files.flatMap(({ receiver, codec, denoiser }) => [receiver, codec, denoiser ?? ''])]).catch(() => undefined)
+    const needed = files.flatMap(({ receiver, codec, denoiser, tiles }) => [receiver, codec, denoiser ?? '', tiles?.tail ?? ''])
+    await dropOthers([RUNTIME.wasm, ...needed]).catch(() => undefined)
     return entries
   }
 }

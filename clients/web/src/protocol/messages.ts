@@ -1,5 +1,5 @@
 /** Control messages; names are those on the wire, fields that are left out there are null here. */
-export const PROTOCOLS = [1, 2] as const
+export const PROTOCOLS = [1, 2, 3] as const
 /** Of binary frames. */
 export const VERSION = 1
 export const MOST_PROMPT_CHARS = 2000
@@ -34,6 +34,17 @@ export interface Backbone {
   readonly max_words: number
 }
 
+/** The second graph of a receiver in two, by its path, and how it is run on parts of the first one's state. */
+export interface Tiling {
+  readonly tail: string
+  /** Places of a tile. */
+  readonly side: number
+  /** That it needs around them. */
+  readonly margin: number
+  /** Pixels that a place becomes, in each direction. */
+  readonly grows: number
+}
+
 /** The server's answer to a hello; without a receiver it decodes itself, and sends pictures. */
 export interface Welcome {
   readonly type: 'welcome'
@@ -44,6 +55,8 @@ export interface Welcome {
   readonly codec: string | null
   /** A graph that cleans coarse features; protocol 1 has none. */
   readonly denoiser: string | null
+  /** From protocol 3 on, where the receiver is in two graphs. */
+  readonly tiles: Tiling | null
 }
 
 /** A decision. */

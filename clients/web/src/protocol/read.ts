@@ -12,6 +12,7 @@ import {
   MOST_TEXT_BYTES,
   type Stepped,
   PROTOCOLS,
+  type Tiling,
   type Welcome,
 } from './messages'
 
@@ -20,10 +21,13 @@ export const path = like(/^\/(?!\/)[\w./-]+$/, 'a path of this server')
 const count = whole(0, 2 ** 53 - 1)
 const size = whole(1, 8192)
 
+/** Checks how a receiver in two graphs is run. */
+export const tiling = fields<Tiling>({ tail: path, side: size, margin: whole(0, 8192), grows: whole(1, 64) })
+
 const CHECKS = {
   welcome: fields<Welcome>({
     type: oneOf(['welcome']),
-    protocol: whole(PROTOCOLS[0], PROTOCOLS[1]),
+    protocol: whole(PROTOCOLS[0], PROTOCOLS[2]),
     server: text,
     backbone: fields<Backbone>({
       name: text,
@@ -37,6 +41,7 @@ const CHECKS = {
     receiver: optional(path, null),
     codec: optional(path, null),
     denoiser: optional(path, null),
+    tiles: optional(tiling, null),
   }),
   accepted: fields<Accepted>({
     type: oneOf(['accepted']),

@@ -1,7 +1,10 @@
 import * as ort from 'onnxruntime-web/wasm'
 import type { Features } from '../codec'
+import type { Tiling } from '../protocol/messages'
 import { keptFile } from './kept'
+import type { Files } from './messages'
 import { RUNTIME } from './runtime'
+import { cut, paste, type State, tilesOf } from './tiles'
 
 /*
  * WASM only. WebGPU in onnxruntime-web 1.30 needs another build of its WASM, 26 MB (6.6 MB compressed) beside the 14 MB that every
@@ -29,13 +32,16 @@ export interface Pixels {
 /** A graph that is given features: a picture decoder's to pixels, or a denoiser's to better features. */
 export class Graph {
   readonly #session: ort.InferenceSession
+  /** The second graph, where it is in two, and how that is run. */
+  readonly #tail: { readonly session: ort.InferenceSession; readonly tiling: Tiling } | null
 
-  private constructor(session: ort.InferenceSession) {
+  private constructor(session: ort.InferenceSession, tail: { session: ort.InferenceSession; tiling: Tiling } | null = null) {
     this.#session = session
+    this.#tail = tail
   }
 
-  /** Load the runtime, once, and a graph. */
-  static async load(path: string, arrived: (bytes: number) => void): Promise<Graph> {
+  /** Load the runtime, once, and a receiver's graph, or both of its graphs. */
+  static async load({ receiver, tiles }: Pick<Files, 'receiver' | 'tiles'>, arrived: (bytes: number) => void): Promise<Graph> {
     const { env } = ort
     if (!started) {
       env.logLevel = 'error'
@@ -43,7 +49,9 @@ export class Graph {
       env.wasm.wasmPaths = { mjs: new URL(RUNTIME.glue, location.href).href }
       env.wasm.wasmBinary = await keptFile(RUNTIME.wasm, arrived)
     }
-    const graph = await Graph.of(await keptFile(path, arrived))
+    const session = await sessionOf(await keptFile(receiver, arrived))
+    const tail = tiles ? { session: await sessionOf(await keptFile(tiles.tail, arrived)), tiling: tiles } : null
+    const graph = new Graph(session, tail)
     started = true
     delete env.wasm.wasmBinary // compiled by now
     return graph
@@ -51,13 +59,14 @@ export class Graph {
 
   /** A graph in a file's bytes, once the runtime is loaded. */
   static async of(data: Uint8Array): Promise<Graph> {
-    return new Graph(await ort.InferenceSession.create(data, OPTIONS))
+    return new Graph(await sessionOf(data))
   }
 
   /** The picture of decoded features. Errors: where the decoder gives NaN or infinity. */
   async run(features: Features): Promise<Pixels> {
+    if (this.#tail !== null) return tiled((await this.#fed(features)).state, this.#tail)
     const { image, finite } = await this.#fed(features)
-    if (!finite.data[0]) throw new Error('the decoder gave numbers that are not finite: its weights are broken, or the features are')
+    ensureFinite(finite)
     const [height, width] = image.dims
     const rgb = image.data as Uint8Array<ArrayBuffer>
     const pixels = { rgba: withAlpha(rgb), width, height }
@@ -76,6 +85,7 @@ export class Graph {
   /** Free its memory. */
   async release(): Promise<void> {
     await this.#session.release()
+    await this.#tail?.session.release()
   }
 
   #fed({ rows, mergeMap, degradation, channels }: Features): Promise<ort.InferenceSession.OnnxValueMapType> {
@@ -87,6 +97,31 @@ export class Graph {
     const inputs = Object.fromEntries(this.#session.inputNames.map((name) => [name, given[name]]))
     return this.#session.run(inputs)
   }
+}
+
+function sessionOf(data: Uint8Array): Promise<ort.InferenceSession> {
+  return ort.InferenceSession.create(data, OPTIONS)
+}
+
+function ensureFinite({ data }: ort.Tensor): void {
+  if (!data[0]) throw new Error('the decoder gave numbers that are not finite: its weights are broken, or the features are')
+}
+
+/** The picture of a state, one tile after the other: a whole one takes more memory than a phone has. */
+async function tiled(given: ort.Tensor, { session, tiling }: { session: ort.InferenceSession; tiling: Tiling }): Promise<Pixels> {
+  const [, channels, height, width] = given.dims
+  const state: State = { data: given.data as Float32Array, channels, height, width }
+  const { grows } = tiling
+  const pixels = { rgba: new Uint8ClampedArray(4 * grows * height * grows * width), height: grows * height, width: grows * width }
+  for (const tile of tilesOf(height, width, tiling)) {
+    const part = new ort.Tensor('float32', cut(state, tile), [1, channels, tile.height, tile.width])
+    const { image, finite } = await session.run({ state: part })
+    ensureFinite(finite)
+    paste({ data: image.data as Uint8Array, width: grows * tile.width }, tile, grows, { data: pixels.rgba, width: pixels.width })
+    image.dispose()
+  }
+  given.dispose()
+  return pixels
 }
 
 /** Give megabytes back at once, where the browser can: a garbage collector that sees only small objects waits too long. */

@@ -1,3 +1,5 @@
+import type { Tiling } from '../protocol/messages'
+
 /** What a receiver is made for, and where the files that decode lie. */
 export interface Files {
   readonly fingerprint: number
@@ -7,6 +9,8 @@ export interface Files {
   readonly codec: string
   /** What cleans coarse features before; entries that were kept by earlier versions have none. */
   readonly denoiser?: string | null
+  /** Where the receiver is in two graphs; likewise. */
+  readonly tiles?: Tiling | null
 }
 
 /** What the worker is told. */

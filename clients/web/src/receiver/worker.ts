@@ -35,7 +35,7 @@ async function load(files: Files): Promise<Loaded> {
     let bytes = 0
     const arrived = (more: number) => say({ kind: 'loading', bytes: (bytes += more) })
     const codec = readCodecFile(await keptFile(files.codec, arrived))
-    return { fingerprint: files.fingerprint, codec, graph: await Graph.load(files.receiver, arrived) }
+    return { fingerprint: files.fingerprint, codec, graph: await Graph.load(files, arrived) }
   }
   const loaded = read()
   loading = { fingerprint: files.fingerprint, loaded }

@@ -1,5 +1,5 @@
 import { fields, list, optional, whole } from '../protocol/checks'
-import { path } from '../protocol/read'
+import { path, tiling } from '../protocol/read'
 import type { Files } from '../receiver/messages'
 
 const TOKEN = 'megen.token'
@@ -71,6 +71,7 @@ const files = fields<Files>({
   receiver: path,
   codec: path,
   denoiser: optional(path, null),
+  tiles: optional(tiling, null),
 })
 
 function readFiles(text: string | null): Files | null {
