@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from websockets.sync.client import connect
 
 from megen.protocol import ClientConnection, Frame
 from megen.protocol.client import Parts
-from megen.protocol.messages import PROTOCOLS, Generate, Hello, Message
+from megen.protocol.messages import Generate, Hello, Message
 from megen.serving import server
 from megen.serving.app import App
 from megen.serving.job import Finished, Job, JobEvent, Progress
@@ -48,11 +49,11 @@ def until(happened: Callable[[], bool], within_s: float = 10.0) -> None:
 class Peer:
     """A user equipment whose every message a test sends and sees."""
 
-    def __init__(self, url: str, token: str | None = None, protocols: tuple[int, ...] = PROTOCOLS, **options: Any) -> None:
+    def __init__(self, url: str, token: str | None = None, said: Mapping[str, Any] = MappingProxyType({}), **options: Any) -> None:
         self._connected = connect(url.replace("http", "ws") + "/v1/ws", compression=None, **options)
         self.socket = self._connected.__enter__()
         self.protocol = ClientConnection()
-        self.socket.send(Hello(protocols=protocols, client="test", token=token, previews=("webp",)).text())
+        self.socket.send(Hello(client="test", token=token, previews=("webp",), **said).text())
         self.first = self.receive()
 
     def receive(self, timeout_s: float = 10.0) -> Any:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import json
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.request import Request, urlopen
@@ -23,6 +24,7 @@ from megen.codec import prior
 from megen.models import published, tiles
 from megen.protocol.messages import Coded, Generate
 from megen.serving import server
+from megen.serving.decoding import Pictures
 from megen.serving.service import Settings
 from megen.ue.client import Client
 from megen.ue.receiver import GRAPH, TAIL, Receiver
@@ -107,7 +109,7 @@ def test_a_decoder_in_tiles_is_offered_and_the_server_decodes_for_who_knows_none
     try:
         with live(app) as url:
             answer = asyncio.run(Client([url]).ask(PROMPT, seed=3, steps=2))
-            peer = Peer(url, protocols=(1, 2))
+            peer = Peer(url, said={"protocols": (1, 2)})
             peer.send(Generate(id="0" * 32, prompt=PROMPT, seed=3, steps=2))
             coded = next(e for e in peer.until("done") if isinstance(e, Coded))
     finally:
@@ -118,3 +120,29 @@ def test_a_decoder_in_tiles_is_offered_and_the_server_decodes_for_who_knows_none
     assert len(list(tmp_path.rglob(TAIL))) == 1
     assert peer.first.receiver is None
     assert coded.picture == "image/webp"
+
+
+def test_a_picture_is_decoded_where_it_is_there_sooner(in_tiles: Path) -> None:
+    app = server.build(server.Options(str(in_tiles), "cpu", settings=Settings(rows=4)))
+    try:
+        with live(app) as url:
+            slow, fast = (Peer(url, said={"decode_s": seconds}) for seconds in (60.0, 0.01))
+            for peer, crosses in ((slow, "image/webp"), (fast, None)):
+                peer.send(Generate(id=secrets.token_hex(16), prompt=PROMPT, seed=3, steps=2))
+                assert next(e for e in peer.until("done") if isinstance(e, Coded)).picture == crosses
+    finally:
+        app.service.engine.close()  # type: ignore[attr-defined]
+
+
+def test_the_sooner_place_goes_by_both_machines_and_the_link() -> None:
+    pictures = Pictures()
+    assert not pictures.sooner_here(None, 1e6)  # it tries
+    assert not pictures.sooner_here(18.0, 0.0)
+    assert pictures.sooner_here(18.0, 1e6)
+    assert not pictures.sooner_here(18.0, 5e4)  # a slow link
+    assert not pictures.sooner_here(1.0, 1e7)
+    for _ in range(30):
+        pictures.decoded(0.1, 8 * 20_000)
+        pictures.coded(8 * 7_000)
+    assert pictures.sooner_here(1.0, 1e7)
+    assert not pictures.sooner_here(0.1, 1e7)

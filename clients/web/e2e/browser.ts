@@ -56,6 +56,46 @@ export async function ready(page: Page): Promise<void> {
   await page.waitForFunction(() => localStorage.getItem('megen.decode_s') !== null, null, { timeout: 120_000 })
 }
 
+/** Keep what the worker says that each whole picture took, from its parts to its pixels, as `decodedInS`; for `visit`. */
+export function recordDecoding(): void {
+  const seconds: number[] = []
+  const Plain = Worker
+  const Recording = class extends Plain {
+    constructor(...given: ConstructorParameters<typeof Worker>) {
+      super(...given)
+      this.addEventListener('message', ({ data }: MessageEvent<{ kind: string; final?: boolean; seconds?: number }>) => {
+        if (data.kind === 'picture' && data.final === true) seconds.push(data.seconds ?? NaN)
+      })
+    }
+  }
+  Object.assign(globalThis, { Worker: Recording, decodedInS: seconds })
+}
+
+/** The renderer that has worked most: its number, and its CPU seconds. */
+export async function renderer(browser: Browser): Promise<{ readonly id: number; readonly cpuTime: number }> {
+  const cdp = await browser.newBrowserCDPSession()
+  const { processInfo } = await cdp.send('SystemInfo.getProcessInfo')
+  return processInfo.filter(({ type }) => type === 'renderer').sort((a, b) => b.cpuTime - a.cpuTime)[0]
+}
+
+/** The most memory that the renderer had, in MB. */
+export async function peakMb(browser: Browser): Promise<number> {
+  const peak = /VmHWM:\s+(\d+) kB/.exec(readFileSync(`/proc/${(await renderer(browser)).id}/status`, 'utf8'))?.[1]
+  return Math.round((Number(peak) * 1024) / 1e6)
+}
+
+/** The payload of the first picture that the page keeps. */
+export async function payloadOf(page: Page): Promise<Uint8Array> {
+  const bytes = await page.evaluate(async () => {
+    const opening = indexedDB.open('megen')
+    const database = await new Promise<IDBDatabase>((resolve) => (opening.onsuccess = () => resolve(opening.result)))
+    const reading = database.transaction('pictures').objectStore('pictures').getAll()
+    const [entry] = await new Promise<{ payload: Uint8Array }[]>((resolve) => (reading.onsuccess = () => resolve(reading.result)))
+    return Array.from(entry.payload)
+  })
+  return Uint8Array.from(bytes)
+}
+
 /** Fill the form as a person does. */
 export async function fill(page: Page, prompt: string, steps: number | null, seed: number | null): Promise<void> {
   await page.fill('#prompt', prompt)

@@ -1,8 +1,8 @@
-import { mkdtemp, readFile, writeFile } from 'node:fs/promises'
+import { mkdtemp, writeFile } from 'node:fs/promises'
 import { cpus, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
-import { coarsely, fill, kept, launch, ready, SCREENS, visit, whole } from './browser'
+import { coarsely, fill, kept, launch, payloadOf, peakMb, ready, recordDecoding, renderer, SCREENS, visit, whole } from './browser'
 import { Proxy } from './proxy'
 import { python, startServer } from './server'
 
@@ -11,21 +11,6 @@ const MOST_FIRST_VISIT_BYTES = 13e6
 const RESULT = new URL('result.json', import.meta.url)
 
 const median = (values: readonly number[]) => Math.round([...values].sort((a, b) => a - b)[values.length >> 1])
-
-/** Keep what the worker says that each whole picture took, from its parts to its pixels. */
-function recordDecoding(): void {
-  const seconds: number[] = []
-  const Plain = Worker
-  const Recording = class extends Plain {
-    constructor(...given: ConstructorParameters<typeof Worker>) {
-      super(...given)
-      this.addEventListener('message', ({ data }: MessageEvent<{ kind: string; final?: boolean; seconds?: number }>) => {
-        if (data.kind === 'picture' && data.final === true) seconds.push(data.seconds ?? NaN)
-      })
-    }
-  }
-  Object.assign(globalThis, { Worker: Recording, decodedInS: seconds })
-}
 
 test('figures of the first visit, decoding and memory', async () => {
   const server = await startServer()
@@ -42,37 +27,22 @@ test('figures of the first visit, decoding and memory', async () => {
     await page.click('#draw')
     await whole(page)
 
-    const cdp = await browser.newBrowserCDPSession()
-    const renderer = async () => {
-      const { processInfo } = await cdp.send('SystemInfo.getProcessInfo')
-      return processInfo.filter(({ type }) => type === 'renderer').sort((a, b) => b.cpuTime - a.cpuTime)[0]
-    }
     const cpuMs: number[] = []
     const wallMs: number[] = []
     for (let run = 0; run < RUNS; run++) {
-      const [before, beganMs] = [(await renderer()).cpuTime, performance.now()]
+      const [before, beganMs] = [(await renderer(browser)).cpuTime, performance.now()]
       await page.click('#pictures button')
       await page.waitForSelector('#frame:not([data-state=whole])')
       await whole(page)
       wallMs.push(performance.now() - beganMs)
-      cpuMs.push(1000 * ((await renderer()).cpuTime - before))
+      cpuMs.push(1000 * ((await renderer(browser)).cpuTime - before))
     }
     const decodeMs = async () => {
       const decodedInS = await page.evaluate(() => (globalThis as unknown as { decodedInS: number[] }).decodedInS)
       return decodedInS.slice(-RUNS).map((seconds) => 1000 * seconds)
     }
-    const peakMb = async () => {
-      const peak = /VmHWM:\s+(\d+) kB/.exec(await readFile(`/proc/${(await renderer()).id}/status`, 'utf8'))?.[1]
-      return Math.round((Number(peak) * 1024) / 1e6)
-    }
-    const fine = { decodeMs: await decodeMs(), peakMb: await peakMb() }
-    const payload = await page.evaluate(async () => {
-      const opening = indexedDB.open('megen')
-      const database = await new Promise<IDBDatabase>((resolve) => (opening.onsuccess = () => resolve(opening.result)))
-      const reading = database.transaction('pictures').objectStore('pictures').getAll()
-      const [entry] = await new Promise<{ payload: Uint8Array }[]>((resolve) => (reading.onsuccess = () => resolve(reading.result)))
-      return Array.from(entry.payload)
-    })
+    const fine = { decodeMs: await decodeMs(), peakMb: await peakMb(browser) }
+    const payload = await payloadOf(page)
     await coarsely(page)
     await page.click('#again')
     await page.waitForSelector('#frame:not([data-state=whole])')
@@ -83,9 +53,9 @@ test('figures of the first visit, decoding and memory', async () => {
       await page.waitForSelector('#frame:not([data-state=whole])')
       await whole(page)
     }
-    const coarse = { decode_ms: median(await decodeMs()), renderer_peak_mb: await peakMb() }
+    const coarse = { decode_ms: median(await decodeMs()), renderer_peak_mb: await peakMb(browser) }
     const file = join(await mkdtemp(join(tmpdir(), 'megen-web-')), 'payload')
-    await writeFile(file, Uint8Array.from(payload))
+    await writeFile(file, payload)
     const script = new URL('measure.py', import.meta.url).pathname
     const twin = JSON.parse(await python('python', [script, String(RUNS), file])) as { cpu_ms: number[]; wall_ms: number[] }
 

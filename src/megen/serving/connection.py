@@ -129,7 +129,7 @@ class Connection:
             assert hello is not None
             channel = ChannelState(None, 0.0, self.goodput.bps)
             options = {"channel": channel, "decode_s": hello.decode_s, "previews": hello.previews}
-            options |= {"decodes": self.offered.receiver is None}
+            options |= {"decodes": True if self.offered.receiver is None else None}
             self._follow(self.service.submit(event, self.owner, self._tell, **options))  # type: ignore[arg-type]
         elif isinstance(event, Resume):
             self._follow(self.service.resume(event.id, self.owner, self._tell, event.have))

@@ -40,7 +40,7 @@ class Served:
     backlog_s: float
     arrived_s: float  # by the service's clock
     previews: tuple[str, ...] = ()
-    decodes: bool = True  # whether its pieces are a picture's where no user equipment can decode
+    decodes: bool = True  # whether its pieces are a picture's, where this server can decode
     state: State = "queued"
     place: Waiting[Served] | None = None
     position: int = 0

@@ -24,6 +24,7 @@ from megen.protocol.messages import MOST_PARTS, Cancelled, Done, Error, Generate
 from megen.report import PayloadBits
 from megen.scenes.completion import Completion
 from megen.serving.decider import Asked, Decider
+from megen.serving.decoding import Pictures
 from megen.serving.job import Engine, EngineLostError, Finished, Job, Progress
 from megen.serving.outcome import Outcomes
 from megen.serving.request import Follower, Piece, Served, State
@@ -74,7 +75,7 @@ class Service:
         self.engine, self.decider, self.complete, self.settings = engine, decider, complete, settings or Settings()
         self.link, self.outcomes, self.about, self.clock = link, outcomes or Outcomes(), about or {}, clock
         self.picture = picture  # decodes to a WebP file, where no user equipment can
-        self._decoding = asyncio.Semaphore(1)
+        self._decoding, self._pictures = asyncio.Semaphore(1), Pictures()
         self.scheduler: Scheduler[Served] = Scheduler(self.settings.capacity, self.settings.engines)
         self.step_s = 0.0  # of one row, by what finished requests took
         self.draining = False
@@ -91,11 +92,11 @@ class Service:
         channel: ChannelState,
         decode_s: float | None,
         previews: tuple[str, ...] = (),
-        decodes: bool = True,
+        decodes: bool | None = True,
     ) -> Served:
         """Take a request on, or the same one again. It is followed from here on, and is sent that it is accepted.
 
-        `decodes`: where no user equipment can decode, its pieces are the picture's; False: its payload is all that is wanted.
+        `decodes`: where this server can, its pieces are the picture's; False: its payload's; None: those with which it is there sooner.
 
         Errors: BusyError where the queue is full; InputError on what the backbone cannot make; RunError where the server shuts down.
         """
@@ -111,6 +112,8 @@ class Service:
         ahead = self.scheduler.ahead(now_s + (asked.deadline_s or np.inf), self.settings.rows)
         budget = Budget(asked.deadline_s, asked.energy_j)
         wanted = Asked(full.text, asked.steps, asked.merge_ratio, asked.quantiser_bits, budget)
+        if decodes is None:
+            decodes = self._pictures.sooner_here(decode_s, channel.rate_bps)
         seen = getattr(self.link, "state", lambda: channel)()
         decided = self.decider.decide(wanted, seen, self._phase(now_s), decode_s, ahead)
         served = Served(asked, owner, full, decided, seen, ahead.backlog_s, now_s, previews if asked.previews else (), decodes)
@@ -263,10 +266,12 @@ class Service:
         served.work_s, served.rows = event.work_s, event.rows
         served.payload = payload
         sent = (payload.header, payload.merge_map, *payload.features)
+        self._pictures.coded(8 * sum(map(len, sent)))
         if self.picture is not None and served.decodes:
             async with self._decoding:  # one at a time: an autoencoder takes gigabytes
                 began_s, file = self.clock(), await asyncio.to_thread(self.picture, payload)
             served.seconds["es_decode"] = self.clock() - began_s
+            self._pictures.decoded(served.seconds["es_decode"], 8 * len(file))
             served.work_s += served.seconds["es_decode"]
             size = max(PIECE_BYTES, -(-len(file) // MOST_PARTS))
             sent, served.picture = tuple(file[i : i + size] for i in range(0, len(file), size)), "image/webp"
