@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--ship", action="store_true", help="bundle the first seed of each algorithm")
     args = parser.parse_args()
     grid, scenario = quality_grid.load(), long_run()
-    server, phone = (replace(device_profile.load(name), spread=SPREAD) for name in ("cpu", "phone"))
+    server, phone = (replace(device_profile.load(name), spread=SPREAD) for name in device_profile.LONG_RUN)
     process, cmdp = Process(scenario, grid, server, phone), build_cmdp(grid, server, phone, scenario)
 
     def judged(choose: Choose) -> Verdict:

@@ -52,7 +52,7 @@ def test_the_long_run_policies_are_of_todays_tables_and_cvpo_keeps_the_limits_of
     assert {policy.load(path).about["process"] for path in files.values()} == {cmdp.digest}
     assert np.array_equal(policy.find("cvpo", AS_IT_IS).table, learned.table)
     assert evaluate(cmdp, policy.table_of(learned, cmdp)).reward > 0.98 * written["optimum"]
-    server, phone = (replace(profile.load(name), spread=written["stage_spread"]) for name in ("cpu", "phone"))
+    server, phone = (replace(profile.load(name), spread=written["stage_spread"]) for name in profile.LONG_RUN)
     process = Process(long_run(), quality.load(), server, phone)
     verdict = judge(process, drawn_from(learned, process), links=256, requests=600, seed=5)
     assert all(over.mean < 0 for over in verdict.over_limit.values())  # of the process; the tables are on the safe side

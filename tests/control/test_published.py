@@ -132,9 +132,9 @@ def test_a_server_plans_for_it(folder: Path, tmp_path: Path) -> None:
     decider = server.decider(options, transmitter, identity(transmitter.backbone))
     assert decider.policy is not None
     assert decider.policy.planned.scenario.reward == "reference"
-    decided = decider.decide(Asked(PROMPT), ChannelState(6.0, 1e6), 0.0, 1, None)
+    decided = decider.decide(Asked(PROMPT), ChannelState(6.0, 1e6), 1, None)
     assert decided.why.startswith("by the plan")
-    assert decider.decide(Asked(PROMPT, budget=Budget(deadline_s=5.0)), ChannelState(6.0, 1e6), 0.0, 1, None).fits
+    assert decider.decide(Asked(PROMPT, budget=Budget(deadline_s=5.0)), ChannelState(6.0, 1e6), 1, None).fits
     other = server.decider(replace(options, quality=None, profiles=(None, None)), transmitter, identity(transmitter.backbone))
     assert other.policy is None
     assert "other weights" in other.why_fixed

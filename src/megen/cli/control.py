@@ -64,8 +64,12 @@ def add(commands: argparse._SubParsersAction) -> None:
             " (default: seen for plans and long-run, else reference)",
         )
         p.add_argument("--quality", type=Path, metavar="F.npz", help="quality grid (default: the bundled one)")
-        p.add_argument("--server", metavar="NAME|PATH", help="edge server's device profile (default: the process's own)")
-        p.add_argument("--phone", metavar="NAME|PATH", help="phone's device profile (default: the process's own)")
+        p.add_argument(
+            "--server", metavar="NAME|PATH", help="edge server's device profile (default: the process's own; of plans the bundled cpu)"
+        )
+        p.add_argument(
+            "--phone", metavar="NAME|PATH", help="phone's device profile (default: the process's own; of plans the bundled phone)"
+        )
         p.add_argument("--deadline-s", type=float, help="latency that a request should keep (default: 0.7; as-released: 3, of its mean)")
         p.add_argument("--late-limit", type=float, help="share of requests that may miss it (default: 0.05)")
         p.add_argument("--energy-limit-j", type=float, help="mean energy of a request (default: 6.4; as-released: 1800)")

@@ -57,7 +57,13 @@ def control(args: argparse.Namespace) -> None:
         scenario = _changed(SCENARIOS[args.env], args) if args.env in SCENARIOS else None
         _evaluate(args, cmdp_of(args), scenario)
     else:
+        _name_profiles(args)
         _evaluate(args, main_cmdp(planned, quality.load(args.quality) if args.quality else None, args.server, args.phone), planned)
+
+
+def _name_profiles(args: argparse.Namespace) -> None:
+    """Plans are for the bundled profiles of today where none is named, and not for those of a benchmark's tables."""
+    args.server, args.phone = args.server or SERVER, args.phone or PHONE
 
 
 def _planned_scenario(args: argparse.Namespace) -> Scenario | None:
@@ -120,6 +126,7 @@ def _check_targets(*targets: Path | str | None) -> None:
 
 def _plan(args: argparse.Namespace) -> None:
     _check_targets(args.out, args.json)
+    _name_profiles(args)
     scenario = _changed(scenarios.load(args.scenario) if args.scenario else long_run(), args)
     process = _process(scenario, args)
     plan = planner.plan(scenario, process.grid, process.server, process.phone, relax=args.relax)

@@ -21,6 +21,7 @@ from megen.types import Decision
 
 SERVER, PHONE = "cpu", "phone"  # the bundled ones that are taken where none is named
 MAIN_V0 = "main-v0-cpu", "main-v0-phone"  # of the benchmark `megen/Main-v0`, whose tables stay as they are
+LONG_RUN = "long-run-cpu", "long-run-phone"  # of the benchmark `megen/LongRun-v0`, whose tables stay as long as the quality grid does
 ASSETS = Path(__file__).parents[1] / "assets" / "profiles"
 SECONDS = ("text_s", "step_s", "merge_s", "code_s", "arrive_s", "decode_s", "clean_s", "decode_torch_s")
 MOST = 1e9  # of any figure
@@ -140,8 +141,8 @@ def cautions(measured: DeviceProfile | None) -> list[str]:
 
 
 def bundled(reward: str) -> tuple[str, str]:
-    """The names of the profiles of server and phone that are bundled for a reward: the source's has the tables of `megen/Main-v0`."""
-    return MAIN_V0 if reward == "reference" else (SERVER, PHONE)
+    """The names of the profiles of server and phone of the benchmark with a reward: the source's is `megen/Main-v0`."""
+    return MAIN_V0 if reward == "reference" else LONG_RUN
 
 
 def load(name_or_path: str) -> DeviceProfile:
