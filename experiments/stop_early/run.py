@@ -23,7 +23,7 @@ from megen.evaluation.link import prompts
 from megen.halves import FlowReceiver, Transmitter, halves, tokens_of
 from megen.link import RadioLink
 from megen.metrics import psnr_db
-from megen.models import embedded, phone_denoiser
+from megen.models import embedded, phone_denoiser, tiles
 from megen.models.embedded import EmbeddedBackbone
 from megen.scenes import judge
 from megen.types import Features
@@ -53,8 +53,8 @@ def finished(backbone: EmbeddedBackbone, features: Features, noise: float, promp
     y = torch.from_numpy(left.values.T.reshape(1, -1, height, width).copy())
     deviation = torch.from_numpy(np.hypot(left.deviation, noise).reshape(1, 1, height, width).astype(np.float32))
     unused = torch.zeros(1, 4, height, width)
-    image = backbone.receive_noisy(y, unused, y, deviation, torch.ones(1), backbone.condition([prompt], 1.0))[0]
-    pixels: np.ndarray = (image.clamp(0, 1).permute(1, 2, 0) * 255).round().byte().numpy()
+    image = backbone.receive_noisy(y, unused, y, deviation, torch.ones(1), backbone.condition([prompt], 1.0)).clamp(0, 1)
+    pixels: np.ndarray = tiles.to_bytes(image).numpy()
     return pixels
 
 

@@ -146,6 +146,20 @@ def test_the_server_plans_with_what_is_left_of_the_deadline(told: Make, tmp_path
         assert row["outcome"]["latency_s"] < said.latency_s - 0.29
 
 
+def test_a_receiver_is_loaded_once(tiny_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    loading, loaded = client_module.receiver_for, []
+
+    def counted(*given: Any) -> Receiver:
+        loaded.append(loading(*given))
+        return loaded[-1]
+
+    monkeypatch.setattr(client_module, "receiver_for", counted)
+    client = Client([tiny_server])
+    pictures = [asyncio.run(client.ask("a castle", seed=1, steps=1)).image for _ in range(2)]
+    assert (pictures[0] == pictures[1]).all()
+    assert len(loaded) == 1
+
+
 def test_a_request_that_no_server_has_is_sent_with_what_is_left_by_then(told: Make) -> None:
     busy, well = told(ToldEngine(5.0), rows=1, capacity=0), told(ToldEngine(finished()))
     with live(busy) as first, live(well) as second:

@@ -108,6 +108,7 @@ class Client:
     patience_s: float = 120.0
     decode_s: float | None = None  # what decoding takes here, for the server to plan with
     on_event: OnEvent = lambda event: None
+    _loaded: dict[tuple[int, str | None], Receiver] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.servers:
@@ -171,7 +172,7 @@ class Client:
             assert isinstance(welcome, Welcome)
             if welcome.receiver is None and self.receiver is not None:
                 raise InputError(f"{server} decodes itself and sends pictures: leave --receiver out")
-            receiver = await asyncio.to_thread(receiver_for, welcome, server, self.receiver) if welcome.receiver else None
+            receiver = await self._receiver_of(welcome, server)
             state.connections += 1
             begun = state.accepted is not None
             sent_s = state.leave(began_s)
@@ -193,6 +194,15 @@ class Client:
             await socket.send(Shown(id=state.message.id, decode_s=decode_s, latency_s=now_s - sent_s).text())
             assert state.accepted is not None
             return Answer(image, received, state.accepted, done.report, latency_s, decode_s, state.connections - 1, state.bytes)
+
+    async def _receiver_of(self, welcome: Welcome, server: str) -> Receiver | None:
+        """What decodes here, loaded once for each backbone and denoiser; None: the server does."""
+        if welcome.receiver is None:
+            return None
+        which = welcome.backbone.fingerprint, welcome.denoiser
+        if which not in self._loaded:
+            self._loaded[which] = await asyncio.to_thread(receiver_for, welcome, server, self.receiver)
+        return self._loaded[which]
 
     async def _until_done(self, socket: Socket, protocol: ClientConnection, state: _Try, server: str) -> Done:
         last_s = time.monotonic()
