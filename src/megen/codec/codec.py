@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from megen import merging
 from megen.codec import features, payload, symbols, transform
-from megen.codec.header import MAX_SIDE, CodecError, Header, is_grid
+from megen.codec.header import MAX_SIDE, CodecError, Header, decode_header, is_grid
 from megen.codec.prior import UNIT, Prior, plain
 from megen.codec.pyramid import ORDERS
 from megen.merging import Merged
@@ -66,7 +66,8 @@ class FeatureCodec:
     ) -> Transmission:
         """Quantise and entropy-code merged features, or with `analog` make I/Q symbols of them, which are sent `copies` times.
 
-        The quantiser is that of `quantiser_bits`, in steps of 1/4, or the finest whose payload fits `bits_budget`. The parts'
+        The quantiser is that of `quantiser_bits`, in steps of 1/4, or the finest whose payload fits `bits_budget`; a budget that is too
+        small for all tokens has the last stages left out, whose tokens the receiver predicts. The parts'
         `order` is "band", where a lost one harms no other, "stage", where each that arrives refines the whole picture, or "layer", where
         the base is a coarse picture and a lost part leaves eight token rows of it coarse.
         Errors: InputError on values that cannot be coded, on another quantiser, order, grid or number of channels, on a budget that
@@ -89,7 +90,7 @@ class FeatureCodec:
             parts = payload.encode_within(bits_budget, merged.rows, merged.choice, merged.merge_map, header, prior)
         else:
             parts = payload.encode(merged.rows, merged.choice, merged.merge_map, header, prior)
-        return Transmission(parts, None, payload.error_rates(parts, order))
+        return Transmission(parts, None, payload.error_rates(parts, decode_header(parts.header).order))
 
     def encode_coefficients(self, tokens: FloatArray, grid: tuple[int, int], ratio: float = 0.0, *, copies: int = 1) -> Transmission:
         """Make I/Q symbols of the transform coefficients of tokens [h*w, c], less the share `ratio` that matters least.

@@ -95,18 +95,32 @@ def protected(header: Header, choice: IntArray | None = None) -> Payload:
 
 
 def encode_within(bits_budget: int, rows: FloatArray, choice: IntArray, mapping: IntArray, header: Header, prior: Prior) -> Payload:
-    """The payload of the greatest depth that takes at most `bits_budget` bits, by bisection.
+    """The payload of the greatest depth that takes at most `bits_budget` bits, by bisection. Where none does, it is coded in stages and the
+    fewest of the last ones stay out: the receiver predicts their tokens.
 
-    Errors: InputError where even the smallest depth takes more, naming its bits.
+    Errors: InputError where even the first stage takes more at the smallest depth, naming its bits.
     """
-    low, high = features.MIN_DEPTH + layer_code(header.order), features.MAX_DEPTH
-    best = encode(rows, choice, mapping, replace(header, depth=low), prior)
+
+    def at(depth: int, order: str, left_out: int) -> Payload:
+        whole = encode(rows, choice, mapping, replace(header, depth=depth, order=order), prior)
+        kept = len(whole.features) - left_out
+        return replace(whole, features=(*whole.features[:kept], *[b""] * left_out))
+
+    order, left_out, low = header.order, 0, features.MIN_DEPTH + layer_code(header.order)
+    best = at(low, order, left_out)
     if best.bits()["total"] > bits_budget:
-        least = best.bits()["total"]
-        raise InputError(f"a budget of {bits_budget} bits is too small: the coarsest quantiser takes {least}; merge more, or raise it")
+        order, low = "stage", features.MIN_DEPTH
+        best = at(low, order, 0)
+        while best.bits()["total"] > bits_budget:
+            left_out += 1
+            if left_out == len(best.features):
+                least = best.bits()["total"]
+                raise InputError(f"a budget of {bits_budget} bits is too small: the coarsest takes {least}; merge more, or raise it")
+            best = at(low, order, left_out)
+    high = features.MAX_DEPTH
     while low < high:
         middle = (low + high + 1) // 2
-        payload = encode(rows, choice, mapping, replace(header, depth=middle), prior)
+        payload = at(middle, order, left_out)
         if payload.bits()["total"] <= bits_budget:
             low, best = middle, payload
         else:
