@@ -54,6 +54,12 @@ def test_what_cleaning_takes_is_neither_the_machines_speed_nor_its_spread() -> N
     assert found.spread == pytest.approx(0.02, abs=0.002)
 
 
+def test_the_spread_of_few_requests_alike_is_not_smaller(log: list[Request]) -> None:
+    rng = np.random.default_rng(0)
+    few = [replace(r, merge_ratio=0.01 + 0.7 * rng.random(), ue_s=float(rng.normal(1.0, 0.3))) for r in log[:400]]
+    assert fit.fit(few).ue_spread == pytest.approx(0.3, abs=0.03)
+
+
 def test_deadlines_of_the_requests_become_budget_classes(log: list[Request]) -> None:
     own = [replace(r, deadline_s=0.5 if k % 4 else 2.0) for k, r in enumerate(log[:400])]
     classes = fit.fit(own).scenario.budgets

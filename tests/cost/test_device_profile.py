@@ -74,6 +74,13 @@ def test_a_profile_of_other_weights_is_measured_again(own: DeviceProfile, name: 
     assert not Controller.load(server="cpu", phone="phone").assumptions  # it plays no part then
 
 
+def test_a_profile_that_does_not_tell_decoding_from_cleaning_is_measured_again(own: DeviceProfile) -> None:
+    keep(replace(own, clean_s=0.0, fine_bits=0.0))
+    assert bool(device_profile.to_measure()) == bool(device_profile.load("cpu").fine_bits)
+    keep(replace(own, name="mine", clean_s=0.0, fine_bits=0.0))
+    assert device_profile.to_measure() == ""
+
+
 def test_a_profile_of_another_backbone_is_nobodys_of_this_one(own: DeviceProfile) -> None:
     keep(replace(own, backbone="mine", decode_gflop=1.0))
     assert "of another backbone" in device_profile.to_measure()

@@ -155,8 +155,12 @@ def test_a_receiver_is_loaded_once(tiny_server: str, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(client_module, "receiver_for", counted)
     client = Client([tiny_server])
-    pictures = [asyncio.run(client.ask("a castle", seed=1, steps=1)).image for _ in range(2)]
-    assert (pictures[0] == pictures[1]).all()
+
+    async def both() -> list[Any]:
+        return list(await asyncio.gather(*(client.ask("a castle", seed=1, steps=1) for _ in range(3))))
+
+    pictures = [answer.image for _ in range(2) for answer in asyncio.run(both())]
+    assert all((picture == pictures[0]).all() for picture in pictures)
     assert len(loaded) == 1
 
 

@@ -144,7 +144,17 @@ def test_limits_of_a_request_that_shares_a_batch_are_held_against_the_batchs_sec
     tight = replace(asked, steps=None, budget=Budget(0.6))
     assert decider.decide(tight, FAST, 1, None, Ahead(0.0, 0.0, 8)).decision.steps < decider.decide(tight, FAST, 1, None).decision.steps
     quiet, busy = (replace(asked, steps=None), Ahead(3.0, 0.0, 2))  # a plan for a run of requests goes by the work ahead
-    assert decider.decide(quiet, FAST, 1, None, busy).decision.steps <= decider.decide(quiet, FAST, 1, None).decision.steps
+    assert decider.decide(quiet, FAST, 1, None, busy).decision.steps < decider.decide(quiet, FAST, 1, None).decision.steps
+
+
+def test_a_batch_costs_time_and_no_energy(decider: Decider) -> None:
+    asked = Asked(PROMPT, budget=Budget(energy_j=9.0))
+    alone, crowded = (decider.decide(asked, FAST, 1, None, Ahead(0.0, 0.0, rows)).decision for rows in (1, 8))
+    assert crowded.steps >= alone.steps
+    assert decider.policy is not None
+    es = decider.policy.planned.controller.server
+    assert es.es_share_s(4) == es.es_s(4) == es.es_s(4, 1)
+    assert es.es_share_s(4, 8) < es.es_s(4) < es.es_s(4, 8)
 
 
 def test_what_is_asked_for_is_done(decider: Decider) -> None:
@@ -249,8 +259,8 @@ def test_promises_that_were_not_kept_widen_their_margin_and_kept_ones_narrow_it(
     tight = replace(asked, budget=Budget(1.01 * first.latest_s))
     assert now.decide(tight, FAST, 1, None).fits
 
-    def takes(latency_s: float) -> None:
-        now.learn(first, latency_s, latency_s)
+    def takes(latency_s: float, fits: bool | None = True) -> None:
+        now.learn(replace(first, fits=fits), latency_s, latency_s)
 
     takes(1.2 * first.latest_s)
     late = now.decide(tight, FAST, 1, None)
@@ -263,6 +273,12 @@ def test_promises_that_were_not_kept_widen_their_margin_and_kept_ones_narrow_it(
     for _ in range(500):  # overloaded for long
         takes(9.0)
     assert now.margin == MOST_MARGIN
+    for fits in (False, None):  # no promise that was not kept
+        takes(9.0, fits)
+    assert now.margin == MOST_MARGIN
+    for _ in range(9_000):  # a margin with which nothing is promised does not stay
+        takes(first.expected_s, fits=False)
+    assert now.margin < 0.1
 
 
 def test_no_more_are_late_in_the_long_run_than_promised_whatever_the_machines_do(decider: Decider) -> None:
@@ -275,6 +291,6 @@ def test_no_more_are_late_in_the_long_run_than_promised_whatever_the_machines_do
         assert latest_s is not None
         latency_s = latest_s / (1 + now.margin) * rng.normal(1.1 if 500 < k < 1200 else 0.97, 0.05)  # slower for a while
         late.append(latency_s > latest_s)
-        now.learn(decided, latency_s, latency_s)
+        now.learn(replace(decided, fits=True), latency_s, latency_s)
     assert np.mean(late) <= ALPHA + 0.01
     assert np.mean(late[600:1200]) <= ALPHA + 0.02

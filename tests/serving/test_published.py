@@ -21,15 +21,16 @@ pytest.importorskip("diffusers", reason="megen[published] is not installed")
 import megen
 from megen import export
 from megen.codec import prior
+from megen.control import fit
 from megen.models import published, tiles
-from megen.protocol.messages import Coded, Generate
+from megen.protocol.messages import Coded, Generate, Resume
 from megen.serving import server
 from megen.serving.decoding import Pictures
 from megen.serving.service import Settings
 from megen.ue.client import Client
 from megen.ue.receiver import GRAPH, TAIL, Receiver
 
-from .helpers import Peer, live
+from .helpers import Peer, live, until
 
 PROMPT = "a castle at dawn"
 
@@ -130,8 +131,31 @@ def test_a_picture_is_decoded_where_it_is_there_sooner(in_tiles: Path) -> None:
             for peer, crosses in ((slow, "image/webp"), (fast, None)):
                 peer.send(Generate(id=secrets.token_hex(16), prompt=PROMPT, seed=3, steps=2))
                 assert next(e for e in peer.until("done") if isinstance(e, Coded)).picture == crosses
+            begun = Generate(id=secrets.token_hex(16), prompt=PROMPT, seed=3, steps=2)
+            fast.send(begun)
+            fast.until("done")
+            older = Peer(url, said={"protocols": (1, 2)})  # which could not read its features
+            older.send(Resume(id=begun.id))
+            assert older.until("error")[-1].code == "unknown_request"
     finally:
         app.service.engine.close()  # type: ignore[attr-defined]
+
+
+def test_a_slow_user_equipment_gets_a_picture_and_its_deadline_is_planned_with_the_servers_decoding(in_tiles: Path, tmp_path: Path) -> None:
+    app = server.build(server.Options(str(in_tiles), "cpu", settings=Settings(rows=4), log_path=tmp_path / "log.jsonl"))
+    try:
+        with live(app) as url:
+            answer = asyncio.run(Client([url], decode_s=60.0).ask(PROMPT, seed=3, steps=2, deadline_s=30.0))
+            until(lambda: (tmp_path / "log.jsonl").is_file())
+    finally:
+        app.service.engine.close()  # type: ignore[attr-defined]
+    assert answer.received is None
+    assert answer.image.shape == (128, 128, 3)
+    assert answer.accepted.expected_s is None or answer.accepted.expected_s < 30
+    (line,) = fit.read(tmp_path / "log.jsonl")
+    decoded_s = answer.report["latency_s"]["es_decode"]
+    assert line.ue_s == pytest.approx(decoded_s + answer.decode_s, rel=0.01)  # the server stands for the user equipment
+    assert line.es_s == pytest.approx(sum(answer.report["latency_s"][k] for k in ("text", "denoise", "merge", "code")), rel=0.3)
 
 
 def test_the_sooner_place_goes_by_both_machines_and_the_link() -> None:
@@ -146,3 +170,6 @@ def test_the_sooner_place_goes_by_both_machines_and_the_link() -> None:
         pictures.coded(8 * 7_000)
     assert pictures.sooner_here(1.0, 1e7)
     assert not pictures.sooner_here(0.1, 1e7)
+    assert pictures.sooner_here(0.5, 1e7)
+    pictures.waiting = 4
+    assert not pictures.sooner_here(0.5, 1e7)

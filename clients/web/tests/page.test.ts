@@ -114,6 +114,10 @@ describe('what is remembered', () => {
     memory.files = files
     const later = new Memory(storage(kept))
     expect([later.token, later.decodeS, later.files]).toEqual(['secret', 3, files])
+    later.files = { ...files, receiver: '/r2' }
+    expect(later.decodeS).toBe(3)
+    later.files = { ...files, fingerprint: 2 } // another backbone's decoder
+    expect(later.decodeS).toBe(null)
   })
 
   test('a browser that keeps nothing, or something else, is no error', () => {

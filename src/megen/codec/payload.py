@@ -115,7 +115,9 @@ def encode_within(bits_budget: int, rows: FloatArray, choice: IntArray, mapping:
             left_out += 1
             if left_out == len(best.features):
                 least = best.bits()["total"]
-                raise InputError(f"a budget of {bits_budget} bits is too small: the coarsest takes {least}; merge more, or raise it")
+                raise InputError(
+                    f"a budget of {bits_budget} bits is too small: the coarsest payload takes {least}; merge more, or raise it"
+                )
             best = at(low, order, left_out)
     high = features.MAX_DEPTH
     while low < high:

@@ -52,6 +52,7 @@ class Controller:
     assumptions: tuple[str, ...] = ()
     allowed: tuple[bool, ...] | None = None  # of the policy's decisions; None: all
     scenario: Scenario = field(default_factory=long_run)  # the load that is assumed
+    rows: int = 1  # of the batch that a request joins at the edge server
 
     @classmethod
     def load(
@@ -244,13 +245,13 @@ class Controller:
     @cached_property
     def _worked_s(self) -> Array:
         """Seconds of both machines [A]."""
-        return np.array([self.server.es_s(d.steps) + self.phone.ue_s(d) for d in self.policy.decisions])
+        return np.array([self.server.es_s(d.steps, self.rows) + self.phone.ue_s(d) for d in self.policy.decisions])
 
     @cached_property
     def _latest_work_s(self) -> Array:
         """What both machines take at most, by the spread of their seconds [A]: a normal distribution's 95th percentile."""
         es, ue = (1 + SPREADS * machine.spread for machine in (self.server, self.phone))
-        return np.array([es * self.server.es_s(d.steps) + ue * self.phone.ue_s(d) for d in self.policy.decisions])
+        return np.array([es * self.server.es_s(d.steps, self.rows) + ue * self.phone.ue_s(d) for d in self.policy.decisions])
 
     @cached_property
     def _mean_air_s(self) -> Array:
@@ -272,9 +273,9 @@ class Controller:
     @cached_property
     def _worked_j(self) -> Array:
         """Energy of both machines [A]."""
-        return np.array(
-            [self.server.power_w * self.server.es_s(d.steps) + self.phone.power_w * self.phone.ue_s(d) for d in self.policy.decisions]
-        )
+        es_w, ue_w = self.powers_w
+        worked = [(self.server.es_share_s(d.steps, self.rows), self.phone.ue_s(d)) for d in self.policy.decisions]
+        return np.array([es_w * es_s + ue_w * ue_s for es_s, ue_s in worked])
 
     @cached_property
     def _radio_j(self) -> Array:

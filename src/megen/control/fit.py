@@ -150,10 +150,12 @@ def fit(requests: Sequence[Request]) -> Fit:
 
 
 def _ue_spread(decisions: Sequence[Decision], ue_s: Array) -> float:
-    """The phone's relative spread around the mean of features that were merged and quantised alike: some are cleaned first."""
-    _, alike = np.unique([(d.merge_ratio, d.quantiser_bits) for d in decisions], axis=0, return_inverse=True)
-    means_s = np.bincount(alike.ravel(), ue_s) / np.bincount(alike.ravel())
-    return float((ue_s / np.maximum(means_s[alike.ravel()], 1e-9)).std())
+    """The phone's relative spread around the mean of features of one quantiser, merged or not: some are cleaned first."""
+    _, alike = np.unique([(d.merge_ratio > 0, d.quantiser_bits) for d in decisions], axis=0, return_inverse=True)
+    counts = np.bincount(alike.ravel())
+    means_s = np.bincount(alike.ravel(), ue_s) / counts
+    off = ue_s / np.maximum(means_s[alike.ravel()], 1e-9) - 1
+    return float(np.sqrt(np.square(off).sum() / max(len(off) - len(counts), 1)))
 
 
 def load_of(requests: Sequence[Request]) -> Scenario:

@@ -70,9 +70,14 @@ class DeviceProfile:
             if not isinstance(getattr(self, name), str):
                 raise ProfileError(f"{name} must be a text, got {getattr(self, name)!r}")
 
-    def es_s(self, steps: int) -> float:
-        """Seconds that the edge server works on one image: text + steps * step + merge + code."""
-        return self.text_s + steps * self.step_s + self.merge_s + self.code_s
+    def es_s(self, steps: int, rows: int = 1) -> float:
+        """Seconds that an image takes at the edge server, in batches of so many rows: text + steps * batch's step + merge + code."""
+        batch = self.batch_fixed + (1 - self.batch_fixed) * rows
+        return self.text_s + steps * self.step_s * batch + self.merge_s + self.code_s
+
+    def es_share_s(self, steps: int, rows: int = 1) -> float:
+        """Seconds that the edge server works on one image: of a batch of so many rows its share."""
+        return self.es_s(0) + (self.es_s(steps, rows) - self.es_s(0)) / rows
 
     def scaled(self, factor: float, spread: float, source: str) -> DeviceProfile:
         """The same machine with `factor` times the seconds, and another spread of them. Errors: ProfileError on what cannot be."""
@@ -118,6 +123,8 @@ def to_measure() -> str:
         return "again, as its profile is of another backbone"
     if of_other_weights(own):
         return "again, as its profile is of other weights"
+    if own.name == BY_ITSELF and not own.fine_bits and load(SERVER).fine_bits:
+        return "again, as its profile does not tell what cleaning takes"
     return "again, as it was busy the last time" if own.name == BY_ITSELF and own.load > BUSY >= load_a_core() else ""
 
 

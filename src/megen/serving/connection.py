@@ -132,6 +132,8 @@ class Connection:
             options |= {"decodes": True if self.offered.receiver is None else None}
             self._follow(self.service.submit(event, self.owner, self._tell, **options))  # type: ignore[arg-type]
         elif isinstance(event, Resume):
+            if self.offered.receiver is None and not self.service.of(event.id, self.owner).decodes:
+                raise InputError("this request was begun by a client that decodes: ask anew")
             self._follow(self.service.resume(event.id, self.owner, self._tell, event.have))
         elif isinstance(event, Cancel):
             self.service.cancel(self.service.of(event.id, self.owner))

@@ -22,6 +22,7 @@ CONTROLLERS = 64  # that are kept for machines of other speeds
 GRAIN = 0.1  # the width of a class of speeds, in natural logarithms
 SPREAD_GRAIN = 0.05  # and the spread of the server's seconds
 NORMAL_DEVIATION = 1.4826  # standard over median deviation of a normal distribution
+UNPROMISED = 0.05
 ALONE = Ahead()
 RECENT, LEAST_RECENT = 32, 4  # finished requests that tell the server's speed
 MISSED, MOST_MARGIN = 0.05, 1.0  # what one late picture adds to the margin of promises, relative to their seconds, and the most there is
@@ -117,8 +118,7 @@ class Decider:
             ue = controller.phone.scaled(math.exp(grains[0] * GRAIN), controller.phone.spread, "measured by itself")
             spread = max(controller.server.spread, grains[2] * SPREAD_GRAIN)
             es = controller.server.scaled(math.exp(grains[1] * GRAIN), spread, "measured on its last requests")
-            es = replace(es, step_s=es.step_s * (es.batch_fixed + (1 - es.batch_fixed) * rows))
-            self._known[grains] = replace(controller, phone=ue, server=es)
+            self._known[grains] = replace(controller, phone=ue, server=es, rows=rows)
         return self._known[grains]
 
     def _server_grains(self, controller: Controller) -> tuple[int, int]:
@@ -155,12 +155,15 @@ class Decider:
     def learn(self, decided: Decided, latency_s: float, stages_s: float) -> None:
         """Hold a finished request against what was said of it; `stages_s` of its latency it queued, was denoised, sent and decoded.
 
-        Each that took longer than it should at most widens the margin of promises, each other one narrows it, so that in the long run no
-        more than `ALPHA` take longer, whatever the machines do (adaptive conformal inference, Gibbs and Candes 2021).
+        Each promise whose picture took longer than it should at most widens the margin of promises, each other one narrows it: in the long
+        run one in `1 / ALPHA` takes longer, while the margin is below `MOST_MARGIN` (adaptive conformal inference, Gibbs and Candes 2021).
+        What was not promised narrows it `UNPROMISED` times as much where it took no longer: else a margin that promises nothing would stay.
         """
         if decided.latest_s is not None:
-            self.margin = min(max(self.margin + MISSED * ((latency_s > decided.latest_s) - ALPHA), 0.0), MOST_MARGIN)
-        beside_s = self.policy.planned.controller.server.es_s(0) if self.policy is not None else 0.0
+            longer = latency_s > decided.latest_s
+            change = longer - ALPHA if decided.fits else -ALPHA * UNPROMISED * (not longer)
+            self.margin = min(max(self.margin + MISSED * change, 0.0), MOST_MARGIN)
+        beside_s = self._controller(None).server.es_s(0) if self.policy is not None else 0.0
         self._rest_s.append(latency_s - stages_s - beside_s)
 
 

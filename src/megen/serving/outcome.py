@@ -36,15 +36,16 @@ class Outcomes:
             return None
         served.logged = True
         decision, budget = served.decided.decision, served.asked
+        here_s = served.seconds.get("es_decode", 0.0)  # where this server decodes, it stands for the user equipment
         request = Request(
             arrival_s=served.arrived_s,
             snr_db=equivalent_snr_db(served.channel),
             steps=decision.steps,
             merge_ratio=decision.merge_ratio,
             quantiser_bits=decision.quantiser_bits,
-            es_s=served.work_s,
+            es_s=served.work_s - here_s,
             air_s=served.air_s,
-            ue_s=decode_s,
+            ue_s=decode_s + here_s,
             backlog_s=served.backlog_s,
             latency_s=latency_s,
             deadline_s=budget.deadline_s,

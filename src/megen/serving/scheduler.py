@@ -72,6 +72,10 @@ class Scheduler(Generic[T]):
         ahead = sum(self._running.values()) + sum(w.work_s for w in self._queue if w.due_s <= due_s)
         return ahead / self.engines
 
+    def due_s(self, now_s: float, deadline_s: float | None) -> float:
+        """When a request of now is due: without a deadline as if it had the longest that is waited."""
+        return now_s + min(deadline_s or math.inf, PATIENCE_S)
+
     def ahead(self, due_s: float, rows: int) -> Ahead:
         """What a request finds that is due then, where an engine runs so many `rows` at once and batches stay as large as they are now."""
         places = rows * self.engines
@@ -86,7 +90,7 @@ class Scheduler(Generic[T]):
         """Queue a request that came at `now_s`, to be finished `deadline_s` later. Errors: BusyError where the queue is full."""
         if len(self._queue) >= self.capacity:
             raise BusyError(len(self._queue), max(1.0, self.backlog_s() / max(1, len(self._queue))))
-        place = Waiting(now_s + min(deadline_s or math.inf, PATIENCE_S), next(self._numbers), work_s, item)
+        place = Waiting(self.due_s(now_s, deadline_s), next(self._numbers), work_s, item)
         heapq.heappush(self._queue, place)
         return place
 

@@ -34,6 +34,7 @@ from megen.types import Budget, ChannelState, Decision, Payload, check_number
 PIECE_BYTES = 16 * 1024  # of a picture that the server decodes
 ATTEMPTS = 3  # engines that a request may be given to
 KEPT_S, KEPT_REQUESTS = 600.0, 2000  # how long, and how many, finished requests are kept for a resume
+SLACK_S = 1.0  # that a user equipment may say a picture took longer than by the clock here
 DRAINING = "the server is shutting down: try another, or this one in a moment"
 
 
@@ -74,7 +75,7 @@ class Service:
     ) -> None:
         self.engine, self.decider, self.complete, self.settings = engine, decider, complete, settings or Settings()
         self.link, self.outcomes, self.about, self.clock = link, outcomes or Outcomes(), about or {}, clock
-        self.picture = picture  # decodes to a WebP file, where no user equipment can
+        self.picture = picture  # decodes to a WebP file, where not every user equipment can
         self._decoding, self._pictures = asyncio.Semaphore(1), Pictures()
         self.scheduler: Scheduler[Served] = Scheduler(self.settings.capacity, self.settings.engines)
         self.step_s = 0.0  # of one row, by what finished requests took
@@ -109,11 +110,13 @@ class Service:
         self._forget()
         full = Completion(asked.prompt) if asked.as_typed else self.complete(asked.prompt, asked.seed)
         now_s = self.clock()
-        ahead = self.scheduler.ahead(now_s + (asked.deadline_s or np.inf), self.settings.rows)
+        ahead = self.scheduler.ahead(self.scheduler.due_s(now_s, asked.deadline_s), self.settings.rows)
         budget = Budget(asked.deadline_s, asked.energy_j)
         wanted = Asked(full.text, asked.steps, asked.merge_ratio, asked.quantiser_bits, budget)
         if decodes is None:
-            decodes = self._pictures.sooner_here(decode_s, channel.rate_bps)
+            decodes = self.picture is not None and self._pictures.sooner_here(decode_s, channel.rate_bps)
+        if decodes and self.picture is not None:
+            decode_s = self._pictures.here_s(channel.rate_bps)
         seen = getattr(self.link, "state", lambda: channel)()
         decided = self.decider.decide(wanted, seen, self._phase(now_s), decode_s, ahead)
         served = Served(asked, owner, full, decided, seen, ahead.backlog_s, now_s, previews if asked.previews else (), decodes)
@@ -179,12 +182,14 @@ class Service:
         served = self.of(request, owner)
         if served.state != "sent":
             return False
+        here_s = served.ended_s - served.arrived_s, self.clock() - served.arrived_s + SLACK_S  # by the clock here it took so long
+        latency_s = min(max(latency_s, here_s[0]), here_s[1])
+        decode_s = min(decode_s, latency_s)
         line = self.outcomes.shown(served, decode_s, latency_s)
         if line is not None:
             self.decider.observe(line)
-            self.decider.learn(
-                served.decided, latency_s, decode_s + served.air_s + sum(served.seconds.get(k, 0.0) for k in ("queue", "denoise"))
-            )
+            stages_s = sum(served.seconds.get(stage, 0.0) for stage in ("queue", "denoise", "es_decode"))
+            self.decider.learn(served.decided, latency_s, stages_s + served.air_s + decode_s)
         return line is not None
 
     def _phase(self, now_s: float) -> int:
@@ -268,10 +273,7 @@ class Service:
         sent = (payload.header, payload.merge_map, *payload.features)
         self._pictures.coded(8 * sum(map(len, sent)))
         if self.picture is not None and served.decodes:
-            async with self._decoding:  # one at a time: an autoencoder takes gigabytes
-                began_s, file = self.clock(), await asyncio.to_thread(self.picture, payload)
-            served.seconds["es_decode"] = self.clock() - began_s
-            self._pictures.decoded(served.seconds["es_decode"], 8 * len(file))
+            file = await self._picture_of(served, payload, self.picture)
             served.work_s += served.seconds["es_decode"]
             size = max(PIECE_BYTES, -(-len(file) // MOST_PARTS))
             sent, served.picture = tuple(file[i : i + size] for i in range(0, len(file), size)), "image/webp"
@@ -280,6 +282,21 @@ class Service:
         for piece in served.pieces:
             served.tell(piece)
         self._end(served, "sent", Done(id=served.id, report=self._report(served, payload, event)))
+
+    async def _picture_of(self, served: Served, payload: Payload, picture: Callable[[Payload], bytes]) -> bytes:
+        """The file of a picture that is decoded here, one at a time: an autoencoder takes gigabytes."""
+        asked_s = self.clock()
+        self._pictures.waiting += 1
+        try:
+            async with self._decoding:
+                began_s = self.clock()
+                file = await asyncio.to_thread(picture, payload)
+        finally:
+            self._pictures.waiting -= 1
+        served.seconds["queue"] += began_s - asked_s
+        served.seconds["es_decode"] = self.clock() - began_s
+        self._pictures.decoded(served.seconds["es_decode"], 8 * len(file))
+        return file
 
     def _report(self, served: Served, payload: Payload, event: Finished) -> dict[str, Any]:
         d = served.decided.decision

@@ -10,6 +10,7 @@ import hashlib
 import io
 import random
 import secrets
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -109,6 +110,7 @@ class Client:
     decode_s: float | None = None  # what decoding takes here, for the server to plan with
     on_event: OnEvent = lambda event: None
     _loaded: dict[tuple[int, str | None], Receiver] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _loading: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.servers:
@@ -201,8 +203,13 @@ class Client:
             return None
         which = welcome.backbone.fingerprint, welcome.denoiser
         if which not in self._loaded:
-            self._loaded[which] = await asyncio.to_thread(receiver_for, welcome, server, self.receiver)
+            await asyncio.to_thread(self._load, which, welcome, server)
         return self._loaded[which]
+
+    def _load(self, which: tuple[int, str | None], welcome: Welcome, server: str) -> None:
+        with self._loading:
+            if which not in self._loaded:
+                self._loaded[which] = receiver_for(welcome, server, self.receiver)
 
     async def _until_done(self, socket: Socket, protocol: ClientConnection, state: _Try, server: str) -> Done:
         last_s = time.monotonic()

@@ -210,7 +210,7 @@ export class App {
   async #settle(run: Run): Promise<void> {
     const { done, final, accepted } = run
     if (done === null || final === null || accepted === null || this.#run !== run) return
-    if (run.picture === null) this.#memory.decoded(final.picture.seconds)
+    if (run.picture === null && !final.picture.cleaned) this.#memory.decoded(final.picture.seconds)
     this.#shell.run(this.#session.shown(accepted.id, final.picture.seconds, (final.shownMs - run.beganMs) / 1000))
     const made = await this.#picture.made()
     if (this.#run !== run) return

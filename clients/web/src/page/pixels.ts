@@ -13,5 +13,6 @@ export async function pixelsOf(id: string, file: Uint8Array<ArrayBuffer>): Promi
   context.drawImage(bitmap, 0, 0)
   bitmap.close()
   const rgba = new Uint8ClampedArray(context.getImageData(0, 0, width, height).data)
-  return { kind: 'picture', id, rgba, width, height, parts: 1, of: 1, final: true, seconds: (performance.now() - beganMs) / 1000 }
+  const seconds = (performance.now() - beganMs) / 1000
+  return { kind: 'picture', id, rgba, width, height, parts: 1, of: 1, final: true, cleaned: false, seconds }
 }

@@ -33,6 +33,8 @@ export interface Decoded {
   readonly parts: number
   readonly of: number
   readonly final: boolean
+  /** Whether its features were cleaned first, which takes longer. */
+  readonly cleaned: boolean
   readonly seconds: number
 }
 

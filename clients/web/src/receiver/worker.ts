@@ -97,11 +97,12 @@ async function decode(): Promise<void> {
     const { whole, parts, total } = incoming
     const beganMs = performance.now()
     const [features, denoiser] = [incoming.features(), wanted.files.denoiser ?? null]
-    const pixels = await graph.run(whole ? await cleaned(features, denoiser) : features)
+    const given = whole ? await cleaned(features, denoiser) : features
+    const pixels = await graph.run(given)
     const seconds = (performance.now() - beganMs) / 1000
     if (current !== wanted) return
     const { id } = wanted
-    say({ kind: 'picture', id, ...pixels, parts, of: total - 2, final: whole, seconds }, [pixels.rgba.buffer])
+    say({ kind: 'picture', id, ...pixels, parts, of: total - 2, final: whole, cleaned: given !== features, seconds }, [pixels.rgba.buffer])
     if (!whole) return
     current = incoming = null
     fetchCleaner(features, denoiser).catch(() => undefined)

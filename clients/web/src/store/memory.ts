@@ -36,6 +36,8 @@ export class Memory {
   }
 
   set files(value: Files | null) {
+    const other = value !== null && this.#files !== null && value.fingerprint !== this.#files.fingerprint
+    if (other) this.#remember([]) // times of another backbone's decoder
     this.#files = value
     if (value !== null) this.#keep(FILES, JSON.stringify(value))
   }
@@ -47,8 +49,12 @@ export class Memory {
 
   /** Remember what decoding took. */
   decoded(seconds: number): void {
-    this.#times = [...this.#times, seconds].slice(-MOST_TIMES)
-    this.#keep(DECODING, JSON.stringify(this.#times))
+    this.#remember([...this.#times, seconds].slice(-MOST_TIMES))
+  }
+
+  #remember(times: readonly number[]): void {
+    this.#times = times
+    this.#keep(DECODING, JSON.stringify(times))
   }
 
   #keep(key: string, value: string): void {
