@@ -1,5 +1,7 @@
 """UE decode of one 1024 x 1024 image through onnxruntime, beside diffusers' AutoencoderTiny in the same run.
 
+Fine features, and coarse ones that the phone's denoiser cleans before: as they are decoded, and with graphs whose threads spin when they
+are done, as is onnxruntime's default.
 Needs the extra `diffusers`. AutoencoderTiny has random weights (4 x 128 x 128 latent): its time does not
 depend on them. The runs alternate, so that both meet the same load of the machine.
 """
@@ -11,7 +13,10 @@ import statistics
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import onnxruntime
@@ -21,6 +26,7 @@ from experiments import common
 from megen.export import receiver_of
 from megen.models import embedded
 from megen.types import Features
+from megen.ue import receiver as receivers
 
 
 def tiny_session(folder: Path) -> onnxruntime.InferenceSession:
@@ -33,6 +39,13 @@ def tiny_session(folder: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 
+def spinning(threads: int) -> onnxruntime.SessionOptions:
+    """A receiver's options by onnxruntime's default."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return options
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=7)
@@ -42,12 +55,22 @@ def main() -> None:
     channels, height, width = backbone.latent_shape
     rows = np.random.default_rng(0).standard_normal((height * width, channels)).astype(np.float32)
     features = Features.clean(rows)
+    coarse = replace(features, degradation=np.full_like(features.degradation, 0.3))
+    with mock.patch.object(receivers, "_options", spinning):
+        restless = receivers.Receiver.load("scenes")
+        restless.image_of(coarse)  # loads its denoiser
     with tempfile.TemporaryDirectory() as folder:
         tiny = tiny_session(Path(folder))
     latent = {tiny.get_inputs()[0].name: np.random.default_rng(0).standard_normal((1, 4, 128, 128)).astype(np.float32)}
-    seconds: dict[str, list[float]] = {"megen": [], "autoencoder_tiny": []}
+    ways: dict[str, Callable[[], object]] = {
+        "megen": lambda: receiver.image_of(features),
+        "coarse": lambda: receiver.image_of(coarse),
+        "coarse, spinning": lambda: restless.image_of(coarse),
+        "autoencoder_tiny": lambda: tiny.run(None, latent),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
     for k in range(args.repeats + 1):  # the first of each is a warm-up
-        for name, run in (("megen", lambda: receiver.image_of(features)), ("autoencoder_tiny", lambda: tiny.run(None, latent))):
+        for name, run in ways.items():
             began = time.perf_counter()
             run()
             if k:
