@@ -36,7 +36,7 @@ def tiny_session(folder: Path) -> onnxruntime.InferenceSession:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(AutoencoderTiny().decoder.eval(), (torch.randn(1, 4, 128, 128),), str(path), opset_version=18, dynamo=False)
-    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(str(path), receivers._options(0), providers=["CPUExecutionProvider"])  # as ours: no spinning
 
 
 def spinning(threads: int) -> onnxruntime.SessionOptions:
