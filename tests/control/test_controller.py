@@ -119,7 +119,7 @@ def test_a_plan_is_kept_and_a_damaged_one_made_again(tmp_path: Path) -> None:
 
 
 def test_a_backlog_eats_the_deadline(bundled: Controller) -> None:
-    free, busy = bundled(lone(12.0, 0.8)), bundled(lone(12.0, 0.8, backlog_s=0.4))
+    free, busy = bundled(lone(12.0, 0.7)), bundled(lone(12.0, 0.7, backlog_s=0.4))
     assert busy.steps < free.steps
 
 

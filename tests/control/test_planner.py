@@ -113,7 +113,7 @@ def test_smooth_lateness_is_the_mean_over_the_backlogs_of_a_cell() -> None:
     inner = slice(1, -1)  # the outermost cells have one side
     np.testing.assert_allclose(smooth["late"][:, :, inner].mean(), sharp["late"][:, :, inner].mean(), rtol=0.02)
     assert (smooth["tardiness_s"] >= sharp["tardiness_s"] - 0.2).all()
-    late = cmdp.backlog_s[:, None, None] + cmdp.service_s[:, :, None] + cmdp.decode_s > cmdp.deadline_s + 0.2
+    late = cmdp.backlog_s[:, None, None] + cmdp.service_s[:, :, None] + cmdp.decodings_s[:, None] > cmdp.deadline_s + 0.2
     np.testing.assert_allclose(
         smooth["tardiness_s"][:, :, inner][late[:, :, inner]], sharp["tardiness_s"][:, :, inner][late[:, :, inner]], atol=2e-3
     )

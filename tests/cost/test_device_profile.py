@@ -56,6 +56,7 @@ def test_a_broken_profile_or_one_of_another_backbone_plays_no_part_where_it_is_n
 
 
 def test_what_is_cleaned_takes_longer_at_the_user_equipment(own: DeviceProfile) -> None:
+    own = replace(own, clean_s=0.0, fine_bits=0.0)
     cleaning = replace(own, clean_s=0.02, fine_bits=4.5)
     assert cleaning.ue_s() == cleaning.ue_s(Decision(4)) == cleaning.ue_s(Decision(4, 0.0, 4.5)) == own.ue_s()
     for coarse in (Decision(4, 0.0, 4.25), Decision(4, 0.25)):
