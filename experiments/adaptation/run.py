@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--links", type=int, default=512)
     args = parser.parse_args()
     grid = quality_grid.load()
-    server, phone = (replace(device_profile.load(name), spread=SPREAD) for name in ("cpu", "phone"))
+    server, phone = (replace(device_profile.load(name), spread=SPREAD) for name in device_profile.LONG_RUN)
     usual = planner.plan(long_run(), grid, server, phone).policy
     rows: dict[str, Any] = {}
     for number, (name, (scenario, es, ue)) in enumerate(contexts(server, phone).items()):

@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--logs", type=int, default=40)
     args = parser.parse_args()
     grid = quality_grid.load()
-    server, phone = (replace(device_profile.load(name), spread=SPREAD) for name in ("cpu", "phone"))
+    server, phone = (replace(device_profile.load(name), spread=SPREAD) for name in device_profile.LONG_RUN)
     rows = [precision(grid, server, phone, requests, args.logs) for requests in (REQUESTS, 4 * REQUESTS)]
     print(rows, file=sys.stderr)
     common.write("fits", {"fits": rows})

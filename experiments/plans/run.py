@@ -138,7 +138,7 @@ def main() -> None:
     parser.add_argument("--monolithic", action="store_true", help="time the whole linear program too (minutes)")
     args = parser.parse_args()
     grid = quality_grid.load()
-    server, phone = (replace(device_profile.load(name), spread=SPREAD) for name in ("cpu", "phone"))
+    server, phone = (replace(device_profile.load(name), spread=SPREAD) for name in device_profile.LONG_RUN)
     learned = policy.find("cvpo", AS_IT_IS)
     rows: dict[str, Any] = {}
     for name, (scenario, es, ue) in contexts(server, phone).items():

@@ -38,7 +38,7 @@ def means(plan: planner.Plan) -> dict[str, Any]:
 
 
 def main() -> None:
-    grid, server, phone = quality_grid.load(), device_profile.load("cpu"), device_profile.load("phone")
+    grid, (server, phone) = quality_grid.load(), map(device_profile.load, device_profile.LONG_RUN)
     rows = {}
     for name, bits in (("all quantisers", ()), ("the default quantiser", (QUANTISER_BITS,))):
         for kind in REWARDS:
