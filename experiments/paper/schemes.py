@@ -85,7 +85,7 @@ def measure(count: int, seed: int, on_progress: Callable[[str], object]) -> dict
             steps = decision.steps if name.endswith("MEG-CVPO") else STEPS
             row["air_s"], row["arrived"] = airtime(int(row["bits"]), near_db, BANDWIDTH_HZ, np.random.default_rng([seed, i]))
             step_s = share * es.step_s if "pruned" in name else es.step_s
-            row["s"] = row["air_s"] + _machines_s(name, es, ue) + steps * step_s
+            row["s"] = row["air_s"] + _machines_s(name, es, ue, row) + steps * step_s
         alone_s = ue.text_s + STEPS * ue.step_s + ue.decode_s
         sent["on the device"] = {"bits": 0.0, "psnr_db": math.inf, "air_s": 0.0, "s": alone_s, "arrived": True}
         rows.append(sent)
@@ -147,8 +147,10 @@ def _of_one(sample: Sample, transmitter: Transmitter, receiver: Receives) -> dic
     for ratio in (0.0, 0.5, 0.75):
         out[f"as released, fp16, merge ratio {ratio:g}"] = row(*reference_fp16(sample, ratio, receiver))
         if ratio:
-            out[f"split and tuned receiver, fp16, merge ratio {ratio:g}"] = row(*reference_fp16(sample, ratio, receiver, tuned=True))
-            out[f"MEG, merge ratio {ratio:g}"] = row(*coded(sample, ratio, 5.0, transmitter, receiver))
+            merged = {"merge_ratio": ratio}
+            tuned = row(*reference_fp16(sample, ratio, receiver, tuned=True))
+            out[f"split and tuned receiver, fp16, merge ratio {ratio:g}"] = merged | tuned
+            out[f"MEG, merge ratio {ratio:g}"] = merged | row(*coded(sample, ratio, 5.0, transmitter, receiver))
     return out
 
 
@@ -162,6 +164,7 @@ def _decided(decision: Decision, prompt: str, seed: int, transmitter: Transmitte
     sample = Sample(latent, receiver.image_of(Features.clean(tokens_of(latent))))
     ours = _row(sample, *coded(sample, decision.merge_ratio, decision.quantiser_bits, transmitter, receiver))
     size, level_db, _ = file_at(file_kinds(SPEED)["webp"], sample.image, ours["psnr_db"])
+    ours |= {"depth": 4 * decision.quantiser_bits, "merge_ratio": decision.merge_ratio}
     return {"MEG-CVPO": ours, "file, WebP, as MEG-CVPO": {"bits": size, "psnr_db": level_db}}
 
 
@@ -175,9 +178,12 @@ def _webp_80(image: np.ndarray) -> tuple[float, np.ndarray]:
     return 8.0 * len(out.getvalue()), np.asarray(Image.open(out).convert("RGB"))
 
 
-def _machines_s(name: str, es: device_profile.DeviceProfile, ue: device_profile.DeviceProfile) -> float:
-    """Seconds of both machines beside steps and link: whoever decodes, and the coder where there is one."""
+def _machines_s(name: str, es: device_profile.DeviceProfile, ue: device_profile.DeviceProfile, row: Row) -> float:
+    """Seconds of both machines beside steps and link: whoever decodes, what cleans merged or coarse features before, and the coder where
+    there is one."""
     if name.startswith("file"):
         return es.text_s + es.decode_s
     coder = name.startswith("MEG")
-    return es.text_s + (es.merge_s + es.code_s + ue.arrive_s if coder else 0) + ue.decode_s
+    known = coder or "tuned" in name  # how the features were degraded
+    cleaned = known and (row.get("merge_ratio", 0.0) > 0 or row.get("depth", 4 * ue.fine_bits) < 4 * ue.fine_bits)
+    return es.text_s + (es.merge_s + es.code_s + ue.arrive_s if coder else 0) + ue.decode_s + ue.clean_s * cleaned
