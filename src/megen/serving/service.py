@@ -115,8 +115,7 @@ class Service:
         wanted = Asked(full.text, asked.steps, asked.merge_ratio, asked.quantiser_bits, budget)
         if decodes is None:
             decodes = self.picture is not None and self._pictures.sooner_here(decode_s, channel.rate_bps)
-        if decodes and self.picture is not None:
-            decode_s = self._pictures.here_s(channel.rate_bps)
+            decode_s = self._pictures.here_s(channel.rate_bps) if decodes else decode_s
         seen = getattr(self.link, "state", lambda: channel)()
         decided = self.decider.decide(wanted, seen, self._phase(now_s), decode_s, ahead)
         served = Served(asked, owner, full, decided, seen, ahead.backlog_s, now_s, previews if asked.previews else (), decodes)
