@@ -71,6 +71,17 @@ export function recordDecoding(): void {
   Object.assign(globalThis, { Worker: Recording, decodedInS: seconds })
 }
 
+/** What `recordDecoding` kept, in milliseconds. */
+export async function decodedMs(page: Page): Promise<readonly number[]> {
+  const decodedInS = await page.evaluate(() => (globalThis as unknown as { decodedInS: number[] }).decodedInS)
+  return decodedInS.map((seconds) => 1000 * seconds)
+}
+
+/** The median, rounded. */
+export function median(values: readonly number[]): number {
+  return Math.round([...values].sort((a, b) => a - b)[values.length >> 1])
+}
+
 /** The renderer that has worked most: its number, and its CPU seconds. */
 export async function renderer(browser: Browser): Promise<{ readonly id: number; readonly cpuTime: number }> {
   const cdp = await browser.newBrowserCDPSession()
@@ -137,14 +148,27 @@ export async function asAnEarlierPageKept(page: Page): Promise<void> {
 }
 
 /** From now on the page's requests ask for merged and coarsely quantised features. */
-export async function coarsely(page: Page): Promise<void> {
-  await page.evaluate(() => {
-    const send = WebSocket.prototype.send
-    WebSocket.prototype.send = function (data: Parameters<typeof send>[0]) {
-      const asks = typeof data === 'string' && data.includes('"generate"')
-      send.call(this, asks ? JSON.stringify({ ...JSON.parse(data), merge_ratio: 0.5, quantiser_bits: 1 }) : data)
-    }
-  })
+export function coarsely(page: Page): Promise<void> {
+  return saying(page, 'generate', { merge_ratio: 0.5, quantiser_bits: 1 })
+}
+
+/** From now on the page does not say what decoding takes here: a server that could decode too leaves it to the page. */
+export function unmeasured(page: Page): Promise<void> {
+  return saying(page, 'hello', { decode_s: null })
+}
+
+/** From now on the page's messages of a type have these fields. */
+async function saying(page: Page, type: string, fields: Readonly<Record<string, number | null>>): Promise<void> {
+  await page.evaluate(
+    ({ type, fields }) => {
+      const send = WebSocket.prototype.send
+      WebSocket.prototype.send = function (data: Parameters<typeof send>[0]) {
+        const meant = typeof data === 'string' && data.includes(`"${type}"`)
+        send.call(this, meant ? JSON.stringify({ ...JSON.parse(data), ...fields }) : data)
+      }
+    },
+    { type, fields },
+  )
 }
 
 /** The largest difference between the picture on the page and a PNG file, in levels; infinite where their sizes differ. */

@@ -2,15 +2,13 @@ import { mkdtemp, readFile, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
-import { difference, fill, kept, launch, payloadOf, peakMb, ready, recordDecoding, SCREENS, visit, whole } from './browser'
+import { decodedMs, difference, fill, kept, launch, median, payloadOf, peakMb, ready, recordDecoding, SCREENS, unmeasured, visit, whole } from './browser'
 import { python, startServer } from './server'
 
 const RUNS = 3
 const MOST_LEVELS = 1
 const RESULT = new URL('tiles.json', import.meta.url)
 const SCRIPT = new URL('tiles.py', import.meta.url).pathname
-
-const median = (values: readonly number[]) => Math.round([...values].sort((a, b) => a - b)[values.length >> 1])
 
 test('a decoder in tiles makes the same picture in the page as in Python', { timeout: 600_000 }, async () => {
   const folder = await mkdtemp(join(tmpdir(), 'megen-tiles-'))
@@ -19,6 +17,7 @@ test('a decoder in tiles makes the same picture in the page as in Python', { tim
   const browser = await launch()
   try {
     const { page, complaints } = await visit(browser, server.url.href, SCREENS.phone, recordDecoding)
+    await unmeasured(page)
     await ready(page)
     await fill(page, 'a castle at dawn', 2, 3)
     await page.click('#draw')
@@ -29,7 +28,7 @@ test('a decoder in tiles makes the same picture in the page as in Python', { tim
       await page.waitForSelector('#frame:not([data-state=whole])')
       await whole(page)
     }
-    const decodedInS = await page.evaluate(() => (globalThis as unknown as { decodedInS: number[] }).decodedInS)
+    const decodeMs = await decodedMs(page)
     const rendererPeakMb = await peakMb(browser)
     const payload = await payloadOf(page)
     const [data, png] = [join(folder, 'payload'), join(folder, 'picture.png')]
@@ -39,7 +38,7 @@ test('a decoder in tiles makes the same picture in the page as in Python', { tim
     const result = {
       payload_bytes: payload.length,
       browser: browser.version(),
-      decode_ms: { browser: median(decodedInS.map((seconds) => 1000 * seconds)), python_1_thread: median(twin.wall_ms) },
+      decode_ms: { browser: median(decodeMs), python_1_thread: median(twin.wall_ms) },
       renderer_peak_mb: rendererPeakMb,
       levels,
       runs: RUNS,

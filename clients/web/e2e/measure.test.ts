@@ -2,15 +2,13 @@ import { mkdtemp, writeFile } from 'node:fs/promises'
 import { cpus, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
-import { coarsely, fill, kept, launch, payloadOf, peakMb, ready, recordDecoding, renderer, SCREENS, visit, whole } from './browser'
+import { coarsely, decodedMs, fill, kept, launch, median, payloadOf, peakMb, ready, recordDecoding, renderer, SCREENS, visit, whole } from './browser'
 import { Proxy } from './proxy'
 import { python, startServer } from './server'
 
 const RUNS = 3
 const MOST_FIRST_VISIT_BYTES = 13e6
 const RESULT = new URL('result.json', import.meta.url)
-
-const median = (values: readonly number[]) => Math.round([...values].sort((a, b) => a - b)[values.length >> 1])
 
 test('figures of the first visit, decoding and memory', async () => {
   const server = await startServer()
@@ -37,10 +35,7 @@ test('figures of the first visit, decoding and memory', async () => {
       wallMs.push(performance.now() - beganMs)
       cpuMs.push(1000 * ((await renderer(browser)).cpuTime - before))
     }
-    const decodeMs = async () => {
-      const decodedInS = await page.evaluate(() => (globalThis as unknown as { decodedInS: number[] }).decodedInS)
-      return decodedInS.slice(-RUNS).map((seconds) => 1000 * seconds)
-    }
+    const decodeMs = async () => (await decodedMs(page)).slice(-RUNS)
     const fine = { decodeMs: await decodeMs(), peakMb: await peakMb(browser) }
     const payload = await payloadOf(page)
     await coarsely(page)

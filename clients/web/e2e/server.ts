@@ -29,7 +29,7 @@ export function python(program: 'megen' | 'python', args: readonly string[]): Pr
   const path = `${BIN}${program}`
   if (!existsSync(path)) throw new Error(`${path} is missing: make test sets it up, or name its folder in MEGEN_BIN`)
   return new Promise((resolve, reject) => {
-    const child = spawn(path, args, { cwd: ROOT, env: ENV, stdio: ['ignore', 'pipe', 'inherit'] })
+    const child = spawn(path, args, { cwd: ROOT, env: { ...ENV, PYTHONPATH: ROOT.pathname }, stdio: ['ignore', 'pipe', 'inherit'] })
     let out = ''
     child.stdout.on('data', (data: Buffer) => (out += data.toString()))
     child.on('error', reject)
