@@ -32,7 +32,7 @@ ROWS = 8
 
 def most_an_hour(server: DeviceProfile) -> float:
     """What an engine does of these requests with whole batches."""
-    row_s = server.step_s * (server.batch_fixed / ROWS + 1 - server.batch_fixed)
+    row_s = server.batch_step_s(ROWS) / ROWS
     return 3600 / (row_s * float(np.average(STEPS, weights=SHARES)))
 
 

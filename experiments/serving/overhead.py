@@ -24,10 +24,12 @@ from typing import Any
 import numpy as np
 
 from experiments import common
+from megen.codec.header import decode_header
+from megen.cost.device_profile import DeviceProfile
 from megen.link import PerfectLink
 from megen.pipeline import Pipeline
 from megen.protocol import PREVIEW, Frame
-from megen.types import Received
+from megen.types import Decision, Received
 from megen.ue import Receiver
 from megen.ue.client import Client
 
@@ -42,10 +44,24 @@ class Undecoded(Receiver):
         return np.zeros((1, 1, 3), np.uint8)
 
 
-def undecoded() -> Undecoded:
-    """The bundled backbone's."""
+@dataclass(frozen=True)
+class Paced(Undecoded):
+    """One that takes a phone's seconds for what it gets, cleaning included, and no core."""
+
+    phone: DeviceProfile | None = None
+
+    def decode(self, received: Received) -> np.ndarray:
+        header = decode_header(received.payload.header)
+        assert self.phone is not None
+        time.sleep(self.phone.ue_s(Decision(1, 0.5 if received.payload.merge_map else 0.0, header.depth / 4)))
+        return super().decode(received)
+
+
+def undecoded(phone: DeviceProfile | None = None) -> Undecoded:
+    """The bundled backbone's, `Paced` where a phone is given."""
     whole = Receiver.load("scenes")
-    return Undecoded(**{f.name: getattr(whole, f.name) for f in fields(whole)})
+    parts = {f.name: getattr(whole, f.name) for f in fields(whole)}
+    return Undecoded(**parts) if phone is None else Paced(**parts, phone=phone)
 
 
 WITH_PEAK = """

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +26,16 @@ import numpy as np
 
 from experiments import common
 from experiments.plans.run import SPREAD
-from experiments.serving.overhead import Undecoded
+from experiments.serving.overhead import undecoded
 from megen.control import fit
 from megen.control.controller import Controller
 from megen.control.judge import Process, drawn_from, judge, simulated_log
+from megen.cost.device_profile import DeviceProfile
 from megen.cost.energy import RADIO_W, RADIO_W_PER_MBPS
 from megen.errors import MegenError
 from megen.evaluation.link import prompts
 from megen.link import RadioLink
-from megen.types import ChannelState, Delivery, Received, Transmission
-from megen.ue import Receiver
+from megen.types import ChannelState, Delivery, Transmission
 from megen.ue.client import Client
 
 WARM_UP = 40  # requests that do not count
@@ -57,17 +57,6 @@ class Channel:
         """Carry one transmission."""
         number = int(rng.bit_generator.seed_seq.entropy[0])  # type: ignore[attr-defined]  # the request's seed
         return RadioLink(self.snr_db[number]).send(transmission, rng)
-
-
-@dataclass(frozen=True)
-class Waiting(Undecoded):
-    """A receiver that takes a profile's seconds, and no core."""
-
-    seconds: float = 0.0
-
-    def decode(self, received: Received) -> np.ndarray:
-        time.sleep(self.seconds)
-        return super().decode(received)
 
 
 def scheduled(controller: Controller, count: int, seed: int) -> list[fit.Request]:
@@ -103,11 +92,9 @@ def served(count: int, seed: int, log: Path) -> Iterator[str]:
         process.wait(30)
 
 
-async def offered(url: str, times_s: list[float], ue_s: float, texts: list[str]) -> tuple[list[float], int]:
+async def offered(url: str, times_s: list[float], phone: DeviceProfile, texts: list[str]) -> tuple[list[float], int]:
     """Requests at their times; bits of each that arrived, and how many did not."""
-    whole = Receiver.load("scenes")
-    receiver = Waiting(**{f.name: getattr(whole, f.name) for f in fields(whole)}, seconds=ue_s)
-    client, began_s = Client([url], receiver=receiver, patience_s=60), time.monotonic()
+    client, began_s = Client([url], receiver=undecoded(phone), patience_s=60), time.monotonic()
 
     async def one(number: int) -> float | None:
         await asyncio.sleep(max(0.0, began_s + times_s[number] - time.monotonic()))
@@ -170,7 +157,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.jsonl"
         with served(args.requests, args.seed, log) as url:
-            bits, failed = asyncio.run(offered(url, times_s, controller.phone.ue_s(), texts))
+            bits, failed = asyncio.run(offered(url, times_s, controller.phone, texts))
         requests = sorted(fit.read(log), key=lambda r: r.arrival_s)
         notes = json.loads(log.with_suffix(".notes").read_text())
     found = measured(requests[WARM_UP:], bits, controller)

@@ -12,19 +12,16 @@ import asyncio
 import math
 import sys
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from experiments import common
-from experiments.serving.overhead import Undecoded, served
-from megen.codec.header import decode_header
+from experiments.serving.overhead import served, undecoded
 from megen.control.controller import Controller
-from megen.cost.device_profile import DeviceProfile
 from megen.errors import MegenError
 from megen.evaluation.link import prompts
-from megen.types import Decision, Received
 from megen.ue import Receiver
 from megen.ue.client import Client
 
@@ -40,19 +37,6 @@ class Asked:
     promised: bool
     latency_s: float
     steps: int
-
-
-@dataclass(frozen=True)
-class Paced(Undecoded):
-    """A receiver that takes a profile's seconds for what it gets, and no core."""
-
-    phone: DeviceProfile | None = None
-
-    def decode(self, received: Received) -> np.ndarray:
-        header = decode_header(received.payload.header)
-        assert self.phone is not None
-        time.sleep(self.phone.ue_s(Decision(1, 0.5 if received.payload.merge_map else 0.0, header.depth / 4)))
-        return super().decode(received)
 
 
 async def user(client: Client, number: int, deadlines_s: list[float], texts: list[str], count: int) -> list[Asked]:
@@ -106,9 +90,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=400, help="of each number of users")
     args = parser.parse_args()
     deadlines_s = [float(x) for x in args.deadlines_s.split(",")]
-    whole, rows = Receiver.load("scenes"), []
-    phone = Controller.load().phone
-    receiver = Paced(**{f.name: getattr(whole, f.name) for f in fields(whole) if f.init}, phone=phone)
+    receiver, rows = undecoded(Controller.load().phone), []
     with served() as (url, _):
         asyncio.run(crowd(url, receiver, 1, deadlines_s, WARM_UP))
         for users in map(int, args.users.split(",")):

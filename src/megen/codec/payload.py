@@ -101,28 +101,27 @@ def encode_within(bits_budget: int, rows: FloatArray, choice: IntArray, mapping:
     Errors: InputError where even the first stage takes more at the smallest depth, naming its bits.
     """
 
-    def at(depth: int, order: str, left_out: int) -> Payload:
-        whole = encode(rows, choice, mapping, replace(header, depth=depth, order=order), prior)
-        kept = len(whole.features) - left_out
-        return replace(whole, features=(*whole.features[:kept], *[b""] * left_out))
+    def at(depth: int, order: str) -> Payload:
+        return encode(rows, choice, mapping, replace(header, depth=depth, order=order), prior)
+
+    def without(whole: Payload, stages: int) -> Payload:
+        return replace(whole, features=(*whole.features[: len(whole.features) - stages], *[b""] * stages))
 
     order, left_out, low = header.order, 0, features.MIN_DEPTH + layer_code(header.order)
-    best = at(low, order, left_out)
+    best = at(low, order)
     if best.bits()["total"] > bits_budget:
         order, low = "stage", features.MIN_DEPTH
-        best = at(low, order, 0)
+        best = coarsest = at(low, order)
         while best.bits()["total"] > bits_budget:
             left_out += 1
-            if left_out == len(best.features):
-                least = best.bits()["total"]
-                raise InputError(
-                    f"a budget of {bits_budget} bits is too small: the coarsest payload takes {least}; merge more, or raise it"
-                )
-            best = at(low, order, left_out)
+            if left_out == len(coarsest.features):
+                why = f"the coarsest payload takes {best.bits()['total']}"
+                raise InputError(f"a budget of {bits_budget} bits is too small: {why}; merge more, or raise it")
+            best = without(coarsest, left_out)
     high = features.MAX_DEPTH
     while low < high:
         middle = (low + high + 1) // 2
-        payload = at(middle, order, left_out)
+        payload = without(at(middle, order), left_out)
         if payload.bits()["total"] <= bits_budget:
             low, best = middle, payload
         else:

@@ -70,10 +70,13 @@ class DeviceProfile:
             if not isinstance(getattr(self, name), str):
                 raise ProfileError(f"{name} must be a text, got {getattr(self, name)!r}")
 
+    def batch_step_s(self, rows: float) -> float:
+        """Seconds of one denoising step of a batch of so many rows."""
+        return self.step_s * (self.batch_fixed + (1 - self.batch_fixed) * rows)
+
     def es_s(self, steps: int, rows: int = 1) -> float:
         """Seconds that an image takes at the edge server, in batches of so many rows: text + steps * batch's step + merge + code."""
-        batch = self.batch_fixed + (1 - self.batch_fixed) * rows
-        return self.text_s + steps * self.step_s * batch + self.merge_s + self.code_s
+        return self.text_s + steps * self.batch_step_s(rows) + self.merge_s + self.code_s
 
     def es_share_s(self, steps: int, rows: int = 1) -> float:
         """Seconds that the edge server works on one image: of a batch of so many rows its share."""

@@ -144,7 +144,7 @@ class Welcome(Message):
     tiles: Tiling | None = None
 
     def for_protocol(self, protocol: int) -> Welcome:
-        """What a client of an earlier protocol is told: where it cannot decode, the server does for it."""
+        """What a client of an earlier protocol gets: where it cannot decode, the server does for it."""
         unknown = {"protocol": protocol} | ({"denoiser": None} if protocol < 2 else {}) | ({"tiles": None} if protocol < 3 else {})
         if self.tiles is not None and protocol < 3:
             unknown |= {"receiver": None, "codec": None, "denoiser": None}

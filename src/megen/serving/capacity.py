@@ -81,7 +81,7 @@ def simulate(
     engine's own, one after the other, and its next step waits for it.
     """
     before_s, after_s = server.text_s, server.merge_s + server.code_s
-    fixed_s, row_s = server.step_s * server.batch_fixed, server.step_s * (1 - server.batch_fixed)
+    step_s = [server.batch_step_s(size) for size in range(rows + 1)]  # by the size of the batch
     spread = rng.lognormal(-0.5 * server.spread**2, server.spread, len(arrivals_s)) if server.spread else np.ones(len(arrivals_s))
     left, out = list(map(int, steps)), np.empty(len(arrivals_s))
     queue: list[int] = []  # numbers of requests: all have one deadline, so the first that came is due first
@@ -101,7 +101,7 @@ def simulate(
         if not batch:
             idle.append(engine)
             return
-        taken_s = (fixed_s + row_s * len(batch)) * spread[batch[0]] + (joined * before_s if shared else 0.0)
+        taken_s = step_s[len(batch)] * spread[batch[0]] + (joined * before_s if shared else 0.0)
         busy_s, row_steps, step_count = busy_s + taken_s, row_steps + len(batch), step_count + 1
         heapq.heappush(boundaries, (max(now_s, free_s[engine]) + taken_s, engine))
 

@@ -133,7 +133,7 @@ class Connection:
             self._follow(self.service.submit(event, self.owner, self._tell, **options))  # type: ignore[arg-type]
         elif isinstance(event, Resume):
             if self.offered.receiver is None and not self.service.of(event.id, self.owner).decodes:
-                raise InputError("this request was begun by a client that decodes: ask anew")
+                raise InputError("this request was begun by a client that decodes: ask again")
             self._follow(self.service.resume(event.id, self.owner, self._tell, event.have))
         elif isinstance(event, Cancel):
             self.service.cancel(self.service.of(event.id, self.owner))

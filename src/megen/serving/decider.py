@@ -22,7 +22,7 @@ CONTROLLERS = 64  # that are kept for machines of other speeds
 GRAIN = 0.1  # the width of a class of speeds, in natural logarithms
 SPREAD_GRAIN = 0.05  # and the spread of the server's seconds
 NORMAL_DEVIATION = 1.4826  # standard over median deviation of a normal distribution
-UNPROMISED = 0.05
+UNPROMISED = 0.05  # what a picture on time that was not promised narrows it, of what a promised one does
 ALONE = Ahead()
 RECENT, LEAST_RECENT = 32, 4  # finished requests that tell the server's speed
 MISSED, MOST_MARGIN = 0.05, 1.0  # what one late picture adds to the margin of promises, relative to their seconds, and the most there is
@@ -127,7 +127,7 @@ class Decider:
         if len(self._recent) < LEAST_RECENT:
             return 0, 0
         server = controller.server
-        lone = np.array([steps * server.step_s * (server.batch_fixed + (1 - server.batch_fixed) * rows) for steps, rows, _ in self._recent])
+        lone = np.array([steps * server.batch_step_s(rows) for steps, rows, _ in self._recent])
         ratios = np.array([taken_s for *_, taken_s in self._recent]) / np.maximum(lone, 1e-9)
         median = float(np.median(ratios))
         spread = NORMAL_DEVIATION * float(np.median(np.abs(ratios - median))) / median

@@ -181,8 +181,8 @@ class Service:
         served = self.of(request, owner)
         if served.state != "sent":
             return False
-        here_s = served.ended_s - served.arrived_s, self.clock() - served.arrived_s + SLACK_S  # by the clock here it took so long
-        latency_s = min(max(latency_s, here_s[0]), here_s[1])
+        least_s, most_s = served.ended_s - served.arrived_s, self.clock() - served.arrived_s + SLACK_S  # by the clock here
+        latency_s = min(max(latency_s, least_s), most_s)
         decode_s = min(decode_s, latency_s)
         line = self.outcomes.shown(served, decode_s, latency_s)
         if line is not None:

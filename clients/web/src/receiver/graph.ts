@@ -64,8 +64,8 @@ export class Graph {
 
   /** The picture of decoded features. Errors: where the decoder gives NaN or infinity. */
   async run(features: Features): Promise<Pixels> {
-    if (this.#tail !== null) return tiled((await this.#fed(features)).state, this.#tail)
-    const { image, finite } = await this.#fed(features)
+    const { state, image, finite } = await this.#fed(features)
+    if (this.#tail !== null) return tiled(state, this.#tail)
     ensureFinite(finite)
     const [height, width] = image.dims
     const rgb = image.data as Uint8Array<ArrayBuffer>

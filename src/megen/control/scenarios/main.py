@@ -71,7 +71,7 @@ def build_cmdp(
         service_s=compute_s[:, None] + air_s,
         deviation_s=draws_s.reshape(*draws_s.shape[:3], n * m, -1) - air_s.mean(-1, keepdims=True),
         cost_tables={"energy_j": server.power_w * compute_s[:, None] + ue_j, "ue_energy_j": ue_j},
-        decode_s=decode_s if phone.clean_s else phone.ue_s(),
+        decode_s=decode_s if phone.clean_s else phone.ue_s(),  # one number as before: digests of tables know it
         gap_s=np.stack([exponential_quantiles(m, scenario.gaps) for m in scenario.mean_gap_s]),
         deadline_s=scenario.deadline_s,
         cost_names=("late", "energy_j"),
