@@ -24,23 +24,39 @@ from typing import Any
 import numpy as np
 
 from experiments import common
+from megen.codec.arriving import Arriving
 from megen.codec.header import decode_header
 from megen.cost.device_profile import DeviceProfile
 from megen.link import PerfectLink
 from megen.pipeline import Pipeline
 from megen.protocol import PREVIEW, Frame
-from megen.types import Decision, Received
+from megen.types import Decision, Payload
 from megen.ue import Receiver
 from megen.ue.client import Client
 
 PROMPT = "a castle at dawn, fog, pine trees"
 
 
+class Untaken(Arriving):
+    """A payload of which nothing is decoded."""
+
+    def __init__(self, payload: Payload) -> None:
+        self.payload = payload
+
+    def take(self, number: int, part: bytes) -> None: ...
+
+    def features(self) -> Any:
+        return self.payload
+
+
 @dataclass(frozen=True)
 class Undecoded(Receiver):
     """A receiver that leaves the cores to the server: what it decodes is black."""
 
-    def decode(self, received: Received) -> np.ndarray:
+    def arriving(self, payload: Payload) -> Arriving:
+        return Untaken(payload)
+
+    def image_of(self, features: Any) -> np.ndarray:
         return np.zeros((1, 1, 3), np.uint8)
 
 
@@ -50,11 +66,11 @@ class Paced(Undecoded):
 
     phone: DeviceProfile | None = None
 
-    def decode(self, received: Received) -> np.ndarray:
-        header = decode_header(received.payload.header)
+    def image_of(self, features: Any) -> np.ndarray:
+        header = decode_header(features.header)
         assert self.phone is not None
-        time.sleep(self.phone.ue_s(Decision(1, 0.5 if received.payload.merge_map else 0.0, header.depth / 4)))
-        return super().decode(received)
+        time.sleep(self.phone.ue_s(Decision(1, 0.5 if features.merge_map else 0.0, header.depth / 4)))
+        return super().image_of(features)
 
 
 def undecoded(phone: DeviceProfile | None = None) -> Undecoded:

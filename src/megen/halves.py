@@ -24,7 +24,7 @@ from megen.models import checkpoints, embedded, published
 from megen.models.fingerprint import fingerprint
 from megen.models.phone_denoiser import PhoneDenoiser
 from megen.models.placement import device_of
-from megen.types import Decision, Features, FloatArray, InputError, Received, RunError, Transmission, check_number
+from megen.types import Decision, Features, FloatArray, InputError, OnPart, Received, RunError, Transmission, check_number
 from megen.ue import Receiver
 from megen.ue.receiver import GRAPH, NOISE, NOISE_CLEANED, flow_share, is_degraded
 from megen.words import check_words
@@ -92,8 +92,9 @@ class Transmitter:
         copies: int = 1,
         reduction: str | None = None,
         clock: Clock | None = None,
+        on_part: OnPart = lambda part: None,
     ) -> Transmission:
-        """Merge and code one latent; with `analog` its features travel as I/Q symbols. `order` of the parts as in `FeatureCodec.encode`.
+        """Merge and code one latent; with `analog` its features travel as I/Q symbols. `order` and `on_part` as in `FeatureCodec.encode`.
 
         The `reduction` is "merging", or for analog features "transform": the share `merge_ratio` of transform coefficients stays behind.
         None: coefficients where all are sent and the codec knows their variances, else tokens. Errors: InputError, also on another latent.
@@ -107,12 +108,21 @@ class Transmitter:
         check_order(order)
         if self.transforms(reduction, analog, merge_ratio):
             with clock.stage("code"):
-                return self.codec.encode_coefficients(tokens_of(latent), self.backbone.spec.latent_shape[1:], merge_ratio, copies=copies)
+                sent = self.codec.encode_coefficients(tokens_of(latent), self.backbone.spec.latent_shape[1:], merge_ratio, copies=copies)
+            for part in sent.payload.parts:
+                on_part(part)
+            return sent
         with clock.stage("merge"):
             merged = merging.merged(tokens_of(latent), (latent.shape[-2], latent.shape[-1]), merge_ratio)
         with clock.stage("code"):
             return self.codec.encode(
-                merged, quantiser_bits=quantiser_bits, bits_budget=bits_budget, analog=analog, order=order, copies=copies
+                merged,
+                quantiser_bits=quantiser_bits,
+                bits_budget=bits_budget,
+                analog=analog,
+                order=order,
+                copies=copies,
+                on_part=on_part,
             )
 
     def transforms(self, reduction: str | None, analog: bool, merge_ratio: float = 0.0) -> bool:

@@ -135,6 +135,18 @@ Policy = Callable[[Observation], Decision]
 
 
 @dataclass(frozen=True)
+class Part:
+    """One of the `of` byte strings of a payload: 0 is its header, 1 its merge map, 2 and on are its feature parts."""
+
+    number: int
+    of: int
+    data: bytes
+
+
+OnPart = Callable[[Part], object]
+
+
+@dataclass(frozen=True)
 class Payload:
     """Sealed byte strings: header, merge map, and feature parts that may be lost alone (an empty one was lost).
 
@@ -144,6 +156,12 @@ class Payload:
     header: bytes
     merge_map: bytes
     features: tuple[bytes, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """All of them, in the order in which they are coded."""
+        every = (self.header, self.merge_map, *self.features)
+        return tuple(Part(number, len(every), data) for number, data in enumerate(every))
 
     def bits(self) -> dict[str, int]:
         """Bits of header, map and features, and their total; I/Q symbols count no bits."""

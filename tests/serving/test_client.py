@@ -18,6 +18,7 @@ import pytest
 from experiments.serving.proxy import proxied
 from megen import export
 from megen.cli.main import main
+from megen.codec.arriving import Arriving
 from megen.errors import InputError, RunError
 from megen.models import embedded
 from megen.pipeline import Pipeline
@@ -40,8 +41,21 @@ class GreyReceiver(Receiver):
     def __init__(self) -> None:
         object.__setattr__(self, "codec", type("Codec", (), {"fingerprint": 1})())
 
-    def decode(self, received: object) -> np.ndarray:
+    def arriving(self, payload: object) -> Arriving:
+        return Taken()
+
+    def image_of(self, features: object) -> np.ndarray:
         return np.zeros((64, 64, 3), np.uint8)
+
+
+class Taken(Arriving):
+    """Takes whatever arrives."""
+
+    def __init__(self) -> None: ...
+
+    def take(self, number: int, part: bytes) -> None: ...
+
+    def features(self) -> Any: ...
 
 
 def ask(servers: list[str] | str, patience_s: float = 10.0, token: str | None = None, **options: Any) -> tuple[Answer, list[Any]]:

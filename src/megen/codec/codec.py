@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from megen import merging
 from megen.codec import features, payload, symbols, transform
+from megen.codec.arriving import Arriving, Opened, opened
 from megen.codec.header import MAX_SIDE, CodecError, Header, decode_header, is_grid
-from megen.codec.prior import UNIT, Prior, plain
+from megen.codec.prior import Prior, plain
 from megen.codec.pyramid import ORDERS
 from megen.merging import Merged
 from megen.types import (
@@ -23,6 +24,8 @@ from megen.types import (
     Features,
     FloatArray,
     InputError,
+    OnPart,
+    Payload,
     Received,
     Transmission,
     check_array,
@@ -32,7 +35,6 @@ from megen.types import (
 )
 
 MOST_COPIES = 8  # of an analog symbol
-LOST = 0.5  # how far a predicted token is taken to be from the true one
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,15 @@ class FeatureCodec:
         analog: bool = False,
         order: str = "band",
         copies: int = 1,
+        on_part: OnPart = lambda part: None,
     ) -> Transmission:
         """Quantise and entropy-code merged features, or with `analog` make I/Q symbols of them, which are sent `copies` times.
 
         The quantiser is that of `quantiser_bits`, in steps of 1/4, or the finest whose payload fits `bits_budget`; a budget that is too
         small for all tokens has the last stages left out, whose tokens the receiver predicts. The parts'
         `order` is "band", where a lost one harms no other, "stage", where each that arrives refines the whole picture, or "layer", where
-        the base is a coarse picture and a lost part leaves eight token rows of it coarse.
+        the base is a coarse picture and a lost part leaves eight token rows of it coarse. `on_part` is called with each part as soon as it
+        is sure: coded, or with a budget, when all are.
         Errors: InputError on values that cannot be coded, on another quantiser, order, grid or number of channels, on a budget that
         is too small, and on one with `analog`.
         """
@@ -80,7 +84,7 @@ class FeatureCodec:
         header = Header(*merged.grid, merged.rows.shape[1], len(merged.rows), self.fingerprint)
         if analog:
             iq, amplitude = symbols.modulate(merged.rows, symbols.row_gains(merged.counts))
-            parts = payload.encode(merged.rows, merged.choice, merged.merge_map, replace(header, amplitude=amplitude), prior)
+            parts = payload.encode(merged.rows, merged.choice, merged.merge_map, replace(header, amplitude=amplitude), prior, on_part)
             return Transmission(parts, np.tile(iq, int(copies)), payload.error_rates(parts))
         depth = features.MAX_DEPTH if bits_budget is not None else depth_of(quantiser_bits)
         if order == "layer":
@@ -88,8 +92,10 @@ class FeatureCodec:
         header = replace(header, order=order, depth=depth)
         if bits_budget is not None:
             parts = payload.encode_within(bits_budget, merged.rows, merged.choice, merged.merge_map, header, prior)
+            for part in parts.parts:
+                on_part(part)
         else:
-            parts = payload.encode(merged.rows, merged.choice, merged.merge_map, header, prior)
+            parts = payload.encode(merged.rows, merged.choice, merged.merge_map, header, prior, on_part)
         return Transmission(parts, None, payload.error_rates(parts, decode_header(parts.header).order))
 
     def encode_coefficients(self, tokens: FloatArray, grid: tuple[int, int], ratio: float = 0.0, *, copies: int = 1) -> Transmission:
@@ -116,35 +122,32 @@ class FeatureCodec:
             raise InputError(f"this codec is for {mine}, the features are of {grid} and {channels}")
         return prior
 
+    def arriving(self, header: bytes, merge_map: bytes, count: int) -> Arriving:
+        """A digital payload of `count` feature parts, to be decoded while they arrive. Errors: CodecError."""
+        known = opened(Payload(header, merge_map), self.fingerprint, self.grid)
+        return Arriving(header, known, self._decoding_prior(known), count)
+
     def decode(self, received: Received) -> Features:
         """What a payload's bits, and its symbols where it has some, say. Errors: CodecError."""
-        header, choice = payload.decode_protected(received.payload, self.fingerprint)
-        height, width = header.grid
-        if self.grid not in (None, header.grid):
-            raise CodecError(f"the payload has a grid of {height} x {width}, this receiver decodes {self.grid[0]} x {self.grid[1]}")
-        try:
-            merge_map = merging.merge_map(choice, height, width)
-        except InputError as error:
-            raise CodecError(str(error)) from error
-        degradation = np.zeros((height * width, 4), np.float32)
-        degradation[merging.layout(height, width)[1][choice >= 0], 2] = 1
-        if not header.analog:
-            prior = self.prior or plain(header.channels)
-            rows, arrived = payload.decode_features(received.payload, header, merge_map, prior)
-            degradation[:, 1] = _deviation(prior, header.depth)
-            if header.order == "layer":
-                degradation[~arrived, 1] = _deviation(prior, features.base_depth(header.depth))
-            else:
-                degradation[~arrived, 3] = LOST
-            return Features(rows, merge_map, degradation)
+        known = opened(received.payload, self.fingerprint, self.grid)
+        if not known.header.analog:
+            sent = received.payload
+            arriving = Arriving(sent.header, known, self._decoding_prior(known), len(sent.features))
+            for number, part in enumerate(sent.features):
+                arriving.take(number, part)
+            return arriving.features()
+        header, merge_map, degradation = known.header, known.merge_map, known.degradation
         if header.reduction == "transform":
             return self._of_coefficients(header, received)
         iq, variance = combined(received, (header.rows * header.channels + 1) // 2)
         gains = symbols.row_gains(np.bincount(merge_map))
-        rows, deviation = symbols.demodulate(iq, variance, header.amplitude, gains, header.channels)
-        degradation[:, 0] = deviation[merge_map]
-        values = (rows * (1 + deviation[:, None] ** 2))[merge_map]  # what the estimates shrank
-        return Features(rows, merge_map, degradation, Equalised(values, deviation[merge_map], float(deviation[merge_map].mean())))
+        rows, noise = symbols.demodulate(iq, variance, header.amplitude, gains, header.channels)
+        degradation[:, 0] = noise[merge_map]
+        values = (rows * (1 + noise[:, None] ** 2))[merge_map]  # what the estimates shrank
+        return Features(rows, merge_map, degradation, Equalised(values, noise[merge_map], float(noise[merge_map].mean())))
+
+    def _decoding_prior(self, known: Opened) -> Prior:
+        return self.prior or plain(known.header.channels)
 
     def _of_coefficients(self, header: Header, received: Received) -> Features:
         """What the symbols of transform coefficients say. Errors: CodecError without variances of the backbone."""
@@ -162,12 +165,6 @@ class FeatureCodec:
         degradation[:, 1] = found.error
         known = Equalised(found.values, np.full(count, found.noise, np.float32), found.unknown)
         return Features(found.linear, np.arange(count, dtype=np.int64), degradation, known)
-
-
-def _deviation(prior: Prior, depth: int) -> float:
-    """Of what a quantiser rounds away."""
-    steps = features.steps_of(prior, depth) / UNIT
-    return float(np.sqrt((steps**2).mean() / 12))
 
 
 def combined(received: Received, needed: int) -> tuple[ComplexArray, NDArray[np.float64]]:

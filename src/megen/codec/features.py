@@ -6,7 +6,7 @@ was lost in transit is filled with what is predicted of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,12 +28,8 @@ MAX_LEVEL = 2**16 - 1
 Levels = Callable[[int, slice, IntArray, Whole, IntArray], Whole]
 
 
-@dataclass(frozen=True)
-class Coded:
-    """The parts' bytes, and where there are no nets the scale class of each (kind of stage, channel), a byte each."""
-
-    parts: list[bytes]
-    scales: bytes = b""
+# of one stage and group: kind of stage, group, levels [n, g], classes [n, g]
+Block = tuple[int, slice, IntArray, IntArray]
 
 
 @dataclass(frozen=True)
@@ -117,13 +113,19 @@ class _Quantiser:
 
     def __init__(self, target: Whole, step: IntArray) -> None:
         self.target, self.step = target, step
-        self.blocks: list[tuple[int, slice, IntArray, IntArray]] = []  # kind of stage, group, levels [n, g], classes [n, g]
+        self.blocks: list[Block] = []
 
     def __call__(self, kind: int, group: slice, tokens: IntArray, mean: Whole, classes: IntArray) -> Whole:
         wanted = (self.target[tokens, group] - mean) / self.step[group]
         levels: Whole = entropy.rounded(wanted).clip(-MAX_LEVEL, MAX_LEVEL)
         self.blocks.append((kind, group, levels.astype(np.int64), classes))
         return levels
+
+    def of_part(self, picture: _Picture, stages: Sequence[Stage]) -> list[Block]:
+        """The blocks of one part of a picture, which is filled by them."""
+        self.blocks = []
+        picture.fill(stages, self)
+        return self.blocks
 
 
 class _Reader:
@@ -192,33 +194,43 @@ def _sources(mapping: IntArray, grid: tuple[int, int], order: str) -> tuple[IntA
     return np.where(foreign, (y // 2 * 2) * grid[1] + x // 2 * 2, own), own == number
 
 
-def encode_parts(rows: FloatArray, mapping: IntArray, grid: tuple[int, int], prior: Prior, depth: int, *, order: str = "band") -> Coded:
-    """Rows [n, c] as one byte string for each part of the pyramid.
+def encode_parts(
+    rows: FloatArray, mapping: IntArray, grid: tuple[int, int], prior: Prior, depth: int, *, order: str = "band"
+) -> tuple[bytes, Iterator[bytes]]:
+    """The parts of the pyramid of rows [n, c], each coded when it is asked for.
 
+    Before them the scale class of each (kind of stage, channel), a byte each, where the prior has no nets: all is then quantised first.
     Errors: InputError on values that are NaN, infinite or beyond `LARGEST`.
     """
     if not (np.isfinite(rows).all() and np.abs(rows).max(initial=0) <= LARGEST):
         raise InputError(f"features hold NaN, infinity or values beyond {LARGEST}: nothing can be coded")
     picture = _Picture.of(mapping, grid, prior, depth, order)
     quantiser = _Quantiser(np.rint(rows.astype(np.float64) * UNIT)[mapping], steps_of(prior, picture.depth))
-    blocks, ends = quantiser.blocks, []
-    for stages in segments(*grid, order)[: 1 if picture.layer else None]:
-        picture.fill(stages, quantiser)
-        ends.append(len(blocks))
-    scales = np.zeros_like(picture.scales) if prior.nets else _best_scales(blocks, prior)
-    parts = []
-    for start, end in zip([0, *ends], ends, strict=False):
-        coder = entropy.encoder()
-        for kind, group, levels, classes in blocks[start:end]:
-            own = classes if prior.nets else np.broadcast_to(scales[kind, group], levels.shape)
-            entropy.put(coder, levels.ravel(), own.ravel(), prior.weights)
-        parts.append(entropy.finished(coder))
+    stages = segments(*grid, order)
+    blocks: Iterable[list[Block]] = (quantiser.of_part(picture, part) for part in stages[: 1 if picture.layer else None])
+    if prior.nets:
+        return b"", _coded(picture, quantiser.target, blocks, len(stages))
+    blocks = list(blocks)
+    scales = _best_scales([block for part in blocks for block in part], prior)
     if picture.layer:
-        if not prior.nets:  # known only now
-            for stage in segments(*grid, order)[0]:
-                picture.layer.classes[stage.tokens] = scales[stage.kind] + refinement.LAYER
-        parts += [_refined(picture, quantiser.target, number) for number in range(1, len(segments(*grid, order)))]
-    return Coded(parts, b"" if prior.nets else scales.astype(np.uint8).tobytes())
+        for stage in stages[0]:
+            picture.layer.classes[stage.tokens] = scales[stage.kind] + refinement.LAYER
+    with_scales = [
+        [(kind, group, levels, np.broadcast_to(scales[kind, group], levels.shape)) for kind, group, levels, _ in part] for part in blocks
+    ]
+    return scales.astype(np.uint8).tobytes(), _coded(picture, quantiser.target, with_scales, len(stages))
+
+
+def _coded(picture: _Picture, target: Whole, blocks: Iterable[list[Block]], count: int) -> Iterator[bytes]:
+    """The parts by their blocks, and in layers the bands that refine them, `count` in all."""
+    for part in blocks:
+        coder = entropy.encoder()
+        for _, _, levels, classes in part:
+            entropy.put(coder, levels.ravel(), classes.ravel(), picture.prior.weights)
+        yield entropy.finished(coder)
+    if picture.layer:
+        for number in range(1, count):
+            yield _refined(picture, target, number)
 
 
 def _refined(picture: _Picture, target: Whole, number: int) -> bytes:
@@ -253,33 +265,38 @@ def _best_scales(blocks: Sequence[tuple[int, slice, IntArray, IntArray]], prior:
     return scales
 
 
-def decode_parts(
-    parts: Sequence[bytes | None],
-    mapping: IntArray,
-    grid: tuple[int, int],
-    prior: Prior,
-    depth: int,
-    *,
-    order: str = "band",
-    scales: bytes = b"",
-) -> FloatArray:
-    """Rows [n, c] from what arrived of the parts; None: lost, and filled with what is predicted of it.
+class Decoder:
+    """Rows of a payload's features, of which each part is decoded when it is taken.
 
-    `scales` are those of `Coded` where the prior has no nets. By stage, nothing but None may follow a None. In layers, what a lost part
-    would have refined stays coarse.
-    Errors: InputError where a part's bits are not ones that `encode_parts` wrote.
+    `scales` are those of `encode_parts` where the prior has no nets. By stage, parts are taken in their order, and nothing but None may
+    follow a None. In layers, what a lost part would have refined stays coarse.
     """
-    picture = _Picture.of(mapping, grid, prior, depth, order, scales)
-    for number, (stages, part) in enumerate(zip(segments(*grid, order), parts, strict=True)):
+
+    def __init__(
+        self, mapping: IntArray, grid: tuple[int, int], prior: Prior, depth: int, *, order: str = "band", scales: bytes = b""
+    ) -> None:
+        self._mapping, self._stages = mapping, segments(*grid, order)
+        self._picture = _Picture.of(mapping, grid, prior, depth, order, scales)
+
+    def take(self, number: int, part: bytes | None) -> None:
+        """Decode a part; None: it was lost, and is filled with what is predicted of it.
+
+        The base, part 0, is the first. Errors: InputError where the bits are not ones that `encode_parts` wrote.
+        """
+        picture = self._picture
         try:
             if not (picture.layer and number):
-                picture.fill(stages, _predicted if part is None else _Reader(part, prior.weights))
+                picture.fill(self._stages[number], _predicted if part is None else _Reader(part, picture.prior.weights))
             elif part is not None:
-                coder, table = entropy.decoder(part), prior.refinement
-                picture.refine(number, lambda _, coarse, classes: refinement.get(coder, coarse, classes, table))  # noqa: B023
+                coder, table = entropy.decoder(part), picture.prior.refinement
+                picture.refine(number, lambda _, coarse, classes: refinement.get(coder, coarse, classes, table))
         except ValueError as error:
             raise InputError(f"feature part {number} holds {error}") from error
-    rows = np.empty((int(mapping.max()) + 1, prior.channels), np.float32)
-    rows[mapping[picture.stays]] = picture.values[picture.stays]
-    rows /= UNIT
-    return rows
+
+    def rows(self) -> FloatArray:
+        """Rows [n, c] by what was taken."""
+        values, stays = self._picture.values, self._picture.stays
+        rows = np.empty((int(self._mapping.max()) + 1, values.shape[1]), np.float32)
+        rows[self._mapping[stays]] = values[stays]
+        rows /= UNIT
+        return rows

@@ -6,6 +6,7 @@ payloads do not mix. Whatever bytes come in, decoding gives what was encoded or 
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -13,10 +14,11 @@ import numpy as np
 from megen.codec import entropy, features
 from megen.codec.header import CRC, CRC_BYTES, CodecError, Header, crc_of, decode_header, encode_header, layer_code, opened, seal
 from megen.codec.prior import Prior
-from megen.codec.pyramid import part_of, segments
-from megen.types import FloatArray, InputError, IntArray, Payload
+from megen.codec.pyramid import segments
+from megen.types import FloatArray, InputError, IntArray, OnPart, Part, Payload
 
 CHOICES = 8  # destinations that a source may merge into
+PROTECTED = 2  # parts before the features: header and map
 WEIGHTS = 15  # a choice's frequency is coded in four bits
 
 
@@ -76,16 +78,27 @@ def decode_map(payload: Payload, header: Header) -> IntArray:
     return choice
 
 
-def encode(rows: FloatArray, choice: IntArray, mapping: IntArray, header: Header, prior: Prior) -> Payload:
+def encode(
+    rows: FloatArray, choice: IntArray, mapping: IntArray, header: Header, prior: Prior, on_part: OnPart = lambda part: None
+) -> Payload:
     """One payload at the header's depth and in its order of rows [n, c], the merge choice and the merge map that it gives.
 
-    The features stay out of it where it is analog. Errors: InputError on values that cannot be coded.
+    `on_part` is called with each part as soon as it is coded. The features stay out of a payload that is analog.
+    Errors: InputError on values that cannot be coded.
     """
     if header.analog:
-        return protected(header, choice)
-    coded = features.encode_parts(rows, mapping, header.grid, prior, header.depth, order=header.order)
-    first = encode_header(replace(header, scales=coded.scales))
-    return Payload(first, encode_map(choice, first), tuple(b + part_crc(b, i, first) for i, b in enumerate(coded.parts)))
+        payload = protected(header, choice)
+        for part in payload.parts:
+            on_part(part)
+        return payload
+    scales, coded = features.encode_parts(rows, mapping, header.grid, prior, header.depth, order=header.order)
+    first = encode_header(replace(header, scales=scales))
+    parts, count = [], PROTECTED + len(segments(*header.grid, header.order))
+    sealed = (body + part_crc(body, i, first) for i, body in enumerate(coded))
+    for number, data in enumerate(itertools.chain((first, encode_map(choice, first)), sealed)):
+        on_part(Part(number, count, data))
+        parts.append(data)
+    return Payload(parts[0], parts[1], tuple(parts[PROTECTED:]))
 
 
 def protected(header: Header, choice: IntArray | None = None) -> Payload:
@@ -137,36 +150,8 @@ def decode_protected(payload: Payload, backbone: int) -> tuple[Header, IntArray]
     return header, decode_map(payload, header)
 
 
-def decode_features(payload: Payload, header: Header, mapping: IntArray, prior: Prior) -> tuple[FloatArray, np.ndarray]:
-    """Rows [n, c] and which tokens' rows arrived [h*w]; a lost part is an empty one, and filled from its neighbours.
-
-    By stage a part is predicted from all before it, so what follows a lost one counts as lost too.
-    Errors: CodecError, also where the base is lost, from which all else is predicted.
-    """
-    if prior.channels != header.channels:
-        raise CodecError(f"the payload has {header.channels} channels, this receiver {prior.channels}")
-    if header.scales:
-        prior = replace(prior, nets=())
-    elif not prior.nets:
-        raise CodecError("the payload was coded with a trained prior, this receiver has none: copy the codec file of its backbone")
-    count = len(segments(*header.grid, header.order))
-    if len(payload.features) != count:
-        raise CodecError(f"the payload has {len(payload.features)} feature parts, expected {count}")
-    bodies = [_opened(part, i, payload.header) for i, part in enumerate(payload.features)]
-    if bodies[0] is None:
-        raise CodecError("the base of the features was lost: nothing can be predicted from it")
-    if header.order == "stage" and None in bodies:
-        first = bodies.index(None)
-        bodies[first:] = [None] * (count - first)
-    try:
-        rows = features.decode_parts(bodies, mapping, header.grid, prior, header.depth, order=header.order, scales=header.scales)
-    except ValueError as error:
-        raise CodecError(str(error)) from error
-    arrived = np.array([body is not None for body in bodies])
-    return rows, arrived[part_of(*header.grid, header.order)[features.own_tokens(mapping, header.grid)]]
-
-
-def _opened(part: bytes, number: int, header: bytes) -> bytes | None:
+def opened_part(part: bytes, number: int, header: bytes) -> bytes | None:
+    """The body of a feature part; None: it was lost. Errors: CodecError where its checksum does not fit."""
     if not part:
         return None
     body = part[:-CRC_BYTES]

@@ -199,7 +199,12 @@ class LocalEngine:
     def _code(self, ticket: _Ticket, latent: Tensor) -> None:
         decision, clock = ticket.job.decision, Clock(ticket.seconds)
         sent = self.transmitter.encode(
-            latent, decision.merge_ratio, quantiser_bits=decision.quantiser_bits, order=ticket.job.order, clock=clock
+            latent,
+            decision.merge_ratio,
+            quantiser_bits=decision.quantiser_bits,
+            order=ticket.job.order,
+            clock=clock,
+            on_part=ticket.tell,
         )
         work_s = ticket.work_s + ticket.seconds["merge"] + ticket.seconds["code"]
         ticket.tell(Finished(sent, dict(ticket.seconds), work_s, sum(ticket.rows) / len(ticket.rows)))

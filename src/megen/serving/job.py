@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from megen.errors import RunError
-from megen.types import Decision, Transmission
+from megen.types import Decision, Part, Transmission
 
 
 class EngineLostError(RunError):
@@ -44,7 +44,7 @@ class Finished:
     rows: float
 
 
-JobEvent = Progress | Finished
+JobEvent = Progress | Part | Finished
 
 
 @runtime_checkable
@@ -52,7 +52,9 @@ class Engine(Protocol):
     """Runs many jobs at once."""
 
     def run(self, job: Job) -> AsyncIterator[JobEvent]:
-        """The events of one job, the last of them `Finished`; closing the iterator cancels it before the next step.
+        """The events of one job: steps, each part of the payload as soon as it is coded, and last `Finished`.
+
+        Closing the iterator cancels the job before the next step.
 
         Errors: InputError on a job that the backbone cannot run; RunError where it fails; EngineLostError where the engine died.
         """

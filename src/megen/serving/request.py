@@ -47,7 +47,8 @@ class Served:
     attempts: int = 0
     task: asyncio.Task[None] | None = None
     payload: Payload | None = None
-    pieces: tuple[Piece, ...] = ()
+    pieces: tuple[Piece, ...] = ()  # that can be sent; of a payload those that are coded so far
+    parts: int = 0  # how many pieces there will be
     picture: str | None = None  # the type of the file that they make, where this server decodes
     last: Message | None = None  # done, cancelled or an error
     ended_s: float = 0.0
@@ -87,4 +88,4 @@ class Served:
 
     def coded(self) -> Coded:
         """What is said before the parts."""
-        return Coded(id=self.id, parts=len(self.pieces), bytes=sum(len(p.data) for p in self.pieces), picture=self.picture)
+        return Coded(id=self.id, parts=self.parts, bytes=sum(len(p.data) for p in self.pieces), picture=self.picture)

@@ -29,7 +29,7 @@ from megen.serving.job import Engine, EngineLostError, Finished, Job, Progress
 from megen.serving.outcome import Outcomes
 from megen.serving.request import Follower, Piece, Served, State
 from megen.serving.scheduler import Scheduler, Waiting
-from megen.types import Budget, ChannelState, Decision, Payload, check_number
+from megen.types import Budget, ChannelState, Decision, Part, Payload, check_number
 
 PIECE_BYTES = 16 * 1024  # of a picture that the server decodes
 ATTEMPTS = 3  # engines that a request may be given to
@@ -248,12 +248,31 @@ class Service:
                     served.tell(Stepped(id=served.id, done=event.done, of=event.of))
                     if event.preview:
                         served.tell(Piece(PREVIEW, event.done, event.preview))
+                elif isinstance(event, Part):
+                    self._coded(served, event)
                 elif isinstance(event, Finished):
                     self.scheduler.finish(place)
                     self._dispatch()
                     await self._deliver(served, event, began_s)
         if served.last is None:
             raise RunError("the engine gave no result")
+
+    def _coded(self, served: Served, part: Part) -> None:
+        """A part goes out while the next is coded; but what crosses the emulated link, or is decoded here, must be whole.
+
+        Errors: RunError where another engine began this payload, and its part was another.
+        """
+        if self.link is not None or (self.picture is not None and served.decodes):
+            return
+        piece = Piece(FEATURES, part.number, part.data)
+        if part.number < len(served.pieces):
+            if served.pieces[part.number] != piece:
+                raise RunError("two engines made other features of one request: ask again, and run engines on like processors")
+            return
+        served.parts, served.pieces = part.of, (*served.pieces, piece)
+        if not part.number:
+            served.tell(served.coded())
+        served.tell(piece)
 
     async def _deliver(self, served: Served, event: Finished, began_s: float) -> None:
         steps = served.decided.decision.steps
@@ -269,17 +288,18 @@ class Service:
         served.seconds = {"queue": began_s - served.arrived_s, **event.seconds}
         served.work_s, served.rows = event.work_s, event.rows
         served.payload = payload
-        sent = (payload.header, payload.merge_map, *payload.features)
+        sent = tuple(part.data for part in payload.parts)
         self._pictures.coded(8 * sum(map(len, sent)))
         if self.picture is not None and served.decodes:
             file = await self._picture_of(served, payload, self.picture)
             served.work_s += served.seconds["es_decode"]
             size = max(PIECE_BYTES, -(-len(file) // MOST_PARTS))
             sent, served.picture = tuple(file[i : i + size] for i in range(0, len(file), size)), "image/webp"
-        served.pieces = tuple(Piece(FEATURES, k, data) for k, data in enumerate(sent))
-        served.tell(served.coded())
-        for piece in served.pieces:
-            served.tell(piece)
+        if not served.pieces:
+            served.parts, served.pieces = len(sent), tuple(Piece(FEATURES, k, data) for k, data in enumerate(sent))
+            served.tell(served.coded())
+            for piece in served.pieces:
+                served.tell(piece)
         self._end(served, "sent", Done(id=served.id, report=self._report(served, payload, event)))
 
     async def _picture_of(self, served: Served, payload: Payload, picture: Callable[[Payload], bytes]) -> bytes:

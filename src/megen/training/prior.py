@@ -169,5 +169,5 @@ def measured_bits(prior: Prior, latents: Float[Tensor, "n c h w"], depth: int, r
     for tokens, grid in _tokens(latents):
         mapping = merging.merge_map(merging.match(tokens, *grid, ratio), *grid)
         rows, _ = merging.merge(tokens, mapping)
-        total += 8 * sum(map(len, features.encode_parts(rows, mapping, grid, prior, depth).parts))
+        total += 8 * sum(map(len, features.encode_parts(rows, mapping, grid, prior, depth)[1]))
     return total / len(latents)

@@ -31,10 +31,11 @@ from megen import __version__
 from megen.codec import prior
 from megen.errors import InputError, RunError
 from megen.files import replacing
-from megen.protocol import ClientConnection, Frame, ProtocolError
+from megen.protocol import FEATURES, ClientConnection, Frame, ProtocolError
 from megen.protocol.client import Parts
 from megen.protocol.messages import Accepted, Cancel, Cancelled, Coded, Done, Error, Generate, Resume, Shown, Stepped, Welcome, first_fault
 from megen.types import Received
+from megen.ue.decoding import Decoding
 from megen.ue.receiver import DENOISER, GRAPH, TAIL, Receiver, ReceiverError
 
 LEAST_WAIT_S, MOST_WAIT_S = 0.2, 5.0  # between two tries
@@ -75,6 +76,7 @@ class _Try:
     deadline_s: float | None  # of the caller, from the call on
     sent_s: float | None = None  # when the message with this id was first sent
     parts: Parts = field(default_factory=Parts)
+    decoding: Decoding | None = None  # of the parts
     server: str = ""  # that has accepted it
     accepted: Accepted | None = None
     connections: int = 0
@@ -83,7 +85,7 @@ class _Try:
     def reset(self) -> None:
         """Forget what became of the request: no server has it."""
         self.message, self.sent_s = self.message.model_copy(update={"id": secrets.token_hex(16)}), None
-        self.accepted, self.server, self.parts = None, "", Parts()
+        self.accepted, self.server, self.parts, self.decoding = None, "", Parts(), None
 
     def leave(self, began_s: float) -> float:
         """When the request is first sent: now, or before. What is left of its deadline then is the server's to plan with; a message that
@@ -175,6 +177,8 @@ class Client:
             if welcome.receiver is None and self.receiver is not None:
                 raise InputError(f"{server} decodes itself and sends pictures: leave --receiver out")
             receiver = await self._receiver_of(welcome, server)
+            if receiver is not None and (state.decoding is None or state.decoding.receiver is not receiver):
+                state.decoding = Decoding(receiver, state.parts)
             state.connections += 1
             begun = state.accepted is not None
             sent_s = state.leave(began_s)
@@ -187,10 +191,7 @@ class Client:
                 raise
             decode_began_s = time.monotonic()
             received = None if state.parts.picture else state.parts.received()
-            if receiver is None or received is None:
-                image = picture_of(state.parts)
-            else:
-                image = await asyncio.to_thread(receiver.decode, received)
+            image = picture_of(state.parts) if state.decoding is None or received is None else await state.decoding.image()
             now_s = time.monotonic()
             decode_s, latency_s = now_s - decode_began_s, now_s - began_s
             await socket.send(Shown(id=state.message.id, decode_s=decode_s, latency_s=now_s - sent_s).text())
@@ -220,6 +221,8 @@ class Client:
             event = protocol.receive(data)
             if isinstance(event, Frame):
                 await socket.send(protocol.ack(event, 1000 * (now_s - last_s)))
+                if event.kind == FEATURES and state.decoding is not None and state.parts.picture is None:
+                    state.decoding.more()
             last_s = now_s
             if isinstance(event, Error):
                 self._failed(event, state)

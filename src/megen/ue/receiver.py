@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from megen.codec import FeatureCodec, prior
+from megen.codec.arriving import Arriving
 from megen.errors import InputError, RunError
-from megen.types import Features, Received
+from megen.types import Features, Payload, Received
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -165,6 +166,10 @@ class Receiver:
         given = {"rows": features.rows, "merge_map": features.merge_map, "degradation": features.degradation}
         (rows,) = self._cleaning.run(["cleaned"], given)
         return replace(Features.clean(rows), equalised=features.equalised)
+
+    def arriving(self, payload: Payload) -> Arriving:
+        """A digital payload of whose feature parts none was taken yet; what they say is `image_of`'s. Errors: CodecError."""
+        return self.codec.arriving(payload.header, payload.merge_map, len(payload.features))
 
     def decode(self, received: Received) -> np.ndarray:
         """The image [H, W, 3] in bytes of what was received. Errors: CodecError."""
