@@ -244,7 +244,7 @@ async def _serve(app: App, server: uvicorn.Server, listening: socket.socket, rea
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket. Errors: InputError where the address cannot be taken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # asyncio sends small messages at once only where it is named
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     try:
