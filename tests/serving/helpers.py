@@ -64,14 +64,14 @@ class Peer:
             self.protocol.parts[message.id] = Parts()
         self.socket.send(message.text())
 
-    def until(self, kind: str, timeout_s: float = 10.0) -> list[Any]:
-        """Events up to one of a type, acknowledging frames."""
+    def until(self, kind: str, timeout_s: float = 10.0, ms: float = 1.0) -> list[Any]:
+        """Events up to one of a type, acknowledging frames, each as if it took `ms`."""
         out = []
         while True:
             event = self.receive(timeout_s)
             out.append(event)
             if isinstance(event, Frame):
-                self.socket.send(self.protocol.ack(event, 1.0))
+                self.socket.send(self.protocol.ack(event, ms))
             elif event.type == kind:
                 return out
 
@@ -104,11 +104,15 @@ class ToldEngine:
             self.running -= 1
 
 
+def payload(size: int = 100) -> Payload:
+    """What an engine makes."""
+    return Payload(b"h" * 24, b"", (bytes(size), b"abc"))
+
+
 def finished(size: int = 100) -> Finished:
     """What an engine ends with."""
-    payload = Payload(b"h" * 24, b"", (bytes(size), b"abc"))
     seconds = {"text": 0.001, "denoise": 0.01, "merge": 0.001, "code": 0.001}
-    return Finished(Transmission(payload, None, (0.0,) * 3), seconds, 0.01, 1.0)
+    return Finished(Transmission(payload(size), None, (0.0,) * 3), seconds, 0.01, 1.0)
 
 
 def progress(done: int, of: int = 4, preview: bytes = b"") -> Progress:

@@ -16,7 +16,7 @@ from megen.halves import Transmitter
 from megen.models.embedded import EmbeddedBackbone
 from megen.serving.engine import LocalEngine
 from megen.serving.job import Engine, EngineLostError, Finished, Job, JobEvent, Progress
-from megen.types import Decision
+from megen.types import Decision, Part
 
 WORDS = "a castle at dawn, fog"
 
@@ -53,6 +53,7 @@ def test_a_payload_is_the_one_that_the_transmitter_makes_alone(engine: LocalEngi
         alone = transmitter.encode(latent, job.decision.merge_ratio, quantiser_bits=4.0, order="stage")
         assert finished(out).transmission.payload == alone.payload
         assert [event.done for event in out if isinstance(event, Progress)] == list(range(1, job.decision.steps))
+        assert tuple(event for event in out if isinstance(event, Part)) == alone.payload.parts
 
 
 def test_seconds_and_rows_are_told(engine: LocalEngine) -> None:

@@ -129,7 +129,7 @@ describe('on a phone', () => {
     await page.click('#draw')
     proxy.rate = 800
     await page.waitForSelector('#frame[data-state=part]', { timeout: 60_000 })
-    expect(await status()).toMatch(/on their way, part \d of \d/)
+    expect(await status()).toMatch(/received, part \d of \d/)
     await shot('phone-sharpening')
     await whole(page)
   })

@@ -31,6 +31,17 @@ describe('a payload that arrives in parts', () => {
     expect(incoming.features()).toEqual(decode(PACKED, codec(), BACKBONE))
   })
 
+  test('is decoded ahead, and the features are the same', () => {
+    const incoming = new Incoming(codec(), FILES, PARTS.length)
+    PARTS.forEach((part, number) => {
+      incoming.take(number, part)
+      incoming.ahead()
+      expect(incoming.fresh).toBe(number >= 2)
+    })
+    expect(incoming.features()).toEqual(decode(PACKED, codec(), BACKBONE))
+    expect(incoming.fresh).toBe(false)
+  })
+
   test('of another backbone, or of another number of parts, is refused', () => {
     const all = (incoming: Incoming) => {
       PARTS.forEach((part, number) => incoming.take(number, part))

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { addPart, CodecError, decode, digitalFeatures, openPicture, partCount, unpack } from '../src/codec'
+import { addPart, CodecError, decode, decodeArrived, digitalFeatures, openPicture, partCount, unpack } from '../src/codec'
 import { CODECS, fromHex, VECTORS } from './helpers'
 import { pack } from './pack'
 import { randomOf } from './random'
@@ -28,6 +28,7 @@ describe('parts that arrive one by one', () => {
         const [number] = left.splice(round === 0 ? 0 : random(left.length), 1)
         addPart(picture, number, parts.features[number])
         arrived[number] = parts.features[number]
+        if (random(2) > 0) decodeArrived(picture)
         const whole = () => decode(pack({ ...parts, features: arrived }), CODECS[prior], VECTORS.backbone)
         if (arrived[0].length === 0) {
           expect(() => digitalFeatures(picture)).toThrow('the base of the features was lost')

@@ -68,7 +68,7 @@ describe('wording', () => {
       'In line, 2 ahead of you.',
       'Drawing, step 1 of 4.',
       'Drawing, step 4 of 4.',
-      '4.2 kB on their way, part 3 of 7.',
+      '4.2 kB received, part 3 of 7.',
       'Developing the picture on this device.',
     ])
     const shares = stages.map(stageShare)

@@ -195,6 +195,7 @@ class Connection:
             if idle_s > NO_IDLE_S and self.goodput.bps > MARKED_BPS and event.kind == FEATURES:
                 await self.socket.send_text(self._followed[request].coded().text())
                 idle_s = 0.0
+            idle_s = idle_s if idle_s > NO_IDLE_S else 0.0
             await self.socket.send_bytes(self.protocol.frame(event.kind, request, event.part, event.data, idle_s))
         else:
             await self.socket.send_text(event if isinstance(event, str) else event.text())

@@ -7,7 +7,7 @@ import type { CodecFile } from './prior'
 export { type Parts, type Symbols, unpack } from './container'
 export { CodecError } from './error'
 export type { Grid, Header } from './header'
-export { addPart, analogFeatures, digitalFeatures, type Features, openPicture, partCount, type Picture } from './picture'
+export { addPart, analogFeatures, decodeArrived, digitalFeatures, type Features, openPicture, partCount, type Picture } from './picture'
 export { type CodecFile, readCodecFile } from './prior'
 
 /** The features of a whole payload, as it lies in a file or a message; see `openPicture` for what a receiver gives beside it. */

@@ -98,22 +98,44 @@ export function addPart({ header, digital }: Picture, number: number, part: Uint
   stale.fill(true, number, alone ? number + 1 : undefined)
 }
 
-/** Features of the parts that have arrived; what has not is predicted. Only what is new since the last call is decoded. */
-export function digitalFeatures({ header, target, digital }: Picture): Features {
-  ensure(digital !== null, 'the payload is analog: it has no feature parts')
-  const { pyramid, canvas, bodies, stale } = digital
-  ensure(bodies[0] !== null, 'the base of the features was lost: nothing can be predicted from it')
+/** Decode what is new of the parts that have arrived, as far as that can be before the others are there. */
+export function decodeArrived(picture: Picture): void {
+  const { digital } = picture
+  if (digital === null || digital.bodies[0] === null) return
+  usableOf(picture, digital).forEach((body, number) => {
+    if (body !== null) decodePart(picture, digital, number, body)
+  })
+}
+
+/** Each part's body; null where it has not arrived, or by stage where one before it has not, from which it is predicted. */
+function usableOf({ header }: Picture, { bodies }: Digital): (Uint8Array | null)[] {
   const missing = bodies.indexOf(null)
   const end = header.order === 'stage' && missing >= 0 ? missing : bodies.length
-  const usable = bodies.map((body, number) => (number < end ? body : null))
-  pyramid.parts.forEach((stages, number) => {
-    if (!stale[number]) return
-    const body = usable[number]
-    const decoder = body && new RangeDecoder(body, `feature part ${number}`)
-    if (!canvas.layer || number === 0) fillPart(canvas, stages, decoder)
-    else if (decoder) refine(canvas.layer, sentOf(number), canvas.codec.refinement, decoder, canvas.values)
-    stale[number] = false
-  })
+  return bodies.map((body, number) => (number < end ? body : null))
+}
+
+/** Decode a part, or with null predict it, where that was not done yet. */
+function decodePart({ target }: Picture, { pyramid, canvas, stale }: Digital, number: number, body: Uint8Array | null): void {
+  if (!stale[number]) return
+  const decoder = body && new RangeDecoder(body, `feature part ${number}`)
+  if (!canvas.layer || number === 0) fillPart(canvas, pyramid.parts[number], decoder)
+  else if (decoder) refine(canvas.layer, sentOf(number), canvas.codec.refinement, decoder, canvas.values)
+  stale[number] = false
+
+  /** The tokens of a part of a layer that were sent. */
+  function sentOf(number: number): number[] {
+    return [...pyramid.partOf.keys()].filter((token) => pyramid.partOf[token] === number && target[token] === token)
+  }
+}
+
+/** Features of the parts that have arrived; what has not is predicted. Only what is new since the last call is decoded. */
+export function digitalFeatures(picture: Picture): Features {
+  const { header, target, digital } = picture
+  ensure(digital !== null, 'the payload is analog: it has no feature parts')
+  const { pyramid, canvas, bodies } = digital
+  ensure(bodies[0] !== null, 'the base of the features was lost: nothing can be predicted from it')
+  const usable = usableOf(picture, digital)
+  usable.forEach((body, number) => decodePart(picture, digital, number, body))
 
   const { channels } = header
   const rows = new Float32Array(header.rows * channels)
@@ -134,11 +156,6 @@ export function digitalFeatures({ header, target, digital }: Picture): Features 
 
   function deviationOf(steps: Int32Array): number {
     return Math.sqrt(steps.reduce((sum, step) => sum + (step / UNIT) ** 2, 0) / channels / 12)
-  }
-
-  /** The tokens of a part of a layer that were sent. */
-  function sentOf(number: number): number[] {
-    return [...pyramid.partOf.keys()].filter((token) => pyramid.partOf[token] === number && target[token] === token)
   }
 }
 

@@ -13,7 +13,7 @@ import { type Asked, Form, newSeed } from './form'
 import { Picture } from './picture'
 import { pixelsOf } from './pixels'
 import { Result } from './result'
-import { entryOf, newRun, partsOf, requestOf, restart, type Run } from './run'
+import { bytesOf, entryOf, newRun, partsOf, requestOf, restart, type Run } from './run'
 import { canShare, pngOf, save, share } from './saving'
 import { Shelf } from './shelf'
 import { Status } from './status'
@@ -152,7 +152,7 @@ export class App {
       const whole = run.parts.size === run.total
       if (run.picture === null) this.#receiver.part(request, part, data)
       else if (whole) void this.#read(request, joined(...partsOf(run)))
-      this.#status.stage(whole ? { at: 'decoding' } : { at: 'sending', parts: run.parts.size, of: run.total, bytes: run.size })
+      this.#status.stage(whole ? { at: 'decoding' } : { at: 'sending', parts: run.parts.size, of: run.total, bytes: bytesOf(run) })
     }
   }
 
@@ -165,7 +165,6 @@ export class App {
     } else if (news.type === 'step') this.#status.stage({ at: 'drawing', done: news.done, of: news.of })
     else if (news.type === 'coded') {
       run.total = news.parts
-      run.size = news.bytes
       run.picture = news.picture
       if (this.#files !== null && news.picture === null) this.#receiver.open(news.id, this.#files, news.parts)
     } else if (news.type === 'done') {

@@ -12,7 +12,6 @@ export interface Run {
   readonly parts: Map<number, Uint8Array>
   accepted: Accepted | null
   total: number
-  size: number
   /** The type of the file that the parts make, where the server decodes. */
   picture: string | null
   done: { readonly report: Entry['report']; readonly bytes: number; readonly reconnects: number } | null
@@ -21,7 +20,7 @@ export interface Run {
 
 /** A request that was just made. */
 export function newRun(asked: Asked, beganMs: number): Run {
-  return { asked, beganMs, parts: new Map(), accepted: null, total: 0, size: 0, picture: null, done: null, final: null }
+  return { asked, beganMs, parts: new Map(), accepted: null, total: 0, picture: null, done: null, final: null }
 }
 
 /** What the server is asked; what is left to it is left out. */
@@ -39,7 +38,12 @@ export function requestOf({ prompt, seed, wishes: { steps, deadlineS, energyJ } 
 export function restart(run: Run): void {
   run.parts.clear()
   run.accepted = run.done = run.final = run.picture = null
-  run.total = run.size = 0
+  run.total = 0
+}
+
+/** How many bytes arrived. */
+export function bytesOf({ parts }: Run): number {
+  return [...parts.values()].reduce((sum, data) => sum + data.length, 0)
 }
 
 /** What arrived, in order. */

@@ -41,7 +41,7 @@ export function stageText(stage: Stage): string {
   if (stage.at === 'decoding') return 'Developing the picture on this device.'
   if (stage.at === 'queued') return stage.position > 0 ? `In line, ${stage.position} ahead of you.` : 'The server begins.'
   if (stage.at === 'drawing') return `Drawing, step ${stage.done} of ${stage.of}.`
-  return `${size(stage.bytes)} on their way, part ${stage.parts} of ${stage.of}.`
+  return `${size(stage.bytes)} received, part ${stage.parts} of ${stage.of}.`
 }
 
 /** Where a request stands, from 0 to 1: three quarters for the server, the rest for link and device. */

@@ -1,4 +1,4 @@
-import { addPart, type CodecFile, CodecError, digitalFeatures, type Features, openPicture, partCount, type Picture } from '../codec'
+import { addPart, type CodecFile, CodecError, decodeArrived, digitalFeatures, type Features, openPicture, partCount, type Picture } from '../codec'
 import type { Files } from './messages'
 
 /** Parts before the features: the payload's header and its map. */
@@ -12,6 +12,8 @@ export class Incoming {
   readonly #arrived = new Map<number, Uint8Array>()
   readonly #waiting = new Set<number>()
   #picture: Picture | null = null
+  /** How many parts the last features had. */
+  #shown = 0
 
   constructor(codec: CodecFile, files: Files, total: number) {
     this.total = total
@@ -40,21 +42,32 @@ export class Incoming {
     return [...this.#arrived.keys()].filter((number) => number >= PROTECTED).length
   }
 
-  /** Whether there is something new to decode: header, map and base are there, and a part that was not decoded. */
+  /** Whether there is something new to show: header, map and base are there, and a part that no features have had. */
   get fresh(): boolean {
-    return this.#waiting.size > 0 && [0, 1, PROTECTED].every((number) => number >= this.total || this.#arrived.has(number))
+    return this.#arrived.size > this.#shown && [0, 1, PROTECTED].every((number) => number >= this.total || this.#arrived.has(number))
   }
 
   /** The features by all that arrived. Errors: CodecError. */
   features(): Features {
+    const picture = this.#taken()
+    this.#shown = this.#arrived.size
+    return digitalFeatures(picture)
+  }
+
+  /** Decode what of the features can be while others arrive, so that little is left to do when the last one has. Errors: CodecError. */
+  ahead(): void {
+    if (this.#arrived.has(0) && this.#arrived.has(1)) decodeArrived(this.#taken())
+  }
+
+  /** The picture with all that arrived. */
+  #taken(): Picture {
     this.#picture ??= this.#open()
-    const picture = this.#picture
     for (const number of this.#waiting) {
       const data = this.#arrived.get(number)
-      if (number >= PROTECTED && data !== undefined && data.length > 0) addPart(picture, number - PROTECTED, data)
+      if (number >= PROTECTED && data !== undefined && data.length > 0) addPart(this.#picture, number - PROTECTED, data)
     }
     this.#waiting.clear()
-    return digitalFeatures(picture)
+    return this.#picture
   }
 
   #open(): Picture {

@@ -83,17 +83,36 @@ async function measured(graph: Graph, { shape: [channels, height, width] }: File
   return seconds.slice(1).sort((a, b) => a - b)[MEASURED_RUNS >> 1]
 }
 
+/** The current payload with all that has arrived of it, and what shows it. */
+async function taken(wanted: NonNullable<typeof current>): Promise<[Incoming, Graph] | null> {
+  const { codec, graph } = await load(wanted.files)
+  if (current !== wanted) return null
+  incoming ??= new Incoming(codec, wanted.files, wanted.total)
+  for (const [number, data] of wanted.parts) incoming.take(number, data)
+  wanted.parts.clear()
+  return [incoming, graph]
+}
+
+/** Decode features while others arrive. */
+async function ahead(): Promise<void> {
+  const wanted = current
+  if (wanted === null || wanted.parts.size === 0) return
+  try {
+    const found = await taken(wanted)
+    found?.[0].ahead()
+  } catch (error) {
+    if (current === wanted) refuse(wanted.id, error)
+  }
+}
+
 /** Decode what has arrived of the current payload, if anything is new. */
 async function decode(): Promise<void> {
   const wanted = current
   if (wanted === null) return
   try {
-    const { codec, graph } = await load(wanted.files)
-    if (current !== wanted) return
-    incoming ??= new Incoming(codec, wanted.files, wanted.total)
-    for (const [number, data] of wanted.parts) incoming.take(number, data)
-    wanted.parts.clear()
-    if (!incoming.fresh) return
+    const found = await taken(wanted)
+    if (found === null || !found[0].fresh) return
+    const [incoming, graph] = found
     const { whole, parts, total } = incoming
     const beganMs = performance.now()
     const [features, denoiser] = [incoming.features(), wanted.files.denoiser ?? null]
@@ -104,15 +123,19 @@ async function decode(): Promise<void> {
     const { id } = wanted
     say({ kind: 'picture', id, ...pixels, parts, of: total - 2, final: whole, cleaned: given !== features, seconds }, [pixels.rgba.buffer])
     if (!whole) return
-    current = incoming = null
+    forget()
     fetchCleaner(features, denoiser).catch(() => undefined)
   } catch (error) {
     if (current === wanted) refuse(wanted.id, error)
   }
 }
 
-function refuse(id: string, error: unknown): void {
+function forget(): void {
   current = incoming = null
+}
+
+function refuse(id: string, error: unknown): void {
+  forget()
   say({ kind: 'refused', id, why: reason(error) })
 }
 
@@ -132,7 +155,9 @@ function take(id: string, number: number, data: Uint8Array): void {
   if (current?.id !== id) return
   current.parts.set(number, data)
   const count = current.parts.size + (incoming === null ? 0 : incoming.count)
-  schedule(count >= current.total ? 0 : QUIET_MS)
+  const whole = count >= current.total
+  if (!whole) last = last.then(ahead)
+  schedule(whole ? 0 : QUIET_MS)
 }
 
 function payload(id: string, files: Files, data: Uint8Array): void {
