@@ -3,6 +3,8 @@
 MEG-CVPO alone decides its own steps and distortion, to a picture of those steps; a WebP file as good as that stands beside it. The pruned
 net is the bundled one without one block, which nobody trained for that.
 
+Parts of our payloads cross while others are coded and decoded, as an edge server sends them; a file leaves when it is whole.
+
 Every prompt has a place in the source's cell (200 to 300 m, 1 MHz); what crosses goes over one digital link at that SNR. Seconds of
 both machines are those of the bundled profiles. Files cost nothing to encode or decode here, which flatters them. The phone's profile is
 assumed to be as fast as the server's, which flatters the generation on the device; the claim's map has slower ones.
@@ -186,4 +188,5 @@ def _machines_s(name: str, es: device_profile.DeviceProfile, ue: device_profile.
     coder = name.startswith("MEG")
     known = coder or "tuned" in name  # how the features were degraded
     cleaned = known and (row.get("merge_ratio", 0.0) > 0 or row.get("depth", 4 * ue.fine_bits) < 4 * ue.fine_bits)
-    return es.text_s + (es.merge_s + es.code_s + ue.arrive_s if coder else 0) + ue.decode_s + ue.clean_s * cleaned
+    coding_s = es.merge_s + es.code_s + ue.arrive_s - min(row["air_s"], es.code_beside_s) - min(row["air_s"], ue.arrive_beside_s)
+    return es.text_s + coding_s * coder + ue.decode_s + ue.clean_s * cleaned

@@ -1,5 +1,5 @@
-"""Load, faults and capacity of an edge server. As in `megen serve`, threads of PyTorch that wait do not spin: read when it loads."""
+"""Load, faults and capacity of an edge server. PyTorch's threads wait as in `megen serve`: read when it loads."""
 
-import os
+from megen.threads import ready_threads
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+ready_threads()

@@ -96,9 +96,9 @@ def peak_of_ask_mb(url: str) -> float:
 
 
 @contextlib.contextmanager
-def served(*options: str) -> Iterator[tuple[str, int]]:
+def served(*options: str, program: tuple[str, ...] = ("-m", "megen")) -> Iterator[tuple[str, int]]:
     """A server process; its address and its number."""
-    command = [sys.executable, "-m", "megen", "serve", "--port", "0", "--requests-a-minute", "1000000", *options]
+    command = [sys.executable, *program, "serve", "--port", "0", "--requests-a-minute", "1000000", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout is not None
     line = process.stdout.readline()

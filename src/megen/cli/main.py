@@ -13,6 +13,7 @@ from importlib import import_module
 
 from megen import __version__
 from megen.errors import InputError, MegenError, extra_of
+from megen.threads import ready_threads
 
 TYPE_CHECKING = False  # the import of `typing` would take a third of what --help takes
 if TYPE_CHECKING:
@@ -71,15 +72,16 @@ def joined(arguments: Sequence[str]) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code: 0, 2 for a wrong input, 1 for a failed run."""
     _ready_streams()
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads: spinning threads would starve what runs beside them
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    ready_threads(spinning=given[:1] != ["train"])  # which renders and reads pictures beside
     try:
         try:
-            args = parser().parse_args(joined(sys.argv[1:] if arguments is None else arguments))
+            args = parser().parse_args(joined(given))
         except SystemExit as stop:
             return int(stop.code or 0)
         from megen import provenance
 
-        with provenance.running(shlex.join(["megen", *(sys.argv[1:] if arguments is None else arguments)])):
+        with provenance.running(shlex.join(["megen", *given])):
             args.run(args)
         sys.stdout.flush()
     except InputError as error:

@@ -53,6 +53,7 @@ class Controller:
     allowed: tuple[bool, ...] | None = None  # of the policy's decisions; None: all
     scenario: Scenario = field(default_factory=long_run)  # the load that is assumed
     rows: int = 1  # of the batch that a request joins at the edge server
+    streams: bool = False  # whether parts cross while others are coded and decoded
 
     @classmethod
     def load(
@@ -184,7 +185,14 @@ class Controller:
 
     def _ends_s(self, seen: Observation, slower: float, air_s: Array) -> Array:
         """When each decision's image is there, machines at their slowest and a transmission by its table [G, P, A], in s [A]."""
-        out: Array = seen.backlog_s + self._latest_work_s + slower * air_s[self._class_of(seen), seen.prompt_class]
+        air_s = slower * air_s[self._class_of(seen), seen.prompt_class]
+        out: Array = seen.backlog_s + self._latest_work_s + air_s - self._overlap_s(air_s)
+        return out
+
+    def _overlap_s(self, air_s: Array) -> Array:
+        """Seconds of coding, and of receiving, that run while parts cross for `air_s` [A]."""
+        both = [machine_s for machine_s in (self.server.code_beside_s, self.phone.arrive_beside_s) if self.streams]
+        out: Array = sum((np.minimum(air_s, machine_s) for machine_s in both), np.zeros_like(air_s))
         return out
 
     def _class_of(self, seen: Observation) -> int:
@@ -196,7 +204,7 @@ class Controller:
         """Backlog, mean service and decoding of every decision, by the profiles of this controller."""
         seen, slower = self._on_the_grid(observation)
         air_s = slower * self._mean_air_s[self._class_of(seen), seen.prompt_class]
-        means = observation.backlog_s + self._worked_s + air_s
+        means = observation.backlog_s + self._worked_s + air_s - self._overlap_s(air_s)
         return dict(zip(self.policy.decisions, means.tolist(), strict=True))
 
     def _on_the_grid(self, observation: Observation) -> tuple[Observation, float]:

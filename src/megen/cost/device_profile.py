@@ -23,7 +23,18 @@ SERVER, PHONE = "cpu", "phone"  # the bundled ones that are taken where none is 
 MAIN_V0 = "main-v0-cpu", "main-v0-phone"  # of the benchmark `megen/Main-v0`, whose tables stay as they are
 LONG_RUN = "long-run-cpu", "long-run-phone"  # of the benchmark `megen/LongRun-v0`, whose tables stay as long as the quality grid does
 ASSETS = Path(__file__).parents[1] / "assets" / "profiles"
-SECONDS = ("text_s", "step_s", "merge_s", "code_s", "arrive_s", "decode_s", "clean_s", "decode_torch_s")
+SECONDS = (
+    "text_s",
+    "step_s",
+    "merge_s",
+    "code_s",
+    "code_first_s",
+    "arrive_s",
+    "arrive_last_s",
+    "decode_s",
+    "clean_s",
+    "decode_torch_s",
+)
 MOST = 1e9  # of any figure
 BUSY = 0.25  # load a core from which on other work makes seconds too long
 SAME_FLOPS = 0.1  # relative: more apart, and the figures are of other networks (PyTorch counts attention on some devices alone, 5 %)
@@ -56,6 +67,8 @@ class DeviceProfile:
     load: float = 0.0  # other work on the machine just before it was measured, in processes a core; 0 where nobody asked
     clean_s: float = 0.0  # the phone's denoiser before, where features are merged or coarse; 0 where there is none, or it is in decode_s
     fine_bits: float = 0.0  # the coarsest quantiser whose features need no cleaning, in bits
+    code_first_s: float = 0.0  # of code_s, until the first parts can leave: header, map and base; 0 where nobody measured it
+    arrive_last_s: float = 0.0  # of arrive_s, what is left to do when the last part arrives; 0 where nobody measured it
     text_gflop: float = 0.0  # 0 where nobody counted; merging and coding run in NumPy, whose operations nothing counts
     assumed: tuple[str, ...] = ()
 
@@ -81,6 +94,16 @@ class DeviceProfile:
     def es_share_s(self, steps: int, rows: int = 1) -> float:
         """Seconds that the edge server works on one image: of a batch of so many rows its share."""
         return self.es_s(0) + (self.es_s(steps, rows) - self.es_s(0)) / rows
+
+    @property
+    def code_beside_s(self) -> float:
+        """Seconds of coding that can run while earlier parts cross; 0 where nobody measured it."""
+        return max(self.code_s - self.code_first_s, 0.0) if self.code_first_s else 0.0
+
+    @property
+    def arrive_beside_s(self) -> float:
+        """Seconds of receiving that can run while later parts cross; 0 where nobody measured it."""
+        return max(self.arrive_s - self.arrive_last_s, 0.0) if self.arrive_last_s else 0.0
 
     def scaled(self, factor: float, spread: float, source: str) -> DeviceProfile:
         """The same machine with `factor` times the seconds, and another spread of them. Errors: ProfileError on what cannot be."""

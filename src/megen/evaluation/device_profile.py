@@ -14,19 +14,23 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from megen import merging
 from megen.backbone import Backbone
+from megen.codec import FeatureCodec
+from megen.codec.payload import PROTECTED
 from megen.cost import device_profile
 from megen.cost.device_profile import DeviceProfile
 from megen.diffusion import denoise
 from megen.evaluation.quality_grid import captions
 from megen.export import TorchReceiver, net_of
 from megen.halves import Receives, Transmitter, tokens_of
+from megen.merging import Merged
 from megen.provenance import provenance
-from megen.types import LEAST_QUANTISER_BITS, MOST_QUANTISER_BITS, Features, Received
+from megen.types import LEAST_QUANTISER_BITS, MOST_QUANTISER_BITS, Features, Payload, Received
 from megen.ue import Receiver
 from megen.ue.receiver import is_degraded
 
 PROMPT = "a lighthouse at sunset, snowy mountains, pine trees"
 RATIO = 0.25
+SERVED = "stage"  # the order of parts in which a server sends
 BATCH = 8  # rows of the step that tells what batching saves
 QUICK_REPEATS = 3  # of each stage, where there is no profile of this machine
 RAPL = Path("/sys/class/powercap/intel-rapl:0/energy_uj")
@@ -112,7 +116,9 @@ def profile(transmitter: Transmitter, receiver: Receives, name: str, repeats: in
     latent = transmitter.denoise([PROMPT], [0], min(backbone.spec.steps))
     grid = (shape[1], shape[2])
     merged = merging.merged(tokens_of(latent), grid, RATIO)
-    received = Received(transmitter.codec.encode(merged).payload)
+    received = Received(transmitter.codec.encode(merged, order=SERVED).payload)
+    first_s: list[float] = []
+    code_s = median_s(lambda: first_s.append(_first_parts_s(transmitter.codec, merged)), repeats)
     features = transmitter.codec.decode(Received(transmitter.encode(latent).payload))
     clean_s, fine_bits = cleaning(transmitter, receiver, latent, repeats)
     inputs = [torch.from_numpy(x).to(device) for x in (features.rows, features.merge_map, features.degradation)]
@@ -132,8 +138,10 @@ def profile(transmitter: Transmitter, receiver: Receives, name: str, repeats: in
         text_s=text_s,
         step_s=step_s,
         merge_s=median_s(lambda: merging.merged(tokens_of(latent), grid, RATIO), repeats),
-        code_s=median_s(lambda: transmitter.codec.encode(merged), repeats),
+        code_s=code_s,
+        code_first_s=float(np.median(first_s[1:])),
         arrive_s=median_s(lambda: transmitter.codec.decode(received), repeats),
+        arrive_last_s=_last_part_s(transmitter.codec, received.payload, repeats),
         decode_s=median_s(lambda: receiver.image_of(features), repeats),
         clean_s=clean_s,
         fine_bits=fine_bits,
@@ -147,6 +155,27 @@ def profile(transmitter: Transmitter, receiver: Receives, name: str, repeats: in
         text_gflop=text_gflop,
         assumed=tuple(name for name, unmeasured in (("power_w", not measured), ("decode_gflop", lighter)) if unmeasured),
     )
+
+
+def _first_parts_s(codec: FeatureCodec, merged: Merged) -> float:
+    """Codes a payload, and says how long it takes until its first parts can leave: header, map and base."""
+    began, left = time.perf_counter(), []
+    codec.encode(merged, order=SERVED, on_part=lambda part: left.append(time.perf_counter()) if part.number == PROTECTED else None)
+    return left[0] - began
+
+
+def _last_part_s(codec: FeatureCodec, payload: Payload, repeats: int) -> float:
+    """Median seconds of what is left to do when the last part of a payload arrives."""
+    taken = []
+    for _ in range(repeats + 1):
+        arriving = codec.arriving(payload.header, payload.merge_map, len(payload.features))
+        for number, part in enumerate(payload.features[:-1]):
+            arriving.take(number, part)
+        began = time.perf_counter()
+        arriving.take(len(payload.features) - 1, payload.features[-1])
+        arriving.features()
+        taken.append(time.perf_counter() - began)
+    return float(np.median(taken[1:]))
 
 
 def cleaning(transmitter: Transmitter, receiver: Receives, latent: Tensor, repeats: int) -> tuple[float, float]:

@@ -99,8 +99,8 @@ def reference_fp16(sample: Sample, ratio: float, receiver: Receives, *, tuned: b
 
 
 def coded(sample: Sample, ratio: float, quantiser_bits: float, transmitter: Transmitter, receiver: Receives) -> tuple[int, np.ndarray]:
-    """The digital payload without a link. Bits and image."""
-    payload = transmitter.encode(sample.latent, ratio, quantiser_bits=quantiser_bits).payload
+    """The digital payload without a link, its parts in the order in which a server sends them. Bits and image."""
+    payload = transmitter.encode(sample.latent, ratio, quantiser_bits=quantiser_bits, order="stage").payload
     return payload.bits()["total"], receiver.decode(Received(payload))
 
 

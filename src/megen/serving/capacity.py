@@ -149,7 +149,8 @@ def forecast(
     rng = np.random.default_rng(seed)
     arrivals_s, steps = load.draw(requests, rng)
     coded_s, busy, mean_rows = simulate(arrivals_s, steps.tolist(), engines, rows, server, rng, shared)
-    total_s = (coded_s + load.air_s + phone.ue_s())[requests // 10 :]
+    overlap_s = min(load.air_s, server.code_beside_s) + min(load.air_s, phone.arrive_beside_s)
+    total_s = (coded_s + load.air_s + phone.ue_s() - overlap_s)[requests // 10 :]
     p50_s, p95_s = np.quantile(total_s, (0.5, 0.95))
     return Forecast(engines, float((total_s > load.deadline_s).mean()), float(p50_s), float(p95_s), min(busy, 1.0), mean_rows)
 

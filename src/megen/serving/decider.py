@@ -49,6 +49,7 @@ class Decided:
     fits: bool | None = None
     expected_s: float | None = None
     latest_s: float | None = None
+    streams: bool = False  # whether parts cross while others are coded
 
 
 class Decider:
@@ -63,8 +64,11 @@ class Decider:
         self.margin = 0.0  # of promises, relative to their seconds, by which of the last ones were kept
         self._rest_s: deque[float] = deque(maxlen=RECENT)  # of latencies, beside what stages account for
 
-    def decide(self, asked: Asked, channel: ChannelState, phase: int, decode_s: float | None, ahead: Ahead = ALONE) -> Decided:
-        """One request that finds so much `ahead`; `decode_s` is what the user equipment measured of itself.
+    def decide(
+        self, asked: Asked, channel: ChannelState, phase: int, decode_s: float | None, ahead: Ahead = ALONE, *, streams: bool = False
+    ) -> Decided:
+        """One request that finds so much `ahead`; `decode_s` is what the user equipment measured of itself. `streams`: parts are sent while
+        others are coded.
 
         A plan for a run of requests goes by the engines' backlog. Limits of its own, and the seconds expected, are those of a row in a
         batch as large as it finds it.
@@ -76,7 +80,7 @@ class Decider:
         fixed = self.spec.check(replace(self.default, **named))
         if self.policy is None:
             return Decided(fixed, "as asked" if named else f"fixed: {self.why_fixed}")
-        controller = self._controller(decode_s, ahead.rows)
+        controller = self._controller(decode_s, ahead.rows, streams)
         budget, wider = asked.budget, 1 + self.margin
         held = replace(budget, deadline_s=budget.deadline_s / wider) if budget.deadline_s is not None else budget
         wait_s = ahead.wait_s * ahead.rows + self._unaccounted_s()
@@ -85,7 +89,10 @@ class Decider:
         if asked.steps is None:
             try:
                 if budget == Budget():
-                    plan, found = self._controller(decode_s), replace(seen, backlog_s=ahead.backlog_s + self._unaccounted_s())
+                    plan, found = (
+                        self._controller(decode_s, streams=streams),
+                        replace(seen, backlog_s=ahead.backlog_s + self._unaccounted_s()),
+                    )
                 else:
                     plan, found = controller, seen
                 decision, why = plan.restricted(**given)(found), "by the plan"
@@ -95,9 +102,10 @@ class Decider:
             return Decided(decision, why)
         expected_s = controller.expected_latency_s(seen)[decision]
         fits = controller.fits(seen, decision) if budget != Budget() else None
-        return Decided(decision, _said(why, fits, budget, expected_s), fits, expected_s, wider * controller.latest_s(seen, decision))
+        said, latest_s = _said(why, fits, budget, expected_s), wider * controller.latest_s(seen, decision)
+        return Decided(decision, said, fits, expected_s, latest_s, streams)
 
-    def _controller(self, decode_s: float | None, rows: int = 1) -> Controller:
+    def _controller(self, decode_s: float | None, rows: int = 1, streams: bool = False) -> Controller:
         """The plan's controller with the server's speed by its last requests in a batch of so many rows, and for a user equipment of its
         own speed.
 
@@ -109,8 +117,8 @@ class Decider:
             self._of = controller
             self._known.clear()
         phone = 0 if decode_s is None else round(math.log(decode_s / max(controller.phone.ue_s(), 1e-9)) / GRAIN)
-        grains = (phone, *self._server_grains(controller), rows)
-        if grains == (0, 0, 0, 1):
+        grains = (phone, *self._server_grains(controller), rows, int(streams))
+        if grains == (0, 0, 0, 1, 0):
             return controller
         if grains not in self._known:
             if len(self._known) >= CONTROLLERS:
@@ -118,7 +126,7 @@ class Decider:
             ue = controller.phone.scaled(math.exp(grains[0] * GRAIN), controller.phone.spread, "measured by itself")
             spread = max(controller.server.spread, grains[2] * SPREAD_GRAIN)
             es = controller.server.scaled(math.exp(grains[1] * GRAIN), spread, "measured on its last requests")
-            self._known[grains] = replace(controller, phone=ue, server=es, rows=rows)
+            self._known[grains] = replace(controller, phone=ue, server=es, rows=rows, streams=streams)
         return self._known[grains]
 
     def _server_grains(self, controller: Controller) -> tuple[int, int]:
@@ -163,7 +171,8 @@ class Decider:
             longer = latency_s > decided.latest_s
             change = longer - ALPHA if decided.fits else -ALPHA * UNPROMISED * (not longer)
             self.margin = min(max(self.margin + MISSED * change, 0.0), MOST_MARGIN)
-        beside_s = self._controller(None).server.es_s(0) if self.policy is not None else 0.0
+        server = None if self.policy is None else self._controller(None).server
+        beside_s = 0.0 if server is None else server.es_s(0) - server.code_beside_s * decided.streams
         self._rest_s.append(latency_s - stages_s - beside_s)
 
 

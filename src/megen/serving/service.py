@@ -117,7 +117,8 @@ class Service:
             decodes = self.picture is not None and self._pictures.sooner_here(decode_s, channel.rate_bps)
             decode_s = self._pictures.here_s(channel.rate_bps) if decodes else decode_s
         seen = getattr(self.link, "state", lambda: channel)()
-        decided = self.decider.decide(wanted, seen, self._phase(now_s), decode_s, ahead)
+        streams = self.link is None and not (decodes and self.picture is not None)
+        decided = self.decider.decide(wanted, seen, self._phase(now_s), decode_s, ahead, streams=streams)
         served = Served(asked, owner, full, decided, seen, ahead.backlog_s, now_s, previews if asked.previews else (), decodes)
         served.place = self.scheduler.put(served, self._work_s(decided.decision), now_s, asked.deadline_s)
         served.position = self.scheduler.position(served.place)
