@@ -43,16 +43,21 @@ class Decoding:
         return self.receiver.arriving(self.parts.received().payload)
 
     def _taken_quietly(self) -> None:
-        """An error comes again when the image is asked for."""
-        with contextlib.suppress(CodecError), self._one:
-            self._take()
+        """An error comes again when the image is asked for; where another thread takes parts, it takes these too."""
+        if self._one.acquire(blocking=False):
+            try:
+                with contextlib.suppress(CodecError):
+                    self._take()
+            finally:
+                self._one.release()
 
     def _take(self) -> None:
         if not self.parts.readable:
             return
         if self._arriving is None:
             self._arriving = self._begun()
-        for number in sorted(set(self.parts.arrived) - self._taken):
+        while new := set(self.parts.arrived) - self._taken:
+            number = min(new)
             if number >= PROTECTED:
                 self._arriving.take(number - PROTECTED, self.parts.arrived[number])
             self._taken.add(number)
