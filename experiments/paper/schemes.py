@@ -25,6 +25,7 @@ from experiments import common
 from experiments.paper.as_released import FARTHEST_M, NEAREST_M, snr_db
 from megen.control.controller import Controller
 from megen.cost import device_profile
+from megen.evaluation.device_profile import SERVED, gflops
 from megen.evaluation.link import Sample, airtime, coded, depth_for, file_at, file_kinds, int8, png_bits, prompts, reference_fp16, samples
 from megen.halves import Receives, Transmitter, halves, tokens_of
 from megen.metrics import psnr_db
@@ -121,8 +122,6 @@ def _pruned(transmitter: Transmitter) -> tuple[Transmitter, float]:
     """The edge server with a block of its net left out, and the share of a step's FLOPs that is left."""
     import torch
 
-    from megen.evaluation.device_profile import gflops
-
     whole = transmitter.backbone
     net = copy.copy(whole)
     net.velocity = partial(whole.velocity, skipped=LEFT_OUT)  # type: ignore[method-assign, attr-defined]
@@ -141,9 +140,11 @@ def _of_one(sample: Sample, transmitter: Transmitter, receiver: Receives) -> dic
     out = {"file, raw": {"bits": 16.0 * 3 * SIDE_PX**2, "psnr_db": math.inf}}
     out["file, PNG"] = {"bits": float(png_bits(sample.image)), "psnr_db": math.inf}
     out["file, WebP 80"] = row(*webp)
-    depth, bits, _ = depth_for(sample, out["file, WebP 80"]["psnr_db"], transmitter, receiver)  # as good as that file, or better
-    out["MEG, fixed"] = {"depth": float(depth), **row(bits, coded(sample, 0.0, depth / 4, transmitter, receiver)[1])}
-    out["MEG, 5 bits a value"] = row(*coded(sample, 0.0, 5.0, transmitter, receiver))
+    depth, bits, _ = depth_for(
+        sample, out["file, WebP 80"]["psnr_db"], transmitter, receiver, order=SERVED
+    )  # as good as that file, or better
+    out["MEG, fixed"] = {"depth": float(depth), **row(bits, coded(sample, 0.0, depth / 4, transmitter, receiver, order=SERVED)[1])}
+    out["MEG, 5 bits a value"] = row(*coded(sample, 0.0, 5.0, transmitter, receiver, order=SERVED))
     for name, own, like in FILES:
         if own in kinds:
             size, level_db, _ = file_at(kinds[own], sample.image, out[like]["psnr_db"])
@@ -155,7 +156,7 @@ def _of_one(sample: Sample, transmitter: Transmitter, receiver: Receives) -> dic
             merged = {"merge_ratio": ratio}
             tuned = row(*reference_fp16(sample, ratio, receiver, tuned=True))
             out[f"split and tuned receiver, fp16, merge ratio {ratio:g}"] = merged | tuned
-            out[f"MEG, merge ratio {ratio:g}"] = merged | row(*coded(sample, ratio, 5.0, transmitter, receiver))
+            out[f"MEG, merge ratio {ratio:g}"] = merged | row(*coded(sample, ratio, 5.0, transmitter, receiver, order=SERVED))
     return out
 
 
@@ -167,7 +168,7 @@ def _decided(decision: Decision, prompt: str, seed: int, transmitter: Transmitte
     """A picture as a policy decides for it, and a file as good as that; the reference has the same steps."""
     latent = transmitter.denoise([prompt], [seed], decision.steps)
     sample = Sample(latent, receiver.image_of(Features.clean(tokens_of(latent))))
-    ours = _row(sample, *coded(sample, decision.merge_ratio, decision.quantiser_bits, transmitter, receiver))
+    ours = _row(sample, *coded(sample, decision.merge_ratio, decision.quantiser_bits, transmitter, receiver, order=SERVED))
     size, level_db, _ = file_at(file_kinds(SPEED)["webp"], sample.image, ours["psnr_db"])
     ours |= {"depth": 4 * decision.quantiser_bits, "merge_ratio": decision.merge_ratio}
     return {"MEG-CVPO": ours, "file, WebP, as MEG-CVPO": {"bits": size, "psnr_db": level_db}}

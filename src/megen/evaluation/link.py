@@ -98,18 +98,22 @@ def reference_fp16(sample: Sample, ratio: float, receiver: Receives, *, tuned: b
     return bits, receiver.image_of(Features(rows, merged.merge_map, degradation))
 
 
-def coded(sample: Sample, ratio: float, quantiser_bits: float, transmitter: Transmitter, receiver: Receives) -> tuple[int, np.ndarray]:
-    """The digital payload without a link, its parts in the order in which a server sends them. Bits and image."""
-    payload = transmitter.encode(sample.latent, ratio, quantiser_bits=quantiser_bits, order="stage").payload
+def coded(
+    sample: Sample, ratio: float, quantiser_bits: float, transmitter: Transmitter, receiver: Receives, *, order: str = "band"
+) -> tuple[int, np.ndarray]:
+    """The digital payload without a link. Bits and image."""
+    payload = transmitter.encode(sample.latent, ratio, quantiser_bits=quantiser_bits, order=order).payload
     return payload.bits()["total"], receiver.decode(Received(payload))
 
 
-def depth_for(sample: Sample, target_db: float, transmitter: Transmitter, receiver: Receives) -> tuple[int, int, float]:
+def depth_for(
+    sample: Sample, target_db: float, transmitter: Transmitter, receiver: Receives, *, order: str = "band"
+) -> tuple[int, int, float]:
     """The smallest quantiser depth, in quarter bits, whose image reaches a PSNR: depth, bits, PSNR in dB."""
     low, high, best = features.MIN_DEPTH, features.MAX_DEPTH, (0, 0, 0.0)
     while low <= high:
         middle = (low + high) // 2
-        bits, image = coded(sample, 0.0, middle / 4, transmitter, receiver)
+        bits, image = coded(sample, 0.0, middle / 4, transmitter, receiver, order=order)
         if (level_db := psnr_db(image, sample.image)) >= target_db or middle == features.MAX_DEPTH:
             best, high = (middle, bits, level_db), middle - 1
         else:
