@@ -192,5 +192,5 @@ def _machines_s(name: str, es: device_profile.DeviceProfile, ue: device_profile.
     coder = name.startswith("MEG")
     known = coder or "tuned" in name  # how the features were degraded
     cleaned = known and (row.get("merge_ratio", 0.0) > 0 or row.get("depth", 4 * ue.fine_bits) < 4 * ue.fine_bits)
-    coding_s = es.merge_s + es.code_s + ue.arrive_s - min(row["air_s"], es.code_beside_s) - min(row["air_s"], ue.arrive_beside_s)
+    coding_s = es.merge_s + es.code_s + ue.arrive_s - float(device_profile.overlap_s(es, ue, row["air_s"]))
     return es.text_s + coding_s * coder + ue.decode_s + ue.clean_s * cleaned

@@ -50,9 +50,10 @@ def main() -> None:
         for rate_bps in RATES_BPS:
             rows = []
             for seed in range(-2, args.pairs):
-                one = asyncio.run(asked(streaming, rate_bps, receiver, abs(seed), whole=False))
-                other = asyncio.run(asked(whole, rate_bps, receiver, abs(seed), whole=True))
-                rows.append((*one, *other))
+                taken = {}
+                for name, url in (("streaming", streaming), ("whole", whole))[:: 1 if seed % 2 else -1]:  # which comes first changes
+                    taken[name] = asyncio.run(asked(url, rate_bps, receiver, abs(seed), whole=name == "whole"))
+                rows.append((*taken["streaming"], *taken["whole"]))
             values = np.array(rows[2:])  # the first two warm both sides up
             latency_s, decode_s, latency_whole_s, decode_whole_s = values.T
             name = f"{rate_bps / 1e6:g} Mbit/s" if rate_bps else "loopback"

@@ -58,6 +58,7 @@ def main() -> None:
             finally:
                 if busy is not None:
                     busy.kill()
+                    busy.wait()
             print(f"round {number + 1}/{args.rounds}, {name}: { {w: v[-1] for w, v in found.items()} }", file=sys.stderr, flush=True)
     result: dict[str, Any] = {
         name: {

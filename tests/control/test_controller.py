@@ -11,6 +11,7 @@ from megen.control.controller import Controller
 from megen.control.policy import Policy, PolicyError
 from megen.control.scenarios.scenario import long_run
 from megen.cost import device_profile, quality_grid
+from megen.cost.device_profile import EARLIER
 from megen.types import Budget, ChannelState, Decision, InputError, Observation
 
 CALM = 1
@@ -75,11 +76,36 @@ def test_where_nothing_ends_in_time_the_soonest_is_taken(bundled: Controller) ->
 def test_the_spread_of_a_machines_seconds_is_allowed_for(bundled: Controller) -> None:
     """Where it was not, a fifth of lone requests were late although they had been said to fit."""
     wide = replace(bundled, server=replace(bundled.server, spread=0.3), phone=replace(bundled.phone, spread=0.3))
-    assert wide(lone(12.0, 0.5)).steps < bundled(lone(12.0, 0.5)).steps
-    decision = bundled(lone(12.0, 0.5))
-    assert bundled.fits(lone(12.0, 0.5), decision)
-    assert not wide.fits(lone(12.0, 0.5), decision)
+    soon = lone(12.0, 0.35)
+    assert wide(soon).steps < bundled(soon).steps
+    decision = bundled(soon)
+    assert bundled.fits(soon, decision)
+    assert not wide.fits(soon, decision)
     assert bundled.quality(lone(12.0), Decision(8, 0.0)) > bundled.quality(lone(12.0), Decision(1, 0.75))
+
+
+def test_what_runs_while_parts_cross_is_not_waited_for_and_costs_as_much(bundled: Controller) -> None:
+    machines = {"server": replace(bundled.server, code_first_s=0.003), "phone": replace(bundled.phone, arrive_last_s=0.006)}
+    apart, streams = replace(bundled, **machines), replace(bundled, **machines, streams=True)
+    beside_s = bundled.server.code_s + bundled.phone.arrive_s - 0.009
+    slow, fast = lone(-3.0, 1.0), lone(18.0, 1.0)
+    for seen in (slow, fast):
+        air_s = {d: s - float(streams.overlap_s(0.0)) for d, s in apart.expected_latency_s(seen).items()}
+        for decision, expected_s in streams.expected_latency_s(seen).items():
+            assert air_s[decision] - beside_s - 1e-9 <= expected_s < air_s[decision]
+            assert streams.latest_s(seen, decision) < apart.latest_s(seen, decision)
+    decision = Decision(4, 0.0)
+    assert apart.expected_latency_s(slow)[decision] - streams.expected_latency_s(slow)[decision] == pytest.approx(beside_s)
+    assert streams.overlap_s(0.01) == pytest.approx(2 * EARLIER * 0.01)  # of coding and of receiving, but not of the last part
+    assert apart.overlap_s(1.0) == 0
+    assert (streams._worked_j == apart._worked_j).all()
+
+
+def test_a_profile_that_does_not_tell_what_can_run_beside_hides_nothing(bundled: Controller) -> None:
+    unknown = replace(
+        bundled, server=replace(bundled.server, code_first_s=0.0), phone=replace(bundled.phone, arrive_last_s=0.0), streams=True
+    )
+    assert unknown.overlap_s(1.0) == 0
 
 
 def test_an_energy_budget_alone_gets_the_best_image_within_it(bundled: Controller) -> None:

@@ -51,6 +51,7 @@ def test_what_cleaning_takes_is_neither_the_machines_speed_nor_its_spread() -> N
     found = fit.fit(requests).phone(replace(cleaning.scaled(3.0, 0.5, "a test")))
     assert found.ue_s() == pytest.approx(cleaning.ue_s(), rel=0.005)
     assert found.clean_s == pytest.approx(cleaning.clean_s, rel=0.005)
+    assert found.arrive_last_s / found.arrive_s == pytest.approx(cleaning.arrive_last_s / cleaning.arrive_s)
     assert found.spread == pytest.approx(0.02, abs=0.002)
 
 

@@ -144,7 +144,7 @@ def test_a_judge_refuses_uneven_batches(usual: planner.Plan) -> None:
 
 
 def test_nearest_limits_can_be_kept(usual: planner.Plan) -> None:
-    tight = lp.with_limits(usual.cmdp, usual.cmdp.limits * [0.05, 0.3, 1.0])
+    tight = lp.with_limits(usual.cmdp, usual.cmdp.limits * [0.05, 0.15, 1.0])
     with pytest.raises(InfeasibleError):
         lp.check(tight, planner.GAP)
     lp.check(lp.with_limits(tight, lp.nearest_limits(tight, planner.GAP)), planner.GAP)

@@ -82,6 +82,13 @@ def test_a_profile_that_does_not_tell_decoding_from_cleaning_is_measured_again(o
     assert device_profile.to_measure() == ""
 
 
+def test_a_profile_that_does_not_tell_what_can_run_while_parts_cross_is_measured_again(own: DeviceProfile) -> None:
+    keep(replace(own, code_first_s=0.0))
+    assert "while parts cross" in device_profile.to_measure()
+    keep(replace(own, name="mine", code_first_s=0.0))
+    assert device_profile.to_measure() == ""
+
+
 def test_a_profile_of_another_backbone_is_nobodys_of_this_one(own: DeviceProfile) -> None:
     keep(replace(own, backbone="mine", decode_gflop=1.0))
     assert "of another backbone" in device_profile.to_measure()

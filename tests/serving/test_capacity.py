@@ -14,8 +14,8 @@ from megen.cost import device_profile
 from megen.errors import InputError
 from megen.serving.capacity import Load, engines_for, forecast, simulate
 
-SERVER = replace(device_profile.load("cpu"), text_s=0.0, merge_s=0.0, code_s=0.0, step_s=0.1, spread=0.0, batch_fixed=0.0)
-PHONE = replace(device_profile.load("phone"), arrive_s=0.0, decode_s=0.2)
+SERVER = replace(device_profile.load("cpu"), text_s=0.0, merge_s=0.0, code_s=0.0, code_first_s=0.0, step_s=0.1, spread=0.0, batch_fixed=0.0)
+PHONE = replace(device_profile.load("phone"), arrive_s=0.0, arrive_last_s=0.0, decode_s=0.2)
 
 
 @pytest.mark.parametrize("busy", [0.3, 0.6, 0.8])
@@ -37,6 +37,9 @@ def test_a_lone_request_takes_its_stages() -> None:
     found = forecast(Load(1.0, 0.7, (4,), air_s=0.05), 1, server, PHONE, requests=100)
     assert found.p50_s == pytest.approx(0.71)
     assert found.late == 1
+    streams = replace(server, code_first_s=0.01), replace(PHONE, arrive_s=0.04, arrive_last_s=0.03)
+    found = forecast(Load(1.0, 0.7, (4,), air_s=0.05), 1, *streams, requests=100)
+    assert found.p50_s == pytest.approx(0.71 + 0.04 - 0.02 - 0.01)  # what runs while parts cross
 
 
 def test_on_shared_cores_the_next_step_waits_for_the_work_beside() -> None:

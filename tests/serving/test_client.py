@@ -283,7 +283,7 @@ def test_the_commands(tiny_server: str, tmp_path: Path, capsys: pytest.CaptureFi
     assert payload.is_file()
     shown = capsys.readouterr()
     assert shown.out.strip() == str(out)
-    assert "bytes of features" in shown.err
+    assert "features in" in shown.err
     for wrong in (
         ["--steps", "x"],
         ["--steps", "2.5"],

@@ -113,6 +113,34 @@ def test_what_no_stage_accounts_for_is_added(decider: Decider) -> None:
     assert now.decide(asked, FAST, 1, None).expected_s == pytest.approx(before_s + 0.2)
 
 
+@pytest.mark.parametrize("air_s", [0.0, 0.01, 0.2])
+def test_a_streamed_request_as_the_profiles_say_leaves_nothing_unaccounted(decider: Decider, air_s: float) -> None:
+    """Whatever the link: the user equipment says all of its work, also what it did while parts crossed."""
+    assert decider.policy is not None
+    controller = decider.policy.planned.controller
+    now = Decider(SPEC, Adaptive(controller, decider.policy.planned.scenario))
+    decided = now.decide(Asked(PROMPT, steps=4, merge_ratio=0.0, quantiser_bits=5.0), FAST, 1, None, streams=True)
+    es, ue = controller.server, controller.phone
+    work_s, overlap_s = es.es_s(4) + ue.ue_s(), float(device_profile.overlap_s(es, ue, air_s))
+    for _ in range(40):
+        now.learn(decided, work_s + air_s - overlap_s, 4 * es.step_s + ue.ue_s(), air_s)
+    assert now._unaccounted_s() == pytest.approx(0.0, abs=1e-9)
+
+
+def test_parts_that_stream_are_there_sooner(decider: Decider) -> None:
+    asked = Asked(PROMPT, steps=4, merge_ratio=0.0, quantiser_bits=5.0)
+    slow = replace(FAST, rate_bps=4e5)
+    whole, streams = (decider.decide(asked, slow, 1, None, streams=streams) for streams in (False, True))
+    assert whole.expected_s is not None
+    assert streams.expected_s is not None
+    assert decider.policy is not None
+    machines = decider.policy.planned.controller
+    beside_s = machines.server.code_beside_s + machines.phone.arrive_beside_s
+    assert beside_s > 0.01
+    assert whole.expected_s - streams.expected_s == pytest.approx(beside_s)
+    assert (whole.streams, streams.streams) == (False, True)
+
+
 def test_a_new_plan_takes_the_place_of_what_was_made_from_the_last(decider: Decider) -> None:
     assert decider.policy is not None
     policy = Adaptive(decider.policy.planned.controller, decider.policy.planned.scenario)

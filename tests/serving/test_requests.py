@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import secrets
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,12 +15,11 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from megen.control import fit
 from megen.errors import InputError, RunError
-from megen.link import PerfectLink
 from megen.protocol import FEATURES, PREVIEW, Frame
 from megen.protocol.messages import Cancel, Generate, Hello, Resume, Shown
 from megen.scenes.completion import Completion
-from megen.serving import connection, server
-from megen.serving.access import ANYONE, Access, Limits
+from megen.serving import connection
+from megen.serving.access import Access, Limits
 from megen.serving.app import App
 from megen.serving.decider import Decided
 from megen.serving.goodput import PRIOR_BPS, Goodputs
@@ -30,7 +27,7 @@ from megen.serving.job import EngineLostError
 from megen.serving.request import Piece, Served
 from megen.types import ChannelState, Decision
 
-from .helpers import Peer, ToldEngine, finished, live, payload, progress, until
+from .helpers import Peer, ToldEngine, finished, live, progress, until
 
 Make = Callable[..., App]
 
@@ -164,99 +161,6 @@ def test_a_resume_in_mid_request_goes_on_as_it_comes(told: Make) -> None:
         second.protocol.parts[asked.id] = first.protocol.parts[asked.id]
         second.send(Resume(id=asked.id))
         assert kinds(second.until("done")) == ["accepted", "step", "coded", "part 0", "part 1", "part 2", "part 3", "done"]
-
-
-PARTS = payload().parts
-EVERY = ["coded", "part 0", "part 1", "part 2", "part 3", "done"]
-
-
-def test_parts_go_out_while_the_next_is_coded(told: Make) -> None:
-    """A part that is coded later has a message before it, so that its acknowledgement tells the link's rate and not the coder's."""
-    with live(told(ToldEngine(*PARTS[:3], 0.5, PARTS[3], finished()))) as url:
-        peer, asked = Peer(url), request()
-        peer.send(asked)
-        began_s = time.monotonic()
-        first = peer.until("coded")[-1]
-        assert time.monotonic() - began_s < 0.4
-        assert (first.parts, first.bytes) == (4, 24)
-        events = peer.until("done")
-        assert kinds(events) == ["part 0", "part 1", "part 2", "coded", "part 3", "done"]
-        assert events[3].bytes == sum(len(part.data) for part in PARTS)
-        assert peer.protocol.parts[asked.id].received().payload == payload()
-
-
-def test_a_slow_link_gets_no_message_more(told: Make) -> None:
-    """There the part before is still in transit; a part whose seconds are mostly the coder's tells no rate."""
-    app = told(ToldEngine(*PARTS[:3], 0.2, PARTS[3], finished()))
-    with live(app) as url:
-        app._goodputs._last_bps[ANYONE, "127.0.0.1"] = connection.MARKED_BPS / 2
-        peer = Peer(url)
-        peer.send(request())
-        assert kinds(peer.until("done", ms=50)) == ["accepted", *EVERY]
-        until(lambda: b"megen_goodput_bits_per_second_count 3.0" in app.metrics.text())  # of four frames
-
-
-def test_a_phone_that_comes_back_while_parts_are_coded_gets_the_rest(told: Make) -> None:
-    engine = ToldEngine(*PARTS[:2], 0.6, *PARTS[2:], finished())
-    with live(told(engine)) as url:
-        first, asked = Peer(url), request()
-        first.send(asked)
-        first.until("coded")
-        first.receive()
-        first.socket.socket.shutdown(socket.SHUT_RDWR)
-        again = Peer(url)
-        again.protocol.parts[asked.id] = first.protocol.parts[asked.id]
-        again.send(Resume(id=asked.id, have=(0,)))
-        said = kinds(again.until("done"))
-        assert [what for what in said if what != "coded"] == ["accepted", "part 1", "part 2", "part 3", "done"]
-        assert again.protocol.parts[asked.id].received().payload == payload()
-
-
-@pytest.mark.parametrize(("data", "last"), [(b"abc", "done"), (b"abd", "error")])
-def test_an_engine_lost_in_mid_payload_goes_unseen_unless_the_next_codes_otherwise(told: Make, data: bytes, last: str) -> None:
-    other = replace(PARTS[3], data=data)
-    first, second = ToldEngine(*PARTS, EngineLostError("killed")), ToldEngine(*PARTS[:3], other, finished())
-
-    class Both(ToldEngine):
-        def run(self, job):  # type: ignore[no-untyped-def]
-            return (second if first.jobs else first).run(job)
-
-    with live(told(Both())) as url:
-        peer = Peer(url)
-        peer.send(request())
-        events = peer.until(last)
-        assert kinds(events) == ["accepted", *EVERY[:-1], last]
-        assert last == "done" or (events[-1].retryable and "two engines made other features" in events[-1].message)
-
-
-def test_what_crosses_an_emulated_link_is_sent_when_it_has(told: Make) -> None:
-    app = told(ToldEngine(*PARTS, 0.2, finished()))
-    app.service.link = PerfectLink()
-    with live(app) as url:
-        peer = Peer(url)
-        peer.send(request())
-        events = peer.until("done")
-        assert kinds(events) == ["accepted", *EVERY]
-        assert events[1].bytes == sum(len(part.data) for part in PARTS)
-
-
-def test_the_servers_sockets_hold_no_small_message_back(told: Make) -> None:
-    """Nagle's algorithm would keep a part until the phone has acknowledged the one before: a round trip for each."""
-    listening = server.listen("127.0.0.1", 0)
-
-    async def accepted() -> int:
-        asked: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-
-        def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            asked.set_result(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
-            writer.close()
-
-        async with await asyncio.start_server(connected, sock=listening):
-            _, writer = await asyncio.open_connection(*listening.getsockname())
-            writer.close()
-            return await asked
-
-    assert asyncio.run(accepted()) == 1
 
 
 def test_asking_twice_is_asking_once(told: Make) -> None:

@@ -127,7 +127,8 @@ def _say(event: Event) -> None:
     elif isinstance(event, Stepped):
         output.say(f"step {event.done} of {event.of}")
     elif isinstance(event, Coded):
-        output.say(f"{event.bytes} bytes of {'features' if event.picture is None else 'a picture'} in {event.parts} parts")
+        what = "features" if event.picture is None else f"a picture of {event.bytes} bytes"
+        output.say(f"{what} in {event.parts} parts")
     elif isinstance(event, Frame) and event.kind == PREVIEW:
         output.say(f"preview after step {event.part}: {len(event.data)} bytes")
 

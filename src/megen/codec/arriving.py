@@ -69,8 +69,9 @@ class Arriving:
         """Take in feature part `number`, from 0 on and in any order; an empty one was lost. Errors: CodecError."""
         if number not in range(len(self._arrived)):
             raise CodecError(f"the payload has no feature part {number}")
-        self._bodies[number] = opened_part(part, number, self._first)
-        self._decode()
+        if not self._arrived[number]:  # what was decoded stays
+            self._bodies[number] = opened_part(part, number, self._first)
+            self._decode()
 
     def _decode(self) -> None:
         """Decode what can be: nothing before the base is there; by stage a part is predicted from all before it."""

@@ -186,14 +186,12 @@ class Controller:
     def _ends_s(self, seen: Observation, slower: float, air_s: Array) -> Array:
         """When each decision's image is there, machines at their slowest and a transmission by its table [G, P, A], in s [A]."""
         air_s = slower * air_s[self._class_of(seen), seen.prompt_class]
-        out: Array = seen.backlog_s + self._latest_work_s + air_s - self._overlap_s(air_s)
+        out: Array = seen.backlog_s + self._latest_work_s + air_s - self.overlap_s(air_s)
         return out
 
-    def _overlap_s(self, air_s: Array) -> Array:
-        """Seconds of coding, and of receiving, that run while parts cross for `air_s` [A]."""
-        both = [machine_s for machine_s in (self.server.code_beside_s, self.phone.arrive_beside_s) if self.streams]
-        out: Array = sum((np.minimum(air_s, machine_s) for machine_s in both), np.zeros_like(air_s))
-        return out
+    def overlap_s(self, air_s: Array | float) -> Array:
+        """Seconds of both machines that run while parts cross for `air_s`."""
+        return device_profile.overlap_s(self.server, self.phone, air_s) if self.streams else np.zeros(np.shape(air_s))
 
     def _class_of(self, seen: Observation) -> int:
         """The place of an observation's SNR on the grid."""
@@ -204,7 +202,7 @@ class Controller:
         """Backlog, mean service and decoding of every decision, by the profiles of this controller."""
         seen, slower = self._on_the_grid(observation)
         air_s = slower * self._mean_air_s[self._class_of(seen), seen.prompt_class]
-        means = observation.backlog_s + self._worked_s + air_s - self._overlap_s(air_s)
+        means = observation.backlog_s + self._worked_s + air_s - self.overlap_s(air_s)
         return dict(zip(self.policy.decisions, means.tolist(), strict=True))
 
     def _on_the_grid(self, observation: Observation) -> tuple[Observation, float]:

@@ -95,13 +95,13 @@ class Fit:
     def server(self, profile: DeviceProfile) -> DeviceProfile:
         """The edge server's profile with these seconds."""
         scale = self.es_fixed_s / max(profile.es_s(0), 1e-9)
-        parts = {name: getattr(profile, name) * scale for name in ("text_s", "merge_s", "code_s")}
+        parts = {name: getattr(profile, name) * scale for name in ("text_s", "merge_s", "code_s", "code_first_s")}
         return replace(profile, **parts, step_s=self.es_step_s, spread=self.es_spread, source=f"fitted to {self.requests} requests")
 
     def phone(self, profile: DeviceProfile) -> DeviceProfile:
         """The phone's profile with these seconds."""
         scale = self.ue_s / max(float(np.mean([profile.ue_s(d) for d in self.decisions])), 1e-9)
-        parts = {name: getattr(profile, name) * scale for name in ("arrive_s", "decode_s", "clean_s")}
+        parts = {name: getattr(profile, name) * scale for name in ("arrive_s", "arrive_last_s", "decode_s", "clean_s")}
         return replace(profile, **parts, spread=self.ue_spread, source=f"fitted to {self.requests} requests")
 
     def figures(self) -> dict[str, Any]:

@@ -13,7 +13,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import platformdirs
+from numpy.typing import NDArray
 
 from megen.errors import InputError
 from megen.files import read_text, write_json
@@ -36,6 +38,7 @@ SECONDS = (
     "decode_torch_s",
 )
 MOST = 1e9  # of any figure
+EARLIER = 0.58  # of a payload's bits, in its parts but the last
 BUSY = 0.25  # load a core from which on other work makes seconds too long
 SAME_FLOPS = 0.1  # relative: more apart, and the figures are of other networks (PyTorch counts attention on some devices alone, 5 %)
 BY_ITSELF = "this machine, measured by itself"  # the name of a profile that nobody asked for
@@ -115,6 +118,12 @@ class DeviceProfile:
         return self.arrive_s + self.decode_s + self.clean_s * cleaned
 
 
+def overlap_s(server: DeviceProfile, phone: DeviceProfile, air_s: NDArray[np.float64] | float) -> NDArray[np.float64]:
+    """Seconds of coding, and of receiving, that run while the parts of a payload cross for `air_s`: at most those of all but the last."""
+    earlier_s = EARLIER * np.asarray(air_s, float)
+    return np.asarray(np.minimum(earlier_s, server.code_beside_s) + np.minimum(earlier_s, phone.arrive_beside_s))
+
+
 def save(profile: DeviceProfile, path: Path, about: dict[str, Any]) -> None:
     """Write a profile as JSON, its provenance under `made_by`."""
     write_json(path, {**asdict(profile), "made_by": about})
@@ -151,6 +160,8 @@ def to_measure() -> str:
         return "again, as its profile is of other weights"
     if own.name == BY_ITSELF and not own.fine_bits and load(SERVER).fine_bits:
         return "again, as its profile does not tell what cleaning takes"
+    if own.name == BY_ITSELF and not own.code_first_s and load(SERVER).code_first_s:
+        return "again, as its profile does not tell what can run while parts cross"
     return "again, as it was busy the last time" if own.name == BY_ITSELF and own.load > BUSY >= load_a_core() else ""
 
 

@@ -71,7 +71,7 @@ class Generate(Message):
 
 
 class Ack(Message):
-    """A binary frame is there: its bytes, and the milliseconds since the message before it arrived, which was sent just before."""
+    """A binary frame is there: its bytes, and the milliseconds since the message before it arrived."""
 
     type: Literal["ack"] = "ack"
     id: Id
@@ -96,7 +96,7 @@ class Resume(Message):
 
 
 class Shown(Message):
-    """The picture is on the screen: what decoding took, and all of it since the request was sent."""
+    """The picture is on the screen: what decoding took, also while parts arrived, and all of it since the request was sent."""
 
     type: Literal["shown"] = "shown"
     id: Id
@@ -188,7 +188,10 @@ class Stepped(Message):
 
 
 class Coded(Message):
-    """The features follow in so many parts, header and map included; or with `picture` a file of that type, cut into so many."""
+    """The features follow in so many parts, header and map included; or with `picture` a file of that type, cut into so many.
+
+    `bytes` are those of the parts that are coded so far; it may come again before a later part.
+    """
 
     type: Literal["coded"] = "coded"
     id: Id

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from megen.cost.device_profile import DeviceProfile
+from megen.cost.device_profile import DeviceProfile, overlap_s
 from megen.errors import InputError
 from megen.types import POSITIVE, check_number
 
@@ -149,8 +149,7 @@ def forecast(
     rng = np.random.default_rng(seed)
     arrivals_s, steps = load.draw(requests, rng)
     coded_s, busy, mean_rows = simulate(arrivals_s, steps.tolist(), engines, rows, server, rng, shared)
-    overlap_s = min(load.air_s, server.code_beside_s) + min(load.air_s, phone.arrive_beside_s)
-    total_s = (coded_s + load.air_s + phone.ue_s() - overlap_s)[requests // 10 :]
+    total_s = (coded_s + load.air_s + phone.ue_s() - overlap_s(server, phone, load.air_s))[requests // 10 :]
     p50_s, p95_s = np.quantile(total_s, (0.5, 0.95))
     return Forecast(engines, float((total_s > load.deadline_s).mean()), float(p50_s), float(p95_s), min(busy, 1.0), mean_rows)
 

@@ -160,8 +160,8 @@ class Decider:
         if self.policy is not None:
             self.policy.observe(request)
 
-    def learn(self, decided: Decided, latency_s: float, stages_s: float) -> None:
-        """Hold a finished request against what was said of it; `stages_s` of its latency it queued, was denoised, sent and decoded.
+    def learn(self, decided: Decided, latency_s: float, stages_s: float, air_s: float = 0.0) -> None:
+        """Hold a finished request against what was said of it; for `stages_s` it queued, was denoised and decoded, for `air_s` it crossed.
 
         Each promise whose picture took longer than it should at most widens the margin of promises, each other one narrows it: in the long
         run one in `1 / ALPHA` takes longer, while the margin is below `MOST_MARGIN` (adaptive conformal inference, Gibbs and Candes 2021).
@@ -171,9 +171,9 @@ class Decider:
             longer = latency_s > decided.latest_s
             change = longer - ALPHA if decided.fits else -ALPHA * UNPROMISED * (not longer)
             self.margin = min(max(self.margin + MISSED * change, 0.0), MOST_MARGIN)
-        server = None if self.policy is None else self._controller(None).server
-        beside_s = 0.0 if server is None else server.es_s(0) - server.code_beside_s * decided.streams
-        self._rest_s.append(latency_s - stages_s - beside_s)
+        controller = None if self.policy is None else self._controller(None, streams=decided.streams)
+        beside_s = 0.0 if controller is None else controller.server.es_s(0) - float(controller.overlap_s(air_s))
+        self._rest_s.append(latency_s - stages_s - air_s - beside_s)
 
 
 def _said(why: str, fits: bool | None, budget: Budget, expected_s: float) -> str:

@@ -113,11 +113,12 @@ class Service:
         ahead = self.scheduler.ahead(self.scheduler.due_s(now_s, asked.deadline_s), self.settings.rows)
         budget = Budget(asked.deadline_s, asked.energy_j)
         wanted = Asked(full.text, asked.steps, asked.merge_ratio, asked.quantiser_bits, budget)
+        streams = self.link is None and decodes is not False
         if decodes is None:
             decodes = self.picture is not None and self._pictures.sooner_here(decode_s, channel.rate_bps)
             decode_s = self._pictures.here_s(channel.rate_bps) if decodes else decode_s
         seen = getattr(self.link, "state", lambda: channel)()
-        streams = self.link is None and not (decodes and self.picture is not None)
+        streams = streams and not (decodes and self.picture is not None)
         decided = self.decider.decide(wanted, seen, self._phase(now_s), decode_s, ahead, streams=streams)
         served = Served(asked, owner, full, decided, seen, ahead.backlog_s, now_s, previews if asked.previews else (), decodes)
         served.place = self.scheduler.put(served, self._work_s(decided.decision), now_s, asked.deadline_s)
@@ -189,7 +190,7 @@ class Service:
         if line is not None:
             self.decider.observe(line)
             stages_s = sum(served.seconds.get(stage, 0.0) for stage in ("queue", "denoise", "es_decode"))
-            self.decider.learn(served.decided, latency_s, stages_s + served.air_s + decode_s)
+            self.decider.learn(served.decided, latency_s, stages_s + decode_s, served.air_s)
         return line is not None
 
     def _phase(self, now_s: float) -> int:
@@ -246,7 +247,8 @@ class Service:
             async for event in events:
                 if isinstance(event, Progress):
                     self.scheduler.worked(place, place.work_s * (1 - event.done / event.of))
-                    served.tell(Stepped(id=served.id, done=event.done, of=event.of))
+                    if not served.pieces:  # else another engine began this payload
+                        served.tell(Stepped(id=served.id, done=event.done, of=event.of))
                     if event.preview:
                         served.tell(Piece(PREVIEW, event.done, event.preview))
                 elif isinstance(event, Part):
@@ -296,7 +298,10 @@ class Service:
             served.work_s += served.seconds["es_decode"]
             size = max(PIECE_BYTES, -(-len(file) // MOST_PARTS))
             sent, served.picture = tuple(file[i : i + size] for i in range(0, len(file), size)), "image/webp"
-        if not served.pieces:
+        if served.pieces:
+            for part in payload.parts:
+                self._coded(served, part)
+        else:
             served.parts, served.pieces = len(sent), tuple(Piece(FEATURES, k, data) for k, data in enumerate(sent))
             served.tell(served.coded())
             for piece in served.pieces:

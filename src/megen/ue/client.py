@@ -56,7 +56,7 @@ class ServerError(RunError):
 @dataclass(frozen=True)
 class Answer:
     """The image [H, W, 3] in bytes, what was received (None: the server decodes, and sent the picture itself), the server's report, and
-    what this side measured, in s: `latency_s` from the call on, with connecting and loading."""
+    what this side measured, in s: `latency_s` from the call on, with connecting and loading, `decode_s` from the last part on."""
 
     image: np.ndarray
     received: Received | None
@@ -194,7 +194,8 @@ class Client:
             image = picture_of(state.parts) if state.decoding is None or received is None else await state.decoding.image()
             now_s = time.monotonic()
             decode_s, latency_s = now_s - decode_began_s, now_s - began_s
-            await socket.send(Shown(id=state.message.id, decode_s=decode_s, latency_s=now_s - sent_s).text())
+            worked_s = decode_s if state.decoding is None or received is None else decode_s + state.decoding.beside_s
+            await socket.send(Shown(id=state.message.id, decode_s=worked_s, latency_s=now_s - sent_s).text())
             assert state.accepted is not None
             return Answer(image, received, state.accepted, done.report, latency_s, decode_s, state.connections - 1, state.bytes)
 
@@ -213,7 +214,7 @@ class Client:
                 self._loaded[which] = receiver_for(welcome, server, self.receiver)
 
     async def _until_done(self, socket: Socket, protocol: ClientConnection, state: _Try, server: str) -> Done:
-        last_s = time.monotonic()
+        last_s, coded = time.monotonic(), False
         while True:
             data = await _next(socket)
             now_s = time.monotonic()
@@ -235,7 +236,8 @@ class Client:
                 if not state.parts.whole:
                     raise ProtocolError("the server says that it is done, and parts are missing")
                 return event
-            elif not isinstance(event, Welcome):
+            elif not isinstance(event, Welcome) and not (coded and isinstance(event, Coded)):
+                coded = coded or isinstance(event, Coded)  # which comes again before parts that are coded later
                 self.on_event(event)
 
     def _failed(self, error: Error, state: _Try) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 
 import numpy as np
 
-from megen.codec import CodecError
 from megen.codec.arriving import Arriving
 from megen.protocol.client import PROTECTED, Parts
 from megen.ue.receiver import Receiver
@@ -22,6 +22,7 @@ class Decoding:
         self._arriving: Arriving | None = None
         self._taken: set[int] = set()
         self._one = threading.Lock()  # that takes parts
+        self.beside_s = 0.0  # of work before the image was asked for
 
     def more(self) -> None:
         """Parts have arrived: decode them beside what goes on."""
@@ -43,12 +44,14 @@ class Decoding:
         return self.receiver.arriving(self.parts.received().payload)
 
     def _taken_quietly(self) -> None:
-        """An error comes again when the image is asked for; where another thread takes parts, it takes these too."""
+        """An error comes again when the image is asked for; where another thread takes parts, it or a later one takes these too."""
         if self._one.acquire(blocking=False):
+            began_s = time.monotonic()
             try:
-                with contextlib.suppress(CodecError):
+                with contextlib.suppress(Exception):
                     self._take()
             finally:
+                self.beside_s += time.monotonic() - began_s
                 self._one.release()
 
     def _take(self) -> None:

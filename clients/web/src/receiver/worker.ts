@@ -20,7 +20,7 @@ interface Loaded {
 let loading: { readonly fingerprint: number; readonly loaded: Promise<Loaded> } | null = null
 /** The order that is being followed, and after it the next. */
 let last: Promise<void> = Promise.resolve()
-let current: { readonly id: string; readonly files: Files; readonly total: number; readonly parts: Map<number, Uint8Array> } | null = null
+let current: { readonly id: string; readonly files: Files; readonly total: number; readonly parts: Map<number, Uint8Array>; aheadMs: number } | null = null
 let incoming: Incoming | null = null
 let timer: ReturnType<typeof setTimeout> | undefined
 
@@ -99,7 +99,9 @@ async function ahead(): Promise<void> {
   if (wanted === null || wanted.parts.size === 0) return
   try {
     const found = await taken(wanted)
+    const beganMs = performance.now()
     found?.[0].ahead()
+    wanted.aheadMs += performance.now() - beganMs
   } catch (error) {
     if (current === wanted) refuse(wanted.id, error)
   }
@@ -118,7 +120,7 @@ async function decode(): Promise<void> {
     const [features, denoiser] = [incoming.features(), wanted.files.denoiser ?? null]
     const given = whole ? await cleaned(features, denoiser) : features
     const pixels = await graph.run(given)
-    const seconds = (performance.now() - beganMs) / 1000
+    const seconds = (performance.now() - beganMs + wanted.aheadMs) / 1000
     if (current !== wanted) return
     const { id } = wanted
     say({ kind: 'picture', id, ...pixels, parts, of: total - 2, final: whole, cleaned: given !== features, seconds }, [pixels.rgba.buffer])
@@ -147,7 +149,7 @@ function schedule(ms: number): void {
 
 function open(id: string, files: Files, total: number): void {
   if (current?.id === id) return
-  current = { id, files, total, parts: new Map() }
+  current = { id, files, total, parts: new Map(), aheadMs: 0 }
   incoming = null
 }
 
