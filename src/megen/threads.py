@@ -10,7 +10,7 @@ SPINS = "1000"  # some 20 us: the time between two operations of a step, and sho
 
 
 def ready_threads(*, spinning: bool = True) -> None:
-    """Have threads spin for `SPINS` rounds before they sleep, where the OpenMP that PyTorch brings can be told so; else not at all.
+    """Have threads spin for `SPINS` rounds before they sleep, where the OpenMP that PyTorch brings allows that; else not at all.
 
     A step of one image takes 18 instead of 28 ms then, but 40 instead of 30 where another process wants a core (`experiments/spinning`).
     What the environment says already stays.

@@ -134,6 +134,9 @@ class Observation:
 Policy = Callable[[Observation], Decision]
 
 
+PROTECTED = 2  # parts of a payload before those of its features: header and merge map
+
+
 @dataclass(frozen=True)
 class Part:
     """One of the `of` byte strings of a payload: 0 is its header, 1 its merge map, 2 and on are its feature parts."""

@@ -104,6 +104,17 @@ class ToldEngine:
             self.running -= 1
 
 
+class InTurn(ToldEngine):
+    """The first engine runs the first job, and the second every later one."""
+
+    def __init__(self, first: ToldEngine, second: ToldEngine) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+
+    def run(self, job: Job) -> AsyncIterator[JobEvent]:
+        return (self.second if self.first.jobs else self.first).run(job)
+
+
 def payload(size: int = 100) -> Payload:
     """What an engine makes."""
     return Payload(b"h" * 24, b"", (bytes(size), b"abc"))

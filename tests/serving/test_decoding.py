@@ -11,8 +11,8 @@ import pytest
 from megen.codec import CodecError, FeatureCodec
 from megen.codec.arriving import Arriving
 from megen.protocol import ProtocolError
-from megen.protocol.client import PROTECTED, Parts
-from megen.types import Features, Payload, Received
+from megen.protocol.client import Parts
+from megen.types import PROTECTED, Features, Payload, Received
 from megen.ue import Receiver
 from megen.ue.decoding import Decoding
 from tests.codec.helpers import BACKBONE, coded, merged_of

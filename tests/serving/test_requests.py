@@ -27,7 +27,7 @@ from megen.serving.job import EngineLostError
 from megen.serving.request import Piece, Served
 from megen.types import ChannelState, Decision
 
-from .helpers import Peer, ToldEngine, finished, live, progress, until
+from .helpers import InTurn, Peer, ToldEngine, finished, live, progress, until
 
 Make = Callable[..., App]
 
@@ -109,14 +109,8 @@ def test_a_wrong_request_is_not_worth_another_try(told: Make) -> None:
 def test_a_lost_engine_is_not_seen_by_the_phone(told: Make, after: int) -> None:
     """The engine dies at each stage once: the request runs again."""
     steps = (progress(1), progress(2), finished())
-    engine = ToldEngine(*steps[:after], EngineLostError("killed"))
-
-    class Second(ToldEngine):
-        def run(self, job):  # type: ignore[no-untyped-def]
-            chosen = engine if not engine.jobs else ToldEngine(*steps)
-            return chosen.run(job)
-
-    with live(told(Second())) as url:
+    engine = InTurn(ToldEngine(*steps[:after], EngineLostError("killed")), ToldEngine(*steps))
+    with live(told(engine)) as url:
         peer = Peer(url)
         peer.send(request())
         assert kinds(peer.until("done", 5.0))[-1] == "done"

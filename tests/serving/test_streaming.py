@@ -17,7 +17,7 @@ from megen.serving.decider import Decider
 from megen.serving.job import EngineLostError
 from megen.types import ChannelState
 
-from .helpers import Peer, ToldEngine, finished, live, payload, progress, until
+from .helpers import InTurn, Peer, ToldEngine, finished, live, payload, progress, until
 from .test_requests import Make, kinds, request
 
 PARTS = payload().parts
@@ -69,13 +69,8 @@ def test_a_phone_that_comes_back_while_parts_are_coded_gets_the_rest(told: Make)
 @pytest.mark.parametrize(("data", "last"), [(b"abc", "done"), (b"abd", "error")])
 def test_an_engine_lost_in_mid_payload_goes_unseen_unless_the_next_codes_otherwise(told: Make, data: bytes, last: str) -> None:
     other = replace(PARTS[3], data=data)
-    first, second = ToldEngine(*PARTS, EngineLostError("killed")), ToldEngine(*PARTS[:3], other, finished())
-
-    class Both(ToldEngine):
-        def run(self, job):  # type: ignore[no-untyped-def]
-            return (second if first.jobs else first).run(job)
-
-    with live(told(Both())) as url:
+    engine = InTurn(ToldEngine(*PARTS, EngineLostError("killed")), ToldEngine(*PARTS[:3], other, finished()))
+    with live(told(engine)) as url:
         peer = Peer(url)
         peer.send(request())
         events = peer.until(last)
@@ -146,13 +141,8 @@ def test_only_what_is_sent_part_by_part_is_planned_so(
 
 
 def test_a_step_that_is_made_again_is_not_said_after_parts(told: Make) -> None:
-    first, second = ToldEngine(progress(1), *PARTS[:3], EngineLostError("killed")), ToldEngine(progress(1), *PARTS, finished())
-
-    class Both(ToldEngine):
-        def run(self, job):  # type: ignore[no-untyped-def]
-            return (second if first.jobs else first).run(job)
-
-    with live(told(Both())) as url:
+    engine = InTurn(ToldEngine(progress(1), *PARTS[:3], EngineLostError("killed")), ToldEngine(progress(1), *PARTS, finished()))
+    with live(told(engine)) as url:
         peer = Peer(url)
         peer.send(request())
         assert [what for what in kinds(peer.until("done")) if what != "coded"] == ["accepted", "step", *EVERY[1:]]

@@ -15,10 +15,9 @@ from megen.codec import entropy, features
 from megen.codec.header import CRC, CRC_BYTES, CodecError, Header, crc_of, decode_header, encode_header, layer_code, opened, seal
 from megen.codec.prior import Prior
 from megen.codec.pyramid import segments
-from megen.types import FloatArray, InputError, IntArray, OnPart, Part, Payload
+from megen.types import PROTECTED, FloatArray, InputError, IntArray, OnPart, Part, Payload
 
 CHOICES = 8  # destinations that a source may merge into
-PROTECTED = 2  # parts before the features: header and map
 WEIGHTS = 15  # a choice's frequency is coded in four bits
 
 

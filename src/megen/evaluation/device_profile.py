@@ -15,7 +15,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from megen import merging
 from megen.backbone import Backbone
 from megen.codec import FeatureCodec
-from megen.codec.payload import PROTECTED
 from megen.cost import device_profile
 from megen.cost.device_profile import DeviceProfile
 from megen.diffusion import denoise
@@ -24,7 +23,7 @@ from megen.export import TorchReceiver, net_of
 from megen.halves import Receives, Transmitter, tokens_of
 from megen.merging import Merged
 from megen.provenance import provenance
-from megen.types import LEAST_QUANTISER_BITS, MOST_QUANTISER_BITS, Features, Payload, Received
+from megen.types import LEAST_QUANTISER_BITS, MOST_QUANTISER_BITS, PROTECTED, Features, Payload, Received
 from megen.ue import Receiver
 from megen.ue.receiver import is_degraded
 

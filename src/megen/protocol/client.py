@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from megen.protocol import frames
 from megen.protocol.frames import FEATURES, Frame
 from megen.protocol.messages import MOST_PARTS, Ack, Coded, FromServer, Hello, ProtocolError, Welcome, from_server
-from megen.types import Payload, Received
+from megen.types import PROTECTED, Payload, Received
 
 Event = FromServer | Frame
-PROTECTED = 2  # parts before the features: the payload's header and its map
 
 
 @dataclass

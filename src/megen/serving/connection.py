@@ -193,10 +193,11 @@ class Connection:
     async def _send(self, request: str, event: Message | Piece | str) -> None:
         if isinstance(event, Piece):
             idle_s = time.monotonic() - self._sent_s
-            if idle_s > NO_IDLE_S and self.goodput.bps > MARKED_BPS and event.kind == FEATURES:
+            if idle_s <= NO_IDLE_S:
+                idle_s = 0.0
+            elif self.goodput.bps > MARKED_BPS and event.kind == FEATURES:
                 await self.socket.send_text(self._followed[request].coded().text())
                 idle_s = 0.0
-            idle_s = idle_s if idle_s > NO_IDLE_S else 0.0
             await self.socket.send_bytes(self.protocol.frame(event.kind, request, event.part, event.data, idle_s))
         else:
             await self.socket.send_text(event if isinstance(event, str) else event.text())

@@ -89,10 +89,8 @@ class Decider:
         if asked.steps is None:
             try:
                 if budget == Budget():
-                    plan, found = (
-                        self._controller(decode_s, streams=streams),
-                        replace(seen, backlog_s=ahead.backlog_s + self._unaccounted_s()),
-                    )
+                    plan = self._controller(decode_s, streams=streams)
+                    found = replace(seen, backlog_s=ahead.backlog_s + self._unaccounted_s())
                 else:
                     plan, found = controller, seen
                 decision, why = plan.restricted(**given)(found), "by the plan"

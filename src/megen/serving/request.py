@@ -41,6 +41,7 @@ class Served:
     arrived_s: float  # by the service's clock
     previews: tuple[str, ...] = ()
     decodes: bool = True  # whether its pieces are a picture's, where this server can decode
+    streams: bool = False  # whether a part goes out while the next is coded
     state: State = "queued"
     place: Waiting[Served] | None = None
     position: int = 0

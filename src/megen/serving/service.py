@@ -120,7 +120,7 @@ class Service:
         seen = getattr(self.link, "state", lambda: channel)()
         streams = streams and not (decodes and self.picture is not None)
         decided = self.decider.decide(wanted, seen, self._phase(now_s), decode_s, ahead, streams=streams)
-        served = Served(asked, owner, full, decided, seen, ahead.backlog_s, now_s, previews if asked.previews else (), decodes)
+        served = Served(asked, owner, full, decided, seen, ahead.backlog_s, now_s, previews if asked.previews else (), decodes, streams)
         served.place = self.scheduler.put(served, self._work_s(decided.decision), now_s, asked.deadline_s)
         served.position = self.scheduler.position(served.place)
         served.followers.append(follower)
@@ -265,7 +265,7 @@ class Service:
 
         Errors: RunError where another engine began this payload, and its part was another.
         """
-        if self.link is not None or (self.picture is not None and served.decodes):
+        if not served.streams:
             return
         piece = Piece(FEATURES, part.number, part.data)
         if part.number < len(served.pieces):

@@ -10,7 +10,8 @@ import time
 import numpy as np
 
 from megen.codec.arriving import Arriving
-from megen.protocol.client import PROTECTED, Parts
+from megen.protocol.client import Parts
+from megen.types import PROTECTED
 from megen.ue.receiver import Receiver
 
 

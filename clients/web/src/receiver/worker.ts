@@ -17,10 +17,19 @@ interface Loaded {
   readonly graph: Graph
 }
 
+/** A payload of which parts come, those that were not taken in yet, and what decoding others took before the last one came. */
+interface Wanted {
+  readonly id: string
+  readonly files: Files
+  readonly total: number
+  readonly parts: Map<number, Uint8Array>
+  aheadMs: number
+}
+
 let loading: { readonly fingerprint: number; readonly loaded: Promise<Loaded> } | null = null
 /** The order that is being followed, and after it the next. */
 let last: Promise<void> = Promise.resolve()
-let current: { readonly id: string; readonly files: Files; readonly total: number; readonly parts: Map<number, Uint8Array>; aheadMs: number } | null = null
+let current: Wanted | null = null
 let incoming: Incoming | null = null
 let timer: ReturnType<typeof setTimeout> | undefined
 
@@ -84,7 +93,7 @@ async function measured(graph: Graph, { shape: [channels, height, width] }: File
 }
 
 /** The current payload with all that has arrived of it, and what shows it. */
-async function taken(wanted: NonNullable<typeof current>): Promise<[Incoming, Graph] | null> {
+async function taken(wanted: Wanted): Promise<[Incoming, Graph] | null> {
   const { codec, graph } = await load(wanted.files)
   if (current !== wanted) return null
   incoming ??= new Incoming(codec, wanted.files, wanted.total)
@@ -182,5 +191,5 @@ self.onmessage = ({ data: order }: MessageEvent<Order>) => {
   else if (order.kind === 'open') open(order.id, order.files, order.total)
   else if (order.kind === 'part') take(order.id, order.number, order.data)
   else if (order.kind === 'payload') payload(order.id, order.files, order.data)
-  else if (current?.id === order.id) current = incoming = null
+  else if (current?.id === order.id) forget()
 }
