@@ -75,3 +75,31 @@ def test_the_expected_bits_are_those_that_are_spent() -> None:
     entropy.put(coder, levels, classes, table)
     expected = entropy.bits(levels, classes, entropy.PRECISION - np.log2(table + 1)).sum()
     assert 8 * len(entropy.finished(coder)) == pytest.approx(expected, abs=64)
+
+
+@given(st.integers(0, 2**32), st.integers(0, entropy.MOST), st.floats(0.01, 60))
+@settings(max_examples=60, deadline=None)
+def test_weighed_levels_are_no_dearer_than_the_nearest_or_the_next_towards_zero(seed: int, largest_class: int, scale: float) -> None:
+    rng = np.random.default_rng(seed)
+    classes, values = rng.integers(0, largest_class + 1, 400), scale * rng.standard_normal(400)
+    counts = prior.logistic_levels()
+    found = entropy.weighed(values, classes, entropy.thresholds(counts))
+    rows = -np.log2(counts / counts.sum(1, keepdims=True))[np.minimum(classes, entropy.CLASSES - 1)]
+
+    def cost(levels: np.ndarray) -> np.ndarray:
+        near = levels.clip(-entropy.REACH, entropy.REACH).astype(np.int64) + entropy.REACH
+        return (values - levels) ** 2 + entropy.PRICE * np.take_along_axis(rows, near[:, None], 1)[:, 0]
+
+    for other in (np.rint(values), np.trunc(values)):
+        assert (cost(found) <= cost(other) + 1e-9).all()
+    assert (np.abs(values - found) <= 1 + 1e-12).all()
+    assert (found * values >= 0).all()
+
+
+def test_a_likely_zero_takes_more_and_a_wide_scale_rounds_to_the_nearest() -> None:
+    thresholds = entropy.thresholds(prior.logistic_levels())
+    assert thresholds.shape == (entropy.CLASSES, entropy.REACH + 1)
+    assert (np.diff(thresholds[:, 0]) <= 0).all()  # the narrower the scale, the dearer the first level
+    assert thresholds[0, 0] > 0.95
+    assert thresholds[-1].max() < 0.55
+    np.testing.assert_array_equal(entropy.weighed(np.array([0.9, -0.9, 1.2]), np.array([0, 0, 23]), thresholds), [0, 0, 1])

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from megen.codec import Prior
     from megen.training.examples import Examples
 
+GAINS_OF = 16  # latents that the decoder's gains are measured with
+BATCH = 8  # of an embedded backbone's own latents
 PROMPTS = 1000  # captions of scenes, where no prompts are given
 
 
@@ -37,7 +39,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     p = commands.add_parser(
         "train prior",
         help="fit the entropy coder's prior to a backbone's latents",
-        description="Fit the entropy coder's prior to a backbone's latents; without one each payload brings its own scales.",
+        description="Fit the entropy coder's prior to a backbone's latents; without one each payload brings its own scales. "
+        "An embedded backbone uses the file beside its weights.",
     )
     _add_examples(p, default=256)
     p.set_defaults(run=run_prior)
@@ -107,15 +110,18 @@ def run_prior(args: argparse.Namespace) -> None:
     output.bounded("--steps", args.steps, 1, 10**7)
     from megen import run_folder
     from megen.codec import prior
+    from megen.models.embedded import EmbeddedBackbone
     from megen.provenance import provenance
     from megen.training import prior as fitting
+    from megen.training.phone_denoiser import own_latents
 
     backbone, made_from = _backbone(args)
-    if not hasattr(backbone, "checkpoint"):
-        raise InputError("an embedded backbone has a prior: megen train fits it, with --receiver-steps")
     with run_folder.held(args.out, {"backbone": made_from}):
-        latents = _examples(args, backbone, made_from).latents
-        relative = fitting.relative_steps(lambda z: backbone.decode(z.to(backbone.device)).cpu(), latents[:4], args.seed)
+        if isinstance(backbone, EmbeddedBackbone) and not (args.pictures or args.scenes or args.prompts):
+            latents = own_latents(backbone, args.examples, args.seed, args.out / "latents.safetensors", BATCH).float()
+        else:
+            latents = _examples(args, backbone, made_from).latents
+        relative = fitting.relative_steps(lambda z: backbone.decode(z.to(backbone.device)).cpu(), latents[:GAINS_OF], args.seed)
         fitted = fitting.train(latents, relative, args.steps, seed=args.seed)
         prior.save(fitted, args.out, {"backbone": backbone.spec.name, **provenance()})
         from megen.models import light_decoder

@@ -20,6 +20,7 @@ REACH = 24  # largest level coded in one symbol; beyond it an escape follows
 ESCAPE_BITS = 16
 CLASSES, PER_OCTAVE, LOWEST = 24, 4, -4  # scale classes: log2(scale / step) = LOWEST + class / PER_OCTAVE
 ROUNDING = 0.42  # |u| is rounded up from 1 - ROUNDING on: a little towards zero costs fewer bits than it harms
+PRICE = 0.08  # of a bit, in squared steps of error, where an encoder weighs the one against the other
 MOST = 60  # the largest class; from CLASSES on the lowest bits of a level travel as they are
 
 FAMILY = constriction.stream.model.Categorical(perfect=False)
@@ -31,6 +32,27 @@ def rounded(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Levels of values in steps, a half and a little more rounded towards zero."""
     out: NDArray[np.float64] = np.sign(values) * np.floor(np.abs(values) + ROUNDING)
     return out
+
+
+def thresholds(counts: IntArray) -> NDArray[np.float64]:
+    """From which fraction on a value's magnitude is rounded up [CLASSES, REACH + 1], by scale class and whole part.
+
+    The larger level is taken where the squared error that it saves is worth its bits:
+    (x - l)^2 - (l + 1 - x)^2 >= PRICE (bits(l + 1) - bits(l)).
+    """
+    spent = -np.log2(counts[:, REACH:] / counts.sum(1, keepdims=True))
+    more = np.diff(spent, axis=1, append=spent[:, -1:])  # an escape's bits do not depend on the level
+    out: NDArray[np.float64] = np.clip((1 + PRICE * more) / 2, 0.5, 1)
+    return out
+
+
+def weighed(values: NDArray[np.float64], classes: IntArray, thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Levels of values in steps [...] of scale classes [...], rounded by their `thresholds`."""
+    size = np.abs(values)
+    whole = np.floor(size)
+    place = np.minimum(classes, CLASSES - 1) * (REACH + 1) + np.minimum(whole, REACH).astype(np.int64)
+    whole += size - whole >= thresholds.ravel()[place]
+    return np.copysign(whole, values)
 
 
 def frequencies(counts: IntArray) -> IntArray:

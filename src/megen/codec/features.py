@@ -111,13 +111,14 @@ class _Layer:
 class _Quantiser:
     """Levels of what `target` [h*w, c] differs from its prediction by; keeps them, block by block, for the range coder."""
 
-    def __init__(self, target: Whole, step: IntArray) -> None:
-        self.target, self.step = target, step
+    def __init__(self, target: Whole, step: IntArray, thresholds: NDArray[np.float64] | None) -> None:
+        self.target, self.step, self.thresholds = target, step, thresholds
         self.blocks: list[Block] = []
 
     def __call__(self, kind: int, group: slice, tokens: IntArray, mean: Whole, classes: IntArray) -> Whole:
         wanted = (self.target[tokens, group] - mean) / self.step[group]
-        levels: Whole = entropy.rounded(wanted).clip(-MAX_LEVEL, MAX_LEVEL)
+        rounded = entropy.rounded(wanted) if self.thresholds is None else entropy.weighed(wanted, classes, self.thresholds)
+        levels: Whole = rounded.clip(-MAX_LEVEL, MAX_LEVEL)
         self.blocks.append((kind, group, levels.astype(np.int64), classes))
         return levels
 
@@ -202,14 +203,10 @@ def encode_parts(
     Before them the scale class of each (kind of stage, channel), a byte each, where the prior has no nets: all is then quantised first.
     Errors: InputError on values that are NaN, infinite or beyond `LARGEST`.
     """
-    if not (np.isfinite(rows).all() and np.abs(rows).max(initial=0) <= LARGEST):
-        raise InputError(f"features hold NaN, infinity or values beyond {LARGEST}: nothing can be coded")
-    picture = _Picture.of(mapping, grid, prior, depth, order)
-    quantiser = _Quantiser(np.rint(rows.astype(np.float64) * UNIT)[mapping], steps_of(prior, picture.depth))
+    picture, target, blocks = _quantised(rows, mapping, grid, prior, depth, order)
     stages = segments(*grid, order)
-    blocks: Iterable[list[Block]] = (quantiser.of_part(picture, part) for part in stages[: 1 if picture.layer else None])
     if prior.nets:
-        return b"", _coded(picture, quantiser.target, blocks, len(stages))
+        return b"", _coded(picture, target, blocks, len(stages))
     blocks = list(blocks)
     scales = _best_scales([block for part in blocks for block in part], prior)
     if picture.layer:
@@ -218,7 +215,26 @@ def encode_parts(
     with_scales = [
         [(kind, group, levels, np.broadcast_to(scales[kind, group], levels.shape)) for kind, group, levels, _ in part] for part in blocks
     ]
-    return scales.astype(np.uint8).tobytes(), _coded(picture, quantiser.target, with_scales, len(stages))
+    return scales.astype(np.uint8).tobytes(), _coded(picture, target, with_scales, len(stages))
+
+
+def levels_of(rows: FloatArray, mapping: IntArray, grid: tuple[int, int], prior: Prior, depth: int, *, order: str) -> Iterator[Block]:
+    """The blocks of levels that a range coder gets of rows [n, c], their scale classes beside them. Errors: as `encode_parts`."""
+    for part in _quantised(rows, mapping, grid, prior, depth, order)[2]:
+        yield from part
+
+
+def _quantised(
+    rows: FloatArray, mapping: IntArray, grid: tuple[int, int], prior: Prior, depth: int, order: str
+) -> tuple[_Picture, Whole, Iterable[list[Block]]]:
+    """The picture that is filled, the values that are wanted [h*w, c], and the blocks of each part, quantised when they are asked for."""
+    if not (np.isfinite(rows).all() and np.abs(rows).max(initial=0) <= LARGEST):
+        raise InputError(f"features hold NaN, infinity or values beyond {LARGEST}: nothing can be coded")
+    picture = _Picture.of(mapping, grid, prior, depth, order)
+    thresholds = prior.thresholds if prior.nets and not picture.layer else None  # a refinement takes it that cells are alike
+    quantiser = _Quantiser(np.rint(rows.astype(np.float64) * UNIT)[mapping], steps_of(prior, picture.depth), thresholds)
+    parts = segments(*grid, order)[: 1 if picture.layer else None]
+    return picture, quantiser.target, (quantiser.of_part(picture, part) for part in parts)
 
 
 def _coded(picture: _Picture, target: Whole, blocks: Iterable[list[Block]], count: int) -> Iterator[bytes]:

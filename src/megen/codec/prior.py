@@ -137,6 +137,11 @@ class Prior:
         return entropy.weights(self.levels)
 
     @functools.cached_property
+    def thresholds(self) -> NDArray[np.float64]:
+        """What an encoder rounds levels by, where it knows their scales."""
+        return entropy.thresholds(self.levels)
+
+    @functools.cached_property
     def refinement(self) -> NDArray[np.float64]:
         """The tables of a refinement's symbols."""
         return refinement.tables(self.levels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,12 +12,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from megen import merging
-from megen.codec import features, transform
+from megen.codec import entropy, features, transform
 from megen.codec.features import MAX_DEPTH, MIN_DEPTH, base_step
 from megen.codec.prior import (
     ACTIVATION,
     INT32,
     LIMIT,
+    TOTAL,
     UNIT,
     VARIANCE_PER_OCTAVE,
     WEIGHT,
@@ -31,6 +33,9 @@ from megen.training import loop
 from megen.types import FloatArray, IntArray
 
 HIDDEN = 128
+FITTED_ORDERS = ("band", "stage")  # of the parts, in turn: they see other neighbours
+FITTED_DEPTHS, FITTED_TO = (8, 11, 14, 17, 20, 23, 26), 200  # quarter bits, and how many latents the table of levels is fitted to
+FEW = 400  # levels of a class that count as much as the logistic
 RATIOS = (0.0, 0.0, 0.25, 0.5, 0.75)
 
 
@@ -113,7 +118,7 @@ def train(
     optimiser = torch.optim.Adam([{"params": parameters, "base_lr": lr}], lr=lr, betas=(0.9, 0.98))
     relative = torch.from_numpy(step / UNIT).float()
     values, coded = _merged(latents, np.random.default_rng(seed))
-    stages = [stage for part in segments(height, width) for stage in part]
+    stages = [[stage for part in segments(height, width, order) for stage in part] for order in FITTED_ORDERS]
     for number, shown in loop.progress(0, steps, "entropy coder"):
         loop.set_lr([optimiser], loop.lr_factor(number, steps, warmup=20, decay_share=0.6))
         rng = np.random.default_rng([seed, number])
@@ -125,11 +130,12 @@ def train(
         noise = torch.from_numpy(rng.random(exact.shape, np.float32)) - 0.5
         quantised = exact + noise * steps_of_channels
         total, count = torch.zeros(()), 0
+        ordered = stages[number % len(stages)]
         for kind in range(KINDS):
-            tokens = np.concatenate([s.tokens for s in stages if s.kind == kind] or [np.empty(0, np.int64)])
+            tokens = np.concatenate([s.tokens for s in ordered if s.kind == kind] or [np.empty(0, np.int64)])
             if not len(tokens):
                 continue
-            neighbours = np.concatenate([s.neighbours for s in stages if s.kind == kind])
+            neighbours = np.concatenate([s.neighbours for s in ordered if s.kind == kind])
             around = quantised[:, np.maximum(neighbours, 0)] * torch.from_numpy(neighbours != NONE).float()[..., None]
             y, x = np.divmod(tokens, width)
             place = torch.from_numpy(np.stack([2 * y / height - 1, 2 * x / width - 1, np.full(len(tokens), np.log2(base / UNIT))], 1))
@@ -146,7 +152,26 @@ def train(
         optimiser.step()
         spent = float(total.detach()) / count + np.log2(base / UNIT)  # as if the step were 1
         shown["bits"] = 0.97 * shown.get("bits", spent) + 0.03 * spent
-    return Prior(step, tuple(tuple(net.whole() for net in row) for row in nets), variance=variances(latents))
+    whole = Prior(step, tuple(tuple(net.whole() for net in row) for row in nets), variance=variances(latents))
+    return replace(whole, levels=fitted_levels(whole, latents[:FITTED_TO]))
+
+
+def fitted_levels(prior: Prior, latents: Float[Tensor, "n c h w"]) -> IntArray:
+    """The table of levels as they come in latents, quantised at many depths: more zeros and longer tails than a logistic has.
+
+    Symmetric; where a class has few levels, `prior`'s own table counts.
+    """
+    found = np.zeros(prior.levels.shape)
+    for number, (tokens, grid) in enumerate(_tokens(latents)):
+        depth, order = FITTED_DEPTHS[number % len(FITTED_DEPTHS)], FITTED_ORDERS[number % len(FITTED_ORDERS)]
+        for _, _, levels, classes in features.levels_of(tokens, np.arange(len(tokens)), grid, prior, depth, order=order):
+            low = entropy.low_bits(classes)
+            high = (levels + ((1 << low) >> 1)) >> low
+            np.add.at(found, (classes - entropy.PER_OCTAVE * low, high.clip(-entropy.REACH, entropy.REACH) + entropy.REACH), 1)
+    share = found + found[:, ::-1] + FEW * prior.levels / TOTAL
+    counts: IntArray = np.maximum(np.rint(TOTAL * share / share.sum(1, keepdims=True)), 1).astype(np.int64)
+    counts[:, entropy.REACH] += TOTAL - counts.sum(1)
+    return counts
 
 
 def variances(latents: Float[Tensor, "n c h w"]) -> IntArray:
