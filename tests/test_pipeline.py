@@ -370,14 +370,66 @@ def test_features_of_another_shape_or_type_are_refused(es: Transmitter, ue: Rece
 
 def test_what_an_own_backbone_decodes_is_checked_and_kept_in_range(es: Transmitter, monkeypatch: pytest.MonkeyPatch) -> None:
     features, decode = Features.clean(tokens_of(latent_of(es))), type(es.backbone).decode
-    image = torch.tensor([-0.5, 1.5, 0.5])[None, :, None, None].expand(1, 3, 4, 4)
+    image = torch.tensor([-0.5, 1.5, 0.5])[None, :, None, None].expand(1, 3, 256, 256)
     monkeypatch.setattr(type(es.backbone), "decode", lambda self, z: image)
     np.testing.assert_array_equal(LocalReceiver(es).image_of(features)[0, 0], [0, 255, 128])
     monkeypatch.setattr(type(es.backbone), "decode", lambda self, z: image * torch.nan)
     with pytest.raises(RunError, match="the decoder gave NaN or infinity"):
         LocalReceiver(es).image_of(features)
+    monkeypatch.setattr(type(es.backbone), "decode", lambda self, z: image[:, :1])
+    with pytest.raises(InputError, match=r"decode must return a tensor \[b, 3, 256, 256\], got \[1, 1, 256, 256\]"):
+        LocalReceiver(es).image_of(features)
     monkeypatch.setattr(type(es.backbone), "decode", decode)
     assert LocalReceiver(es).image_of(features).shape == (256, 256, 3)
+
+
+@dataclass
+class Sends:
+    """A link that hands back what it is told to."""
+
+    answer: object
+
+    def send(self, transmission, rng):  # type: ignore[no-untyped-def]
+        return self.answer
+
+    def __len__(self) -> int:
+        return 0  # false, as an empty trace is
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_an_own_link_returns_is_checked(es: Transmitter, ue: Receiver) -> None:
+    with pytest.raises(InputError, match=r"link must have a method send\(transmission, rng\), got 'fast'"):
+        Pipeline(es, ue, "fast")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="what the link's send returns must be a Delivery, got None"):
+        Pipeline(es, ue, Sends(None))(PROMPT, steps=1)
+    symbols = es.encode(latent_of(es), analog=True).symbols
+    assert symbols is not None
+    payload = es.encode(latent_of(es), analog=True).payload
+    for variance, why in ((None, "without their noise variances"), (0.1, "variance of an analog payload must be an array, got a float")):
+        with pytest.raises(CodecError, match=why):
+            es.codec.decode(Received(payload, symbols, variance))  # type: ignore[arg-type]
+
+
+def test_a_link_that_is_false_is_taken_all_the_same(monkeypatch: pytest.MonkeyPatch, es: Transmitter, ue: Receiver) -> None:
+    monkeypatch.setattr("megen.pipeline.halves", lambda backbone, device: (es, ue))
+    link = Sends(None)
+    assert Pipeline.load("tiny", link=link).link is link
+
+
+@dataclass(frozen=True)
+class Gamma(RadioLink):
+    m: float = 1.5
+
+    def gain(self, rng: np.random.Generator) -> Callable[[np.ndarray], np.ndarray]:
+        h = np.sqrt(rng.gamma(self.m, 1 / self.m))
+        return lambda times_s: np.full(times_s.shape, h, complex)
+
+
+def test_the_report_tells_a_derived_link_and_a_connection_as_they_are(es: Transmitter, ue: Receiver) -> None:
+    own = Pipeline(es, ue, Gamma(snr_db=20.0))(PROMPT, steps=1).report.channel
+    assert (own.link, own.fading, own.snr_db, own.parameters["m"]) == ("Gamma", None, 20.0, 1.5)
+    kept = Pipeline(es, ue, RadioLink(snr_db=20.0).connect())(PROMPT, steps=1).report.channel
+    assert (kept.link, kept.fading, kept.snr_db) == ("digital", "awgn", 20.0)
 
 
 def test_the_front_door_knows_a_backbone_by_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

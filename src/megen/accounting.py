@@ -9,7 +9,7 @@ import torch
 
 from megen.backbone import Backbone
 from megen.cost.energy import ES_W, UE_DECODE_W, energy_j
-from megen.link import Link, PerfectLink, RadioLink
+from megen.link import Connection, Link, PerfectLink, RadioLink
 from megen.provenance import provenance
 from megen.report import Channel, Energy, Latency, MadeBy, PayloadBits, Quality
 
@@ -56,6 +56,7 @@ def accounts(
 
 
 def _channel(link: Link, sent: Transmission, delivery: Delivery, rate_bps: float | None) -> Channel:
+    link = link.link if isinstance(link, Connection) else link
     channel = Channel(
         "none" if isinstance(link, PerfectLink) else type(link).__name__,
         rate_bps=rate_bps,
@@ -67,11 +68,12 @@ def _channel(link: Link, sent: Transmission, delivery: Delivery, rate_bps: float
     )
     if not isinstance(link, RadioLink):
         return replace(channel, parameters=_parameters(link))
-    trace = link.trace
+    trace, own = link.trace, type(link) is not RadioLink  # one that is derived of it may fade as it likes
     return replace(
         channel,
-        link="digital" if sent.symbols is None else "analog",
-        fading=link.fading if trace is None else "trace",
+        parameters=_parameters(link) if own else {},
+        link=channel.link if own else "digital" if sent.symbols is None else "analog",
+        fading=None if own else link.fading if trace is None else "trace",
         snr_db=link.snr_db if trace is None else None,
         bandwidth_hz=link.bandwidth_hz,
         speed_m_s=link.speed_m_s,

@@ -129,7 +129,7 @@ class BackboneSpec:
         return Decision(DEFAULT_STEPS if DEFAULT_STEPS in self.times else max(self.times))
 
     def check(self, decision: Decision) -> Decision:
-        """The decision, if this backbone offers it. Errors: InputError naming what it offers."""
+        """The decision, if its steps are offered and its grid can be merged so, at any ratio. Errors: InputError naming what is offered."""
         if decision.steps not in self.times:
             raise InputError(f"steps must be one of {', '.join(map(str, self.times))}, got {decision.steps}")
         merging.merged_count(*self.latent_shape[1:], decision.merge_ratio)

@@ -205,7 +205,7 @@ class LocalReceiver:
     def image_of(self, features: Features) -> np.ndarray:
         """The image [H, W, 3] in bytes of decoded features. Errors: InputError; RunError where the decoder gives NaN or infinity."""
         backbone = self.transmitter.backbone
-        return _bytes_of(backbone.decode(_grid(backbone, features, merging.unmerge(features.rows, features.merge_map))))
+        return _bytes_of(backbone, backbone.decode(_grid(backbone, features, merging.unmerge(features.rows, features.merge_map))))
 
 
 @dataclass(frozen=True)
@@ -240,10 +240,11 @@ class FlowReceiver:
             z = self.denoiser(z, degradation)
             degradation = torch.zeros_like(degradation)
         if noisy is None or not share:
-            return _bytes_of(backbone.receive(z, degradation))
+            return _bytes_of(backbone, backbone.receive(z, degradation))
         equalised, deviation = _grid(backbone, features, noisy.values), _grid(backbone, features, noisy.deviation[:, None])
         of_prompt = backbone.condition([self.prompt], 1.0)
-        return _bytes_of(backbone.receive_noisy(z, degradation, equalised, deviation, z.new_tensor([share]), of_prompt))
+        shown = backbone.receive_noisy(z, degradation, equalised, deviation, z.new_tensor([share]), of_prompt)
+        return _bytes_of(backbone, shown)
 
 
 def _grid(backbone: Backbone, features: Features, columns: np.ndarray) -> torch.Tensor:
@@ -253,8 +254,12 @@ def _grid(backbone: Backbone, features: Features, columns: np.ndarray) -> torch.
     return torch.from_numpy(columns.T.reshape(1, -1, height, width).copy()).to(backbone.device)
 
 
-def _bytes_of(images: torch.Tensor) -> np.ndarray:
-    """The first image [H, W, 3] in bytes. Errors: RunError where the decoder gave NaN or infinity."""
+def _bytes_of(backbone: Backbone, images: torch.Tensor) -> np.ndarray:
+    """The first image [H, W, 3] in bytes. Errors: InputError on another shape; RunError where the decoder gave NaN or infinity."""
+    width, height = backbone.spec.image_px
+    if not isinstance(images, torch.Tensor) or images.ndim != 4 or images.shape[1:] != (3, height, width):
+        got = list(images.shape) if isinstance(images, torch.Tensor) else type(images).__name__
+        raise InputError(f"a backbone's decode must return a tensor [b, 3, {height}, {width}], got {got}")
     image = images[0]
     if not torch.isfinite(image).all():
         raise RunError("the decoder gave NaN or infinity: its weights are broken, or the features are")

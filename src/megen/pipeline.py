@@ -34,6 +34,7 @@ from megen.types import (
     Observation,
     Policy,
     Transmission,
+    check_array,
     check_number,
     check_type,
 )
@@ -91,9 +92,11 @@ class Pipeline:
         """
         transmitter, receiver = halves(backbone, device)
         complete = completion.complete if transmitter.backbone.spec.name == WORLD and not as_typed else None
-        return cls(transmitter, receiver, link or RadioLink(), policy, analog, copies, reduction, complete)
+        return cls(transmitter, receiver, RadioLink() if link is None else link, policy, analog, copies, reduction, complete)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.link, Link):
+            raise InputError(f"link must have a method send(transmission, rng), got {self.link!r}")
         check_copies(self.copies, self.analog)
         self.transmitter.transforms(self.reduction, self.analog)  # refuses one that cannot be
 
@@ -189,8 +192,10 @@ class Pipeline:
         bits, way = decision.quantiser_bits, self._way(decision.merge_ratio)
         sent = es.encode(latent, decision.merge_ratio, quantiser_bits=bits, bits_budget=bits_budget, clock=clock, **way)
         delivery = self.link.send(sent, np.random.default_rng([int(seed), LINK_STREAM]))
+        check_type("what the link's send returns", delivery, Delivery)
         with clock.stage("decode"):
             image = self.receiver.decode(delivery.received)
+        check_array("what the receiver's decode returns", image, np.uint8, (None, None, 3))
         powers_w = getattr(self.policy, "powers_w", (ES_W, UE_DECODE_W))  # the report's are those that auto decided by
         report = Report(
             prompt=prompt,

@@ -121,3 +121,13 @@ def test_the_phase_follows_the_gaps(usual: Controller) -> None:
     adaptive = Adaptive(usual, long_run())
     assert [adaptive.arrived(0.03) for _ in range(4)][-1] == 0
     assert [adaptive.arrived(3.0) for _ in range(3)][-1] == 1
+    for gap_s in (float("nan"), -1.0):
+        with pytest.raises(InputError, match="gap_s must be a number of at least 0"):
+            adaptive.arrived(gap_s)
+    assert adaptive.arrived(3.0) == 1
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_request_is_refused_when_it_is_observed(usual: Controller) -> None:
+    with pytest.raises(InputError, match="request must be a Request, got 'x'"):
+        Adaptive(usual, long_run()).observe("x")  # type: ignore[arg-type]

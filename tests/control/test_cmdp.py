@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,6 +102,37 @@ def test_costs_without_a_table_a_limit_or_a_shape_are_refused(small: CMDP) -> No
         replace(small, cost_names=("late", "late"))
     with pytest.raises(ValueError, match=r"energy_j has the shape \(3, 2, 4, 1\), expected \(3, 2, 4, 2\), or \(3, 2, 6, 4, 2\)"):
         replace(small, cost_tables={"energy_j": small.cost_tables["energy_j"][..., :1]})
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda c: {"reward": c.reward[:, :1]}, r"reward has the shape \(3, 1, 4\), expected \(3, 2, 4\)"),
+        (lambda c: {"decisions": c.decisions[:-1]}, "reward has the shape"),
+        (lambda c: {"gap_s": c.gap_s[:1]}, "gap_s has the shape"),
+        (lambda c: {"deadline_s": np.ones(7)}, r"deadline_s has the shape \(7,\), expected one number, or one for each prompt class"),
+        (lambda c: {"channel": c.channel * 0.5}, "rows of channel must be probabilities"),
+        (lambda c: {"phases": c.phases - 1}, "rows of phases must be probabilities"),
+        (lambda c: {"prompts": np.array([-1.0, 2.0])}, "rows of prompts must be probabilities"),
+        (lambda c: {"backlog_s": c.backlog_s[::-1].copy()}, "backlog_s must begin with 0"),
+        (lambda c: {"backlog_s": np.zeros(1)}, "two cells or more"),
+        (lambda c: {"snr_db": c.snr_db[::-1].copy()}, "snr_db must rise"),
+        (lambda c: {"service_s": -c.service_s}, "service_s must not be negative"),
+        (lambda c: {"gamma": -1.0}, r"gamma must lie in \(0, 1\], got -1"),
+    ],
+)
+def test_tables_that_are_no_process_are_refused(small: CMDP, change: Callable[[CMDP], dict[str, Any]], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        replace(small, **{"cost_tables": small.cost_tables, **change(small)})
+
+
+def test_a_policy_whose_rows_are_no_probabilities_is_not_evaluated(small: CMDP) -> None:
+    policy = some_policy(small)
+    for wrong, why in ((2 * policy, "none negative, of sum 1"), (-policy, "none negative"), (policy * np.nan, "none negative")):
+        with pytest.raises(ValueError, match=why):
+            evaluate(small, wrong)
+    with pytest.raises(ValueError, match="a row for each state"):
+        evaluate(small, policy[:, :2])
 
 
 def test_a_digest_tells_costs_apart_and_knows_the_first_versions_bytes(small: CMDP) -> None:

@@ -110,16 +110,20 @@ def test_every_decision_can_be_named_by_a_point(small: CMDP) -> None:
     boxed.step(boxed.action_space.sample())
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_one_cost_for_learners_of_one(small: CMDP) -> None:
     plain, mean, energy = envs.Main(small), envs.ScalarCost(envs.Main(small)), envs.ScalarCost(envs.Main(small), 1)
-    for env in (plain, mean, energy):
-        env.reset(seed=4)
+    begun = [env.reset(seed=4)[1] for env in (plain, mean, energy)]
+    assert [info["cost"] for info in begun[1:]] == [0.0, 0.0]
+    assert [info["limit"] for info in begun[1:]] == [1.0, small.limits[1]]
     told = [env.step(np.int64(2))[4] for env in (plain, mean, energy)]
     assert told[1]["cost"] == pytest.approx(np.mean(told[0]["cost"] / small.limits))
     assert (told[1]["limit"], told[2]["limit"]) == (1.0, small.limits[1])
     assert told[2]["cost"] == told[0]["cost"][1]
     with pytest.raises(ValueError, match="costs 0 to 1, got 2"):
         envs.ScalarCost(envs.Main(small), 2)
+    with pytest.raises(ValueError, match="horizon must be a whole number of at least 1, got nan"):
+        envs.Main(small, float("nan"))  # type: ignore[arg-type]
 
 
 def test_wrong_decisions_and_batteries_are_refused(small: CMDP) -> None:
@@ -129,7 +133,7 @@ def test_wrong_decisions_and_batteries_are_refused(small: CMDP) -> None:
         main.step(np.int64(4))
     with pytest.raises(ValueError, match="capacity must be positive"):
         envs.Battery(small, capacity_j=0)
-    with pytest.raises(ValueError, match="at least one request"):
+    with pytest.raises(ValueError, match="horizon must be a whole number of at least 1"):
         envs.Main(small, horizon=0)
     with pytest.raises(ValueError, match="ue_energy_j"):
         envs.Battery(replace(small, cost_tables={"energy_j": small.cost_tables["energy_j"]}))

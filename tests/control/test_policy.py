@@ -11,7 +11,7 @@ import pytest
 from megen.control import lp, policy, report, shield
 from megen.control.cmdp import CMDP, evaluate
 from megen.control.simulator import Simulator, sample
-from megen.types import ChannelState, Observation
+from megen.types import ChannelState, Decision, Observation
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +37,34 @@ def test_a_policy_comes_back_and_is_the_table(small: CMDP, best: lp.Optimum, tmp
     np.testing.assert_allclose(back.probabilities(at(-50, 1e9, prompt_class=9)), table[0, 1, 0, -1], atol=1e-6)
     with pytest.raises(policy.PolicyError, match="another CMDP"):
         policy.table_of(back, replace(small, deadline_s=1.0))
+
+
+def test_a_plan_is_read_on_no_cmdp_of_other_decisions_or_cells(small: CMDP, best: lp.Optimum) -> None:
+    planned = policy.of_table(small, best.policy, {"scenario": {}})
+    np.testing.assert_array_equal(policy.table_of(planned, replace(small, deadline_s=1.0)), best.policy)
+    for other in (
+        replace(small, decisions=small.decisions[::-1]),
+        replace(small, backlog_s=1.01 * small.backlog_s),
+        replace(small, snr_db=small.snr_db + 1),
+    ):
+        with pytest.raises(policy.PolicyError, match="other states or decisions than the CMDP: plan again"):
+            policy.table_of(planned, other)
+
+
+def test_any_policy_is_asked_in_each_state(small: CMDP) -> None:
+    def rule(observation: Observation) -> Decision:
+        busy = observation.backlog_s > 0.2 and observation.arrival_phase == 0
+        return small.decisions[0 if busy or (observation.channel.snr_db or 0) < 0 else 3]
+
+    table = policy.asked(small, rule)
+    shaped = table.reshape(*small.shape, -1)
+    assert (table.sum(1) == 1).all()
+    for c, p, f, w in np.ndindex(*small.shape):
+        seen = at(float(small.snr_db[c]), float(small.backlog_s[w]), prompt_class=p, phase=f)
+        assert shaped[c, p, f, w, small.decisions.index(rule(seen))] == 1
+    assert evaluate(small, table).occupancy.sum() == pytest.approx(1)
+    with pytest.raises(ValueError, match="the CMDP does not have Decision"):
+        policy.asked(small, lambda observation: Decision(7, 0.1))
 
 
 def test_decisions_are_drawn_with_the_policys_probabilities(small: CMDP) -> None:

@@ -17,7 +17,7 @@ def programs(page: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```$", (PAGES / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
-LINK, POLICY, BACKBONE, FAMILY, QUALITY = programs("extending.md")
+LINK, POLICY, ASKED, BACKBONE, FAMILY, QUALITY = programs("extending.md")
 
 
 def run(program: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
@@ -27,7 +27,9 @@ def run(program: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str
     return runpy.run_path(str(path), run_name="__main__")
 
 
-@pytest.mark.parametrize("program", [LINK, POLICY, BACKBONE, FAMILY, QUALITY], ids=["link", "policy", "backbone", "family", "quality"])
+@pytest.mark.parametrize(
+    "program", [LINK, POLICY, ASKED, BACKBONE, FAMILY, QUALITY], ids=["link", "policy", "asked", "backbone", "family", "quality"]
+)
 def test_an_example_is_short(program: str) -> None:
     assert sum(bool(line.strip()) for line in program.splitlines()) <= MOST_LINES
 
@@ -47,6 +49,13 @@ def test_own_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert first == "backlog 0.00 s: 8 steps, merge ratio 0.0"
     assert len(later) == 2
     assert all(": 8 steps" not in line for line in later)
+
+
+def test_own_policy_beside_the_optimum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    made = run(ASKED, tmp_path, monkeypatch)
+    assert made["mine"].reward < made["best"].reward  # type: ignore[attr-defined]
+    assert capsys.readouterr().out.startswith(f"{made['mine'].reward:.3f} of 8.333")  # type: ignore[attr-defined]
+    assert (tmp_path / "rule.npz").is_file()
 
 
 def test_own_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,6 +172,11 @@ def combined(received: Received, needed: int) -> tuple[ComplexArray, NDArray[np.
 
     Errors: CodecError where they are too few, too many, NaN, infinite or too large.
     """
+    for name in ("symbols", "variance"):
+        if (value := getattr(received, name)) is not None and not isinstance(value, np.ndarray):
+            raise CodecError(f"{name} of an analog payload must be an array, got a {type(value).__name__}")
+    if received.symbols is not None and received.variance is None:
+        raise CodecError("an analog payload's symbols came without their noise variances: a link hands back both")
     shape = (0,) if received.symbols is None else received.symbols.shape
     copies = shape[0] // needed if len(shape) == 1 else 0
     if received.symbols is None or received.variance is None or shape != (copies * needed,) or not 1 <= copies <= MOST_COPIES:

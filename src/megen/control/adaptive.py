@@ -23,7 +23,7 @@ from megen.control.controller import Controller
 from megen.control.fit import PhaseFilter, Request
 from megen.control.scenarios.scenario import Scenario
 from megen.errors import InputError
-from megen.types import Decision, Observation, check_number
+from megen.types import Decision, Observation, check_number, check_type
 
 Array = NDArray[np.float64]
 WINDOW, EVERY = 1000, 100  # requests
@@ -95,11 +95,13 @@ class Adaptive:
         return self.planned.controller.powers_w
 
     def arrived(self, gap_s: float) -> int:
-        """The arrival phase of a request that comes `gap_s` after the one before it: 0 in a burst, 1 between."""
+        """The arrival phase of a request that comes `gap_s` after the one before it: 0 in a burst, 1 between. Errors: InputError."""
+        check_number("gap_s", gap_s, 0)
         return self._phase.update(gap_s)
 
     def observe(self, request: Request) -> None:
-        """Take in a finished request, and plan again where something has moved."""
+        """Take in a finished request, and plan again where something has moved. Errors: InputError on what is no request."""
+        check_type("request", request, Request)
         self._recent.append(request)
         self._seen += 1
         if self._seen % self._every or len(self._recent) < fit.LEAST or not self._pending.done():

@@ -32,6 +32,7 @@ from megen.errors import InputError
 from megen.types import QUANTISER_BITS, Decision
 
 Array = NDArray[np.float64]
+ROUNDED = 1e-5  # a row of probabilities in single precision may miss a sum of 1 by so much
 T = TypeVar("T", bound=np.generic)
 LONG_RUN_DISCOUNT = 0.99
 AXES = ("channel", "prompt", "phase", "backlog")  # of a state
@@ -67,6 +68,7 @@ class CMDP:
     def __post_init__(self) -> None:
         if self.deviation_s is not None and self.deviation_s.shape[:4] != (2, *self.service_s.shape[:3]):
             raise InputError(f"deviation_s has the shape {self.deviation_s.shape}, expected {(2, *self.service_s.shape[:3])} and requests")
+        _check_shapes(self)
         if len(set(self.cost_names)) < len(self.cost_names) or self.limits.shape != (len(self.cost_names),):
             raise InputError(f"each cost has one limit: got the costs {', '.join(self.cost_names)} and {self.limits.size} limits")
         c, p, a, d = self.service_s.shape
@@ -85,6 +87,7 @@ class CMDP:
             if isinstance(value, np.ndarray | float) and not np.isfinite(value).all():
                 first = "" if isinstance(value, float) else f" at {np.argwhere(~np.isfinite(value))[0].tolist()}"
                 raise InputError(f"{name} of the CMDP is not finite{first}")
+        _check_values(self)
 
     def named(self, costs: Array) -> dict[str, float]:
         """One number for each cost, by its name."""
@@ -262,7 +265,11 @@ def evaluate(cmdp: CMDP, policy: Array) -> Evaluation:
     """Solve a stochastic policy [S, A] exactly: V = (I - gamma P)^-1 r, and its occupancy.
 
     A request's prompt class tells nothing of the next one, so both systems have one unknown for each channel, phase and backlog.
+    Errors: InputError on a table of another shape, and on rows that are no probabilities.
     """
+    if policy.shape != (cmdp.states, cmdp.actions):
+        raise InputError(f"the policy has the shape {policy.shape}, expected {(cmdp.states, cmdp.actions)}: a row for each state")
+    _check_rows("the policy", policy)
     c, _, f, w = cmdp.shape
     transition = cmdp.policy_transition(policy)
     chain = cmdp.chain(transition)
@@ -275,3 +282,49 @@ def evaluate(cmdp: CMDP, policy: Array) -> Evaluation:
         values.append(signal - level + cmdp.gamma * np.matmul(transition, cmdp.next_class(value)[:, None, ..., None]).reshape(-1))
     means = np.array(signals) @ occupancy
     return Evaluation(float(means[0]), means[1:], occupancy, values[0], np.array(values[1:]).reshape(-1, cmdp.states))
+
+
+def _check_shapes(cmdp: CMDP) -> None:
+    """Tables whose axes do not fit the decisions, SNRs, prompt classes, phases and backlogs are refused. Errors: InputError."""
+    c, p, f, w = cmdp.shape
+    a = cmdp.actions
+    if cmdp.service_s.ndim != 4 or cmdp.gap_s.ndim != 2:
+        raise InputError(f"service_s must have four axes and gap_s two, got {cmdp.service_s.ndim} and {cmdp.gap_s.ndim}")
+    expected = {
+        "snr_db": (c,),
+        "backlog_s": (w,),
+        "channel": (c, c),
+        "prompts": (p,),
+        "phases": (f, f),
+        "reward": (c, p, a),
+        "service_s": (c, p, a, cmdp.service_s.shape[3]),
+        "gap_s": (f, cmdp.gap_s.shape[1]),
+    }
+    for name, shape in expected.items():
+        found = getattr(cmdp, name).shape
+        if found != shape or 0 in found:
+            raise InputError(f"{name} has the shape {found}, expected {shape}, none of them 0")
+    if np.shape(cmdp.deadline_s) not in ((), (p,)):
+        raise InputError(f"deadline_s has the shape {np.shape(cmdp.deadline_s)}, expected one number, or one for each prompt class {(p,)}")
+
+
+def _check_values(cmdp: CMDP) -> None:
+    """Probabilities that are none, axes that do not rise and negative times are refused. Errors: InputError."""
+    for name, rows in (("channel", cmdp.channel), ("phases", cmdp.phases), ("prompts", cmdp.prompts[None])):
+        _check_rows(name, rows)
+    if cmdp.backlog_s[0] != 0 or len(cmdp.backlog_s) < 2:
+        raise InputError(f"backlog_s must begin with 0 and have two cells or more, got {cmdp.backlog_s.tolist()}")
+    for name in ("backlog_s", "snr_db"):
+        if not (np.diff(getattr(cmdp, name)) > 0).all():
+            raise InputError(f"{name} must rise")
+    for name in ("service_s", "decode_s", "gap_s", "deadline_s"):
+        if np.min(getattr(cmdp, name)) < 0:
+            raise InputError(f"{name} must not be negative")
+    if not 0 < cmdp.gamma <= 1:
+        raise InputError(f"gamma must lie in (0, 1], got {cmdp.gamma}")
+
+
+def _check_rows(name: str, rows: Array) -> None:
+    """Rows that are no probabilities are refused. Errors: InputError."""
+    if not ((rows >= 0).all() and np.allclose(rows.sum(-1), 1, rtol=0, atol=ROUNDED)):
+        raise InputError(f"rows of {name} must be probabilities: none negative, of sum 1")

@@ -98,7 +98,8 @@ class Controller:
             assumptions.append(f"at the assumed load no policy keeps the limits of {', '.join(relaxed)} here: planned for the nearest")
         if not set(policy.decisions) <= set(grid.decisions):
             raise InputError(
-                f"the policy {name_or_path!r} was made for other steps, merge ratios or quantisers than the quality grid holds"
+                f"the policy {name_or_path!r} was made for other steps, merge ratios or quantisers than the quality grid of its reward"
+                f" holds, {reward_of(policy)!r}; one learned for another reward says so in about['reward']"
             )
         return cls(policy, grid, es, ue, rng, tuple(assumptions), scenario=scenario)
 

@@ -26,7 +26,7 @@ from megen.control.scenarios.main import main_cmdp
 from megen.control.scenarios.scenario import long_run
 from megen.control.simulator import Outcome, Simulator
 from megen.errors import InputError
-from megen.types import Decision
+from megen.types import Decision, check_number
 
 Array = NDArray[np.float64]
 Info = dict[str, Any]
@@ -42,8 +42,7 @@ class Main(gymnasium.Env[Any, Any]):
     metadata = {"render_modes": []}
 
     def __init__(self, cmdp: CMDP | None = None, horizon: int = HORIZON) -> None:
-        if horizon < 1:
-            raise InputError(f"an episode needs at least one request, got {horizon}")
+        check_number("horizon", horizon, 1, whole=True)
         self.cmdp = cmdp or main_cmdp()
         self.horizon = horizon
         self.simulator = Simulator(self.cmdp)
@@ -184,16 +183,23 @@ class ScalarCost(gymnasium.Wrapper[NDArray[np.float32], np.int64, NDArray[np.flo
     def __init__(self, env: gymnasium.Env[NDArray[np.float32], np.int64], which: int | None = None) -> None:
         super().__init__(env)
         limits = env.unwrapped.limits  # type: ignore[attr-defined]
-        if which is not None and not 0 <= which < len(limits):
+        if which is not None and which not in range(len(limits)):
             raise InputError(f"there are costs 0 to {len(limits) - 1}, got {which}")
         self._which = which
 
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray[np.float32], Info]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        return observation, self._scalar(info)
+
     def step(self, action: np.int64) -> tuple[NDArray[np.float32], Any, bool, bool, Info]:
         observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, reward, terminated, truncated, self._scalar(info)
+
+    def _scalar(self, info: Info) -> Info:
         costs, limits = info["cost"], info["limits"]
         one = float(np.mean(costs / limits)) if self._which is None else float(costs[self._which])
         limit = 1.0 if self._which is None else float(limits[self._which])
-        return observation, reward, terminated, truncated, {**info, "cost": one, "limit": limit}
+        return {**info, "cost": one, "limit": limit}
 
 
 def decision_places(decisions: Sequence[Decision]) -> Array:

@@ -24,6 +24,7 @@ from megen.cost.energy import RADIO_W, RADIO_W_PER_MBPS
 from megen.cost.quality_grid import QualityGrid
 from megen.errors import InputError
 from megen.metrics import DB_PER_NAT
+from megen.types import check_number
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -125,8 +126,9 @@ def drawn_from(policy: Policy, process: Process) -> Choose:
 def judge(process: Process, choose: Choose, *, links: int = 256, burn_in: int = 400, requests: int = 1000, seed: int = 0) -> Verdict:
     """Run `links` servers of their own from empty on, and take the means of `requests` of each after `burn_in`.
 
-    Errors: InputError where `links` is no multiple of `BATCHES` or `requests` none of `WINDOW`.
+    Errors: InputError where `links` is no multiple of `BATCHES` or `requests` none of `WINDOW`, and on a choice that is no decision.
     """
+    check_number("burn_in", burn_in, 0, whole=True)
     if links % BATCHES or requests % WINDOW or links < BATCHES or requests < WINDOW:
         raise InputError(f"links must be a multiple of {BATCHES} and requests of {WINDOW}, got {links} and {requests}")
     rng, limits = np.random.default_rng(seed), process.scenario.limits
@@ -213,6 +215,8 @@ def _requests(process: Process, choose: Choose, links: int, count: int, rng: np.
             p = np.minimum(np.searchsorted(prompts, rng.random(links)), len(prompts) - 1)
             b = np.minimum(np.searchsorted(budgets, rng.random(links)), len(budgets) - 1)
             a = choose(c, p, b, phase, backlog, rng)
+            if a.shape != (links,) or a.min() < 0 or a.max() >= len(steps):
+                raise InputError(f"a choice must be one of the decisions 0 to {len(steps) - 1} for each of {links} links, got {a[:5]} ...")
             air = held_out[p, a % codings, c, rng.integers(held_out.shape[-1], size=links)]
             worked = (server.es_s(0) + steps[a] * server.step_s) * _spread(server.spread, rng, links)
             decoded = decode_s[a] * _spread(phone.spread, rng, links)

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from scipy.optimize import OptimizeResult, linprog
 
 from megen.control.cmdp import CMDP
-from megen.control.markov import EXACT
-from megen.errors import InputError
+from megen.control.markov import EXACT, ILL
+from megen.errors import InputError, RunError
 
 Array = NDArray[np.float64]
 POLICY_ROUNDS = 1000  # of policy iteration, which takes some five
@@ -119,7 +119,7 @@ def least_cost(cmdp: CMDP, name: str) -> float:
 def _best_response(cmdp: CMDP, weights: Array, start: NDArray[np.int64] | None = None, gap: float = GAP) -> _Vertex:
     """The deterministic policy of most sum of weights [1 + K] by reward and costs, by policy iteration.
 
-    A decision changes only where it gains more than `gap` / 10 of the mean. Errors: RuntimeError at the cap.
+    A decision changes only where it gains more than `gap` / 10 of the mean. Errors: RunError at the cap.
     """
     c, _, f, w = cmdp.shape
     tables = np.stack([cmdp.rewards, *cmdp.costs])
@@ -138,13 +138,13 @@ def _best_response(cmdp: CMDP, weights: Array, start: NDArray[np.int64] | None =
             occupancy = cmdp.occupancy(chain)
             return _Vertex(decisions, tables[:, rows, decisions] @ occupancy, occupancy, slack)
         decisions = np.where(better, best, decisions)
-    raise RuntimeError(f"policy iteration did not end in {POLICY_ROUNDS} rounds: the tables are too ill-conditioned")
+    raise RunError(f"policy iteration did not end in {POLICY_ROUNDS} rounds: {ILL}")
 
 
 def _least_ratio(cmdp: CMDP, bounded: Sequence[int], gap: float = GAP) -> tuple[float, list[_Vertex]]:
     """The least of max_k c_k / d_k over all policies and the costs `bounded`, and vertices that mix to it.
 
-    It ends as soon as the ratio is known to be 1 at most (the limits are kept). Errors: RuntimeError at the cap.
+    It ends as soon as the ratio is known to be 1 at most (the limits are kept). Errors: RunError at the cap.
     """
     if not len(bounded):
         return 0.0, []
@@ -159,9 +159,7 @@ def _least_ratio(cmdp: CMDP, bounded: Sequence[int], gap: float = GAP) -> tuple[
         ratio, weights = _game(ratios)
         if ratio <= 1 or ratio - most <= gap * ratio:
             return ratio, vertices
-    raise RuntimeError(
-        f"whether the limits can be kept is not settled after {VERTICES} policies: between {most:.9g} and {ratio:.9g} of them"
-    )
+    raise RunError(f"whether the limits can be kept is not settled after {VERTICES} policies: between {most:.9g} and {ratio:.9g} of them")
 
 
 def _game(ratios: Array) -> tuple[float, Array]:
@@ -178,7 +176,7 @@ def _game(ratios: Array) -> tuple[float, Array]:
         options=TIGHT,
     )
     if not result.success:
-        raise RuntimeError(f"the linear program was not solved: {result.message}")
+        raise RunError(f"the linear program was not solved: {result.message}")
     weights = np.maximum(-result.ineqlin.marginals, 0)
     return float(result.fun), weights / weights.sum()
 
@@ -188,7 +186,7 @@ def _maximise(
 ) -> tuple[list[_Vertex], Array, Array, float]:
     """Vertices and their mixture [n] that maximise the objective [1 + K] while the costs `bounded` keep their limits; multipliers; bound.
 
-    `known` vertices mix to a policy that keeps them, where there are any. Errors: InfeasibleError, RuntimeError at the cap.
+    `known` vertices mix to a policy that keeps them, where there are any. Errors: InfeasibleError, RunError at the cap.
     """
     if not len(bounded):
         best = _best_response(cmdp, objective, gap=gap)
@@ -215,7 +213,7 @@ def _maximise(
                 return vertices, np.append(np.maximum(result.x, 0), np.zeros(len(vertices) - len(result.x))), multipliers, most
             if _signed(objective, rows, multipliers) @ vertex.means + allowed * multipliers @ limits > value + gap * max(1.0, abs(value)):
                 break  # the master's mixture changes with it
-    raise RuntimeError(f"the linear program was not solved with {VERTICES} policies: between {value:.9g} and {most:.9g}")
+    raise RunError(f"the linear program was not solved with {VERTICES} policies: between {value:.9g} and {most:.9g}")
 
 
 def _signed(objective: Array, rows: NDArray[np.int64], multipliers: Array) -> Array:
@@ -226,7 +224,7 @@ def _signed(objective: Array, rows: NDArray[np.int64], multipliers: Array) -> Ar
 
 
 def _master(loss: Array, ratios: Array, allowed: float) -> OptimizeResult:
-    """The mixture of least loss [n] whose costs by their limits [K, n] are `allowed` at most. Errors: RuntimeError."""
+    """The mixture of least loss [n] whose costs by their limits [K, n] are `allowed` at most. Errors: RunError."""
     result = linprog(
         loss,
         A_ub=ratios,
@@ -237,7 +235,7 @@ def _master(loss: Array, ratios: Array, allowed: float) -> OptimizeResult:
         options=TIGHT,
     )
     if not result.success:
-        raise RuntimeError(f"the linear program was not solved: {result.message}")
+        raise RunError(f"the linear program was not solved: {result.message}")
     return result
 
 

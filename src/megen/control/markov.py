@@ -17,9 +17,12 @@ from numpy.typing import NDArray
 from scipy.linalg import lu_factor, lu_solve
 from scipy.sparse.linalg import LinearOperator, bicgstab
 
+from megen.errors import RunError
+
 Array = NDArray[np.float64]
 EXACT = 1e-13  # of a solution's residual, relative
 PRODUCTS = 2000
+ILL = "the tables are too ill-conditioned: bring gaps, deadlines and the backlog's top nearer to the seconds that a request takes"
 DENSE = 700  # unknowns up to which a factorisation is faster
 
 
@@ -115,12 +118,12 @@ class Chain:
 
 
 def _solved(product: Callable[[Array], Array], right: Array, guess: Array | None, accuracy: float) -> Array:
-    """x with product(x) = right. Errors: RuntimeError where BiCGSTAB does not end."""
+    """x with product(x) = right. Errors: RunError where BiCGSTAB does not end."""
     if not right.any():
         return np.zeros_like(right)
     system = LinearOperator((len(right), len(right)), matvec=product, dtype=np.float64)
     x, unfinished = bicgstab(system, right, x0=guess, rtol=accuracy, maxiter=PRODUCTS)
     if unfinished and np.abs(system.matvec(x) - right).max() > 1e4 * accuracy * np.abs(right).max():
-        raise RuntimeError("the linear system of a policy was not solved: the tables are too ill-conditioned")
+        raise RunError(f"the linear system of a policy was not solved: {ILL}")
     out: Array = x
     return out

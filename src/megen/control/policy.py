@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -97,11 +97,28 @@ def policy_of(cmdp: CMDP, table: Array, about: dict[str, Any]) -> Policy:
 def table_of(policy: Policy, cmdp: CMDP) -> Array:
     """The policy's table [S, A] on a CMDP. Errors: PolicyError where it was learned on another one, or planned over other states."""
     if "scenario" in policy.about:
-        if policy.table.shape != (*cmdp.shape, cmdp.actions):
-            raise PolicyError("this plan has other states than the CMDP: plan again with megen control plan")
+        alike = policy.decisions == cmdp.decisions and policy.table.shape == (*cmdp.shape, cmdp.actions)
+        axes = ((policy.snr_db, cmdp.snr_db), (policy.backlog_s, cmdp.backlog_s))
+        if not (alike and all(np.allclose(mine, other, rtol=1e-9, atol=0) for mine, other in axes)):
+            raise PolicyError("this plan has other states or decisions than the CMDP: plan again with megen control plan")
     elif policy.about.get("process") != cmdp.digest:
         raise PolicyError("this policy was learned on another CMDP (grid, profiles or scenario): train one with megen control train")
     return policy.table.reshape(cmdp.states, cmdp.actions)
+
+
+def asked(cmdp: CMDP, decide: Callable[[Observation], Decision]) -> Array:
+    """The table [S, A] of any policy of which each state has one decision, as `cmdp.evaluate` takes it. Errors: InputError on a decision
+    that the CMDP does not have.
+    """
+    table = np.zeros((*cmdp.shape, cmdp.actions))
+    for place in np.ndindex(*cmdp.shape):
+        c, p, f, w = place
+        state = ChannelState(float(cmdp.snr_db[c]))
+        decision = decide(Observation(state, float(cmdp.backlog_s[w]), p, f, Budget(float(cmdp.deadlines_s[p]))))
+        if decision not in cmdp.decisions:
+            raise InputError(f"the CMDP does not have {decision}: its decisions are {', '.join(map(str, cmdp.decisions))}")
+        table[(*place, cmdp.decisions.index(decision))] = 1
+    return table.reshape(cmdp.states, cmdp.actions)
 
 
 def save(policy: Policy, path: Path) -> None:

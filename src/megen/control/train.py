@@ -22,6 +22,7 @@ from megen.control.cvpo import learner as cvpo
 from megen.control.policy import Policy
 from megen.errors import InputError
 from megen.files import write_text
+from megen.types import check_number
 
 if TYPE_CHECKING:
     from megen.control.baselines.lagrangian import LagrangianRecipe
@@ -54,11 +55,14 @@ def train(
 
     `folder` gets progress.csv as it goes and at last policy.npz with `about`. MEG-CVPO goes on after an interruption, the
     baselines start over. Also logs to TensorBoard where that is installed. `recipe` None: the usual one of algorithm, seed and iterations.
+    A controller looks a policy's reward up in `about["reward"]`; without it the reward is taken to be `reference`.
     Errors: InputError on an algorithm that is none or needs the extra `baselines`, on limits that no policy keeps, and where the
     folder holds another training. While it learns, the whole process computes on one thread (`one_thread`).
     """
     if algorithm not in ALGORITHMS:
         raise InputError(f"the algorithm must be one of {', '.join(ALGORITHMS)}, got {algorithm!r}")
+    check_number("seed", seed, 0, whole=True)
+    check_number("iterations", iterations, 1, whole=True)
     recipe = recipe or _usual_recipe(cmdp, algorithm, seed, iterations)
     options = {"algorithm": algorithm, "seed": seed, "iterations": iterations}
     if not (folder / FILE).is_file():

@@ -77,6 +77,7 @@ class QualityGrid:
 
     def __post_init__(self) -> None:
         _check(self)
+        _check_ranges(self)
 
     @cached_property
     def decisions(self) -> tuple[Decision, ...]:
@@ -209,3 +210,17 @@ def _check(grid: QualityGrid) -> None:
         value = getattr(grid, name)
         if value.shape[:-1] != shape or value.dtype.kind not in "iuf" or not (np.isfinite(value) & (value > 0)).all():
             raise QualityError(f"{name} must be positive, of shape {shape} and {last}")
+
+
+def _check_ranges(grid: QualityGrid) -> None:
+    """Shares beyond [0, 1], payloads of no bits, axes that do not rise and too few draws are refused. Errors: QualityError."""
+    for name in ("fidelity", "clean", "seen", "delivered"):
+        value = getattr(grid, name)
+        if value is not None and not ((value >= 0) & (value <= 1)).all():
+            raise QualityError(f"{name} must lie in [0, 1]")
+    if not (grid.payload_bits > 0).all():
+        raise QualityError("payload_bits must be positive")
+    if not (np.diff(grid.class_edges) >= 0).all() or not all((np.diff(axis) > 0).all() for axis in (grid.steps, grid.snr_db)):
+        raise QualityError("steps, snr_db and class_edges must rise")
+    if grid.airtime_draws_s.shape[-1] < 2:
+        raise QualityError("airtime_draws_s must hold two transmissions or more of each half, for a standard error")

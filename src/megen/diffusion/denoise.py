@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from megen.backbone import Backbone, Condition
+from megen.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,15 @@ def keep(rows: Rows, chosen: Sequence[int]) -> Rows:
 
 @torch.inference_mode()
 def advance(backbone: Backbone, rows: Rows) -> Rows:
-    """One step of every row; none may be finished."""
+    """One step of every row; none may be finished. Errors: InputError where the backbone returns another shape."""
     spec, device = backbone.spec, rows.z.device
     s, t = (torch.tensor([grid[k + j] for k, grid in zip(rows.done, rows.times, strict=True)], device=device) for j in (0, 1))
     drawn = [noise_of(spec.latent_shape, seed, k + 1) for k, seed in zip(rows.done, rows.seeds, strict=True)] if spec.stochastic else []
     noise = torch.cat(drawn).to(device) if drawn else None
     state = torch.cat([rows.z, rows.memory], 1) if spec.memory else rows.z
     after = backbone.step(state, s, t, rows.condition, noise)
+    if after.shape != state.shape:
+        raise InputError(f"a backbone's step must return the shape that it gets, {tuple(state.shape)}, got {tuple(after.shape)}")
     channels = rows.z.shape[1]
     z, memory = (after[:, :channels], after[:, channels:]) if spec.memory else (after, rows.memory)
     return replace(rows, z=z, memory=memory, done=tuple(k + 1 for k in rows.done))

@@ -13,23 +13,42 @@ from megen.control.scenarios.scenario import Scenario
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"late_limit": 0.0}, "late_limit must be positive, got 0"),
-        ({"late_limit": 1e-300}, r"late_limit must lie in \[1e-06, 1e\+09\], got 1e-300"),
+        ({"late_limit": 0.0}, r"late_limit must lie in \[1e-06, 1\], got 0"),
+        ({"late_limit": 1e-300}, r"late_limit must lie in \[1e-06, 1\], got 1e-300"),
         ({"snr_mean_db": 1e300}, r"snr_mean_db must lie in \[-100, 100\]"),
         ({"deadline_s": 1e308}, r"deadline_s must lie in \[1e-06, 1e\+09\]"),
-        ({"late_limit": 5.0}, r"late_limit must lie in \(0, 1\], got 5"),
+        ({"late_limit": 5.0}, r"late_limit must lie in \[1e-06, 1\], got 5"),
         ({"gamma": 1.5}, r"gamma must lie in \(0, 1\], got 1.5"),
         ({"phase_stay": (1.2, 0.5)}, r"phase_stay must lie in \[0, 1\)"),
         ({"snr_correlation": 1.0}, r"snr_correlation must lie in \(-1, 1\), got 1"),
-        ({"deadline_s": 0.0}, "deadline_s must be positive, got 0"),
-        ({"mean_gap_s": (0.2, -1.0)}, "mean_gap_s must be positive"),
-        ({"snr_std_db": 0.0}, "snr_std_db must be positive"),
-        ({"energy_limit_j": float("nan")}, "energy_limit_j must be finite, got nan"),
-        ({"mean_gap_s": (float("inf"), 1.0)}, "mean_gap_s must be finite"),
-        ({"backlog_cells": 1}, "a gap and two cells of backlog, got 8 and 1"),
+        ({"deadline_s": 0.0}, r"deadline_s must lie in \[1e-06, 1e\+09\], got 0"),
+        ({"mean_gap_s": (0.2, -1.0)}, r"mean_gap_s must lie in \[1e-06, 1e\+09\], got -1"),
+        ({"snr_std_db": 0.0}, r"snr_std_db must lie in \[1e-06, 1e\+09\], got 0"),
+        ({"energy_limit_j": float("nan")}, r"energy_limit_j must lie in \[1e-06, 1e\+09\], got nan"),
+        ({"mean_gap_s": (float("inf"), 1.0)}, r"mean_gap_s must lie in .* got inf"),
+        ({"backlog_cells": 1}, r"backlog_cells must lie in \[2, 10000\], got 1"),
     ],
 )
 def test_a_scenario_that_cannot_be_is_refused_as_it_is_made(change: dict, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        Scenario(**change)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"gaps": 2.5}, r"gaps must lie in \[1, 10000\], got 2.5"),
+        ({"mean_gap_s": (0.2,)}, r"mean_gap_s must be a tuple of two, got \(0.2,\)"),
+        ({"mean_gap_s": 0.5}, "mean_gap_s must be a tuple of two, got 0.5"),
+        ({"phase_stay": (0.9, 0.8, 0.7)}, "phase_stay must be a tuple of two"),
+        ({"quantiser_bits": 5.0}, "quantiser_bits must be a tuple, got 5.0"),
+        ({"deadline_s": None}, "deadline_s must lie in .* got None"),
+        ({"deadline_s": "0.7"}, "deadline_s must lie in .* got '0.7'"),
+        ({"budgets": (0.7,)}, "each of budgets must be a BudgetClass, got 0.7"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_a_scenario_of_other_types_is_refused_as_it_is_made(change: dict, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         Scenario(**change)
 

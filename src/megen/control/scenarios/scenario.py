@@ -17,15 +17,19 @@ from megen.cost.device_profile import DeviceProfile
 from megen.cost.quality_grid import REWARDS, QualityGrid
 from megen.errors import InputError
 from megen.files import read_text, write_json
-from megen.types import QUANTISER_BITS, Budget, check_number, check_quantiser_bits
+from megen.types import QUANTISER_BITS, Budget, check_number, check_quantiser_bits, check_type
 
 Array = NDArray[np.float64]
 SLOWED = 0.01, 100.0  # bounds of a factor
 USUAL_STEPS = 4  # of the bundled backbone
 LEAST, MOST, MOST_DB = 1e-6, 1e9, 100.0  # what a linear program can tell from nothing, and what still has a meaning
-POSITIVE = ("deadline_s", "energy_limit_j", "tardiness_limit_s", "backlog_top_s", "mean_gap_s", "snr_std_db", "late_limit")
+PAIRS, TUPLES = ("mean_gap_s", "phase_stay"), ("mean_gap_s", "phase_stay", "quantiser_bits", "budgets")
+OPEN = ("tardiness_limit_s",)  # None: no limit
+COUNTS = {"backlog_cells": 2, "gaps": 1, "cells_to_deadline": 1}  # whole numbers, and the least of each
+MOST_STATES = 10_000  # of one axis of the tables
+POSITIVE = ("deadline_s", "energy_limit_j", "tardiness_limit_s", "backlog_top_s", "mean_gap_s", "snr_std_db")
 BOUNDS: dict[str, tuple[Callable[[float], bool], str]] = {
-    "late_limit": (lambda x: 0 < x <= 1, "(0, 1]"),
+    "late_limit": (lambda x: LEAST <= x <= 1, f"[{LEAST:g}, 1]"),
     "gamma": (lambda x: 0 < x <= 1, "(0, 1]"),
     "snr_correlation": (lambda x: -1 < x < 1, "(-1, 1)"),
     "phase_stay": (lambda x: 0 <= x < 1, "[0, 1)"),
@@ -44,9 +48,10 @@ class BudgetClass:
     share: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if not value > 0:
-                raise InputError(f"{name} of a budget class must be positive, got {value}")
+        check_number("deadline_s of a budget class", self.deadline_s, LEAST, MOST)
+        if self.energy_j != math.inf:
+            check_number("energy_j of a budget class", self.energy_j, LEAST, MOST)
+        check_number("share of a budget class", self.share, LEAST, MOST)
 
 
 @dataclass(frozen=True)
@@ -76,27 +81,34 @@ class Scenario:
     smooth: bool = False  # lateness of a cell is the mean over the backlogs that it stands for, not that of its centre
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if value is not None and name not in ("budgets", "reward") and not np.isfinite(value).all():
-                raise InputError(f"{name} must be finite, got {value}")
-        for name in POSITIVE:
+        for name in TUPLES:
             value = getattr(self, name)
-            if value is not None and not np.min(value) > 0:
-                raise InputError(f"{name} must be positive, got {value}")
-            if value is not None and not (np.min(value) >= LEAST and np.max(value) <= MOST):
-                raise InputError(f"{name} must lie in [{LEAST:g}, {MOST:g}], got {value}")
+            if not isinstance(value, tuple) or (name in PAIRS and len(value) != 2):
+                raise InputError(f"{name} must be a tuple{' of two' if name in PAIRS else ''}, got {value!r}")
+        for name in POSITIVE:
+            for value in self._numbers(name):
+                check_number(name, value, LEAST, MOST)
         for name, (inside, bounds) in BOUNDS.items():
-            if not all(map(inside, np.ravel(getattr(self, name)).tolist())):
-                each = "each " if isinstance(getattr(self, name), tuple) else ""
-                raise InputError(f"{each}{name} must lie in {bounds}, got {getattr(self, name)}")
+            for value in self._numbers(name):
+                check_number(name, value)
+                if not inside(value):
+                    each = "each " if name in PAIRS else ""
+                    raise InputError(f"{each}{name} must lie in {bounds}, got {value}")
+        for name, least in COUNTS.items():
+            check_number(name, getattr(self, name), least, MOST_STATES, whole=True)
         if self.reward not in REWARDS:
             raise InputError(f"reward must be one of {', '.join(REWARDS)}, got {self.reward!r}")
         for bits in self.quantiser_bits:
             check_quantiser_bits(bits)
-        if self.cells_to_deadline < 1:
-            raise InputError(f"cells_to_deadline must be at least 1, got {self.cells_to_deadline}")
-        if not (self.gaps >= 1 and self.backlog_cells > 1):
-            raise InputError(f"there must be a gap and two cells of backlog, got {self.gaps} and {self.backlog_cells}")
+        for budget in self.budgets:
+            check_type("each of budgets", budget, BudgetClass)
+
+    def _numbers(self, name: str) -> tuple[float, ...]:
+        """A field's one number or two; none where it may be left open and is."""
+        value = getattr(self, name)
+        if value is None and name in OPEN:
+            return ()
+        return value if name in PAIRS else (value,)
 
     def plain(self) -> dict[str, Any]:
         """The fields as JSON holds them."""
