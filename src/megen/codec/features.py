@@ -203,10 +203,15 @@ def encode_parts(
     Before them the scale class of each (kind of stage, channel), a byte each, where the prior has no nets: all is then quantised first.
     Errors: InputError on values that are NaN, infinite or beyond `LARGEST`.
     """
-    picture, target, blocks = _quantised(rows, mapping, grid, prior, depth, order)
+    if not (np.isfinite(rows).all() and np.abs(rows).max(initial=0) <= LARGEST):
+        raise InputError(f"features hold NaN, infinity or values beyond {LARGEST}: nothing can be coded")
+    picture = _Picture.of(mapping, grid, prior, depth, order)
+    thresholds = prior.thresholds if prior.nets and not picture.layer else None  # a refinement takes it that cells are alike
+    quantiser = _Quantiser(np.rint(rows.astype(np.float64) * UNIT)[mapping], steps_of(prior, picture.depth), thresholds)
     stages = segments(*grid, order)
+    blocks: Iterable[list[Block]] = (quantiser.of_part(picture, part) for part in stages[: 1 if picture.layer else None])
     if prior.nets:
-        return b"", _coded(picture, target, blocks, len(stages))
+        return b"", _coded(picture, quantiser.target, blocks, len(stages))
     blocks = list(blocks)
     scales = _best_scales([block for part in blocks for block in part], prior)
     if picture.layer:
@@ -215,26 +220,7 @@ def encode_parts(
     with_scales = [
         [(kind, group, levels, np.broadcast_to(scales[kind, group], levels.shape)) for kind, group, levels, _ in part] for part in blocks
     ]
-    return scales.astype(np.uint8).tobytes(), _coded(picture, target, with_scales, len(stages))
-
-
-def levels_of(rows: FloatArray, mapping: IntArray, grid: tuple[int, int], prior: Prior, depth: int, *, order: str) -> Iterator[Block]:
-    """The blocks of levels that a range coder gets of rows [n, c], their scale classes beside them. Errors: as `encode_parts`."""
-    for part in _quantised(rows, mapping, grid, prior, depth, order)[2]:
-        yield from part
-
-
-def _quantised(
-    rows: FloatArray, mapping: IntArray, grid: tuple[int, int], prior: Prior, depth: int, order: str
-) -> tuple[_Picture, Whole, Iterable[list[Block]]]:
-    """The picture that is filled, the values that are wanted [h*w, c], and the blocks of each part, quantised when they are asked for."""
-    if not (np.isfinite(rows).all() and np.abs(rows).max(initial=0) <= LARGEST):
-        raise InputError(f"features hold NaN, infinity or values beyond {LARGEST}: nothing can be coded")
-    picture = _Picture.of(mapping, grid, prior, depth, order)
-    thresholds = prior.thresholds if prior.nets and not picture.layer else None  # a refinement takes it that cells are alike
-    quantiser = _Quantiser(np.rint(rows.astype(np.float64) * UNIT)[mapping], steps_of(prior, picture.depth), thresholds)
-    parts = segments(*grid, order)[: 1 if picture.layer else None]
-    return picture, quantiser.target, (quantiser.of_part(picture, part) for part in parts)
+    return scales.astype(np.uint8).tobytes(), _coded(picture, quantiser.target, with_scales, len(stages))
 
 
 def _coded(picture: _Picture, target: Whole, blocks: Iterable[list[Block]], count: int) -> Iterator[bytes]:

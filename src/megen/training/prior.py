@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,13 +11,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from megen import merging
-from megen.codec import entropy, features, transform
+from megen.codec import features, transform
 from megen.codec.features import MAX_DEPTH, MIN_DEPTH, base_step
 from megen.codec.prior import (
     ACTIVATION,
     INT32,
     LIMIT,
-    TOTAL,
     UNIT,
     VARIANCE_PER_OCTAVE,
     WEIGHT,
@@ -34,8 +32,6 @@ from megen.types import FloatArray, IntArray
 
 HIDDEN = 128
 FITTED_ORDERS = ("band", "stage")  # of the parts, in turn: they see other neighbours
-FITTED_DEPTHS, FITTED_TO = (8, 11, 14, 17, 20, 23, 26), 200  # quarter bits, and how many latents the table of levels is fitted to
-FEW = 400  # levels of a class that count as much as the logistic
 RATIOS = (0.0, 0.0, 0.25, 0.5, 0.75)
 
 
@@ -152,26 +148,7 @@ def train(
         optimiser.step()
         spent = float(total.detach()) / count + np.log2(base / UNIT)  # as if the step were 1
         shown["bits"] = 0.97 * shown.get("bits", spent) + 0.03 * spent
-    whole = Prior(step, tuple(tuple(net.whole() for net in row) for row in nets), variance=variances(latents))
-    return replace(whole, levels=fitted_levels(whole, latents[:FITTED_TO]))
-
-
-def fitted_levels(prior: Prior, latents: Float[Tensor, "n c h w"]) -> IntArray:
-    """The table of levels as they come in latents, quantised at many depths: more zeros and longer tails than a logistic has.
-
-    Symmetric; where a class has few levels, `prior`'s own table counts.
-    """
-    found = np.zeros(prior.levels.shape)
-    for number, (tokens, grid) in enumerate(_tokens(latents)):
-        depth, order = FITTED_DEPTHS[number % len(FITTED_DEPTHS)], FITTED_ORDERS[number % len(FITTED_ORDERS)]
-        for _, _, levels, classes in features.levels_of(tokens, np.arange(len(tokens)), grid, prior, depth, order=order):
-            low = entropy.low_bits(classes)
-            high = (levels + ((1 << low) >> 1)) >> low
-            np.add.at(found, (classes - entropy.PER_OCTAVE * low, high.clip(-entropy.REACH, entropy.REACH) + entropy.REACH), 1)
-    share = found + found[:, ::-1] + FEW * prior.levels / TOTAL
-    counts: IntArray = np.maximum(np.rint(TOTAL * share / share.sum(1, keepdims=True)), 1).astype(np.int64)
-    counts[:, entropy.REACH] += TOTAL - counts.sum(1)
-    return counts
+    return Prior(step, tuple(tuple(net.whole() for net in row) for row in nets), variance=variances(latents))
 
 
 def variances(latents: Float[Tensor, "n c h w"]) -> IntArray:
