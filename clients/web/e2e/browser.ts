@@ -16,6 +16,7 @@ const AXE = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.mi
 /** Screens that the page is tried on. */
 export const SCREENS = {
   phone: { viewport: { width: 390, height: 844 }, deviceScaleFactor: 2, isMobile: true, hasTouch: true },
+  'phone on its side': { viewport: { width: 844, height: 390 }, deviceScaleFactor: 2, isMobile: true, hasTouch: true },
   desktop: { viewport: { width: 1280, height: 800 } },
 } as const satisfies Record<string, BrowserContextOptions>
 
@@ -169,6 +170,32 @@ async function saying(page: Page, type: string, fields: Readonly<Record<string, 
     },
     { type, fields },
   )
+}
+
+/** From its next load on the page hears that its requests wait at these positions, one after the other, and nothing else of them. */
+export async function queued(page: Page, positions: readonly number[], everyMs: number): Promise<void> {
+  await page.routeWebSocket(/\/v1\/ws$/, (near) => {
+    const far = near.connectToServer()
+    far.onMessage((message) => {
+      if (typeof message !== 'string') return
+      const said = JSON.parse(message) as { type: string }
+      if (said.type === 'welcome') near.send(message)
+      if (said.type !== 'accepted') return
+      positions.forEach((position, k) => setTimeout(() => near.send(JSON.stringify({ ...said, position })), k * everyMs))
+    })
+  })
+}
+
+/** Types of the page's messages of requests, as they are sent. */
+export function asked(page: Page): readonly string[] {
+  const types: string[] = []
+  page.on('websocket', (socket) => {
+    socket.on('framesent', ({ payload }) => {
+      const { type } = JSON.parse(String(payload)) as { type: string }
+      if (['generate', 'resume', 'cancel'].includes(type)) types.push(type)
+    })
+  })
+  return types
 }
 
 /** The largest difference between the picture on the page and a PNG file, in levels; infinite where their sizes differ. */

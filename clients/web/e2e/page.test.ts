@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Browser } from 'playwright-core'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
-import { asAnEarlierPageKept, coarsely, difference, fill, kept, launch, ready, SCREENS, type Visit, violations, visit, whole } from './browser'
+import { asAnEarlierPageKept, asked, coarsely, difference, fill, kept, launch, queued, ready, SCREENS, type Visit, violations, visit, whole } from './browser'
 import { Proxy } from './proxy'
 import { python, startServer } from './server'
 
@@ -67,6 +67,7 @@ describe.each(Object.entries(SCREENS))('on a %s', (screen, options) => {
     await page.click('#draw')
     await page.waitForSelector('#frame[data-state=rough]')
     expect(await status()).toMatch(/step \d of 4|part|Developing/)
+    expect(await page.getAttribute('#picture', 'aria-label')).toBe(PROMPT)
     await shot(`${screen}-preview`)
     await whole(page)
     expect(await difference(page, twin)).toBeLessThanOrEqual(1)
@@ -155,6 +156,7 @@ describe('on a phone', () => {
     await page.click('#pictures button')
     await page.waitForSelector('#frame[data-state=whole]', { timeout: 60_000 })
     expect(await difference(page, twin)).toBeLessThanOrEqual(1)
+    expect(await status()).toBe('Decoded again on this device.')
     await shot('phone-offline')
     expect(await axe()).toEqual([])
 
@@ -202,6 +204,154 @@ describe('on a phone', () => {
     await page.keyboard.press('Enter')
     await page.waitForSelector('#cancel:visible')
     await page.click('#cancel')
+  })
+})
+
+describe('on a phone, what is there stays', () => {
+  const shows = async (prompt: string) => {
+    const { page } = seen
+    expect(await page.getAttribute('#frame', 'data-state')).toBe('whole')
+    expect(await page.getAttribute('#picture', 'aria-label')).toBe(prompt)
+    expect(await page.textContent('#caption .said')).toBe(prompt)
+    expect(await page.isVisible('#save')).toBe(true)
+    expect(await difference(page, twin)).toBeLessThanOrEqual(1)
+  }
+
+  test('where the next request is cancelled or refused', async () => {
+    seen = await visit(browser, url, SCREENS.phone)
+    const { page } = seen
+    await ready(page)
+    await fill(page, PROMPT, 4, SEED)
+    await page.click('#draw')
+    await whole(page)
+    await fill(page, 'a castle at night', 12, null)
+    await page.click('#draw')
+    await page.waitForSelector('#frame[data-state=rough]')
+    expect(await page.getAttribute('#picture', 'aria-label')).toBe('a castle at night')
+    await page.click('#cancel')
+    expect(await status()).toBe('Cancelled.')
+    await shows(PROMPT)
+    await fill(page, '🏰', 4, null)
+    await page.click('#draw')
+    await page.waitForSelector('#problem:visible')
+    await shows(PROMPT)
+  })
+
+  test('and connected, where the server has the next request wait', async () => {
+    const limited = await startServer(['--requests-a-minute', '1'])
+    try {
+      seen = await visit(browser, limited.url.href, SCREENS.phone)
+      const { page } = seen
+      await ready(page)
+      await fill(page, PROMPT, 4, SEED)
+      await page.click('#draw')
+      await whole(page)
+      await page.click('#variation')
+      await page.waitForFunction(() => document.querySelector('#status')?.textContent?.startsWith('Too many requests. Trying again in '))
+      expect(await page.textContent('#link')).toBe('Connected')
+      expect(await page.isHidden('#offline')).toBe(true)
+      await shot('phone-too-many')
+      await page.click('#cancel')
+      expect(await page.textContent('#link')).toBe('Connected')
+      await shows(PROMPT)
+    } finally {
+      limited.stop()
+    }
+  })
+
+  test('of the form and the request, where the page is loaded again', async () => {
+    seen = await visit(browser, url, SCREENS.phone)
+    const { page } = seen
+    const types = asked(page)
+    await ready(page)
+    await page.reload()
+    await page.waitForSelector('#link[data-state=open]')
+    await fill(page, PROMPT, 4, SEED)
+    await page.click('#draw')
+    await page.waitForFunction(() => document.querySelector('#status')?.textContent?.startsWith('Drawing'))
+    await page.reload()
+    await whole(page)
+    await shows(PROMPT)
+    expect(types).toEqual(['generate', 'resume'])
+    await page.goto('about:blank')
+    await page.goBack()
+    await page.waitForSelector('#link[data-state=open]')
+    expect(await page.inputValue('#prompt')).toBe(PROMPT)
+    expect(await page.inputValue('#seed')).toBe(String(SEED))
+    expect(await page.isChecked('input[name=steps][value="4"]')).toBe(true)
+    expect(await page.getAttribute('.chip[aria-pressed=true]', 'class')).toBe('chip')
+    expect(types).toEqual(['generate', 'resume'])
+  })
+})
+
+describe('the page', () => {
+  test('says each new place in the line', async () => {
+    seen = await visit(browser, url, SCREENS.phone)
+    const { page } = seen
+    await queued(page, [9, 4, 0], 500)
+    await page.reload()
+    await page.waitForSelector('#link[data-state=open]')
+    await page.fill('#prompt', 'a castle')
+    await page.click('#draw')
+    for (const line of ['In line, 9 ahead of you.', 'In line, 4 ahead of you.', 'The server begins.']) {
+      await page.waitForFunction((line) => document.querySelector('#status')?.textContent === line, line, { polling: 20 })
+    }
+  })
+
+  test('shows a wrong seed where the options are closed', async () => {
+    seen = await visit(browser, url, SCREENS.phone)
+    const { page, complaints } = seen
+    await fill(page, PROMPT, 4, -1)
+    await page.click('#draw')
+    await page.waitForSelector('#seed:focus')
+    expect(await page.isVisible('#seed')).toBe(true)
+    expect(complaints).toEqual([])
+  })
+
+  test('keeps a long prompt short until it is opened', async () => {
+    seen = await visit(browser, url, SCREENS.phone)
+    const { page } = seen
+    const prompt = 'a castle at dawn, '.repeat(110)
+    await fill(page, prompt, 1, SEED)
+    await page.click('#draw')
+    await whole(page)
+    const high = async () => (await page.locator('#caption .said').boundingBox())?.height ?? 0
+    expect(await high()).toBeLessThan(80)
+    await shot('phone-long')
+    expect(await axe()).toEqual([])
+    await page.click('#caption .said summary')
+    expect(await high()).toBeGreaterThan(500)
+  })
+
+  test('shows picture and button at once on a phone on its side', async () => {
+    seen = await visit(browser, url, SCREENS['phone on its side'])
+    const { page } = seen
+    for (const id of ['#frame', '#draw']) {
+      const box = await page.locator(id).boundingBox()
+      expect((box?.y ?? 0) + (box?.height ?? 0)).toBeLessThanOrEqual(390)
+    }
+  })
+
+  test('fits where the browser doubles its font size', async () => {
+    seen = await visit(browser, url, SCREENS.phone)
+    const { page } = seen
+    await page.evaluate(() => (document.documentElement.style.fontSize = '200%'))
+    await shot('phone-large-type')
+    expect(await page.evaluate(() => getComputedStyle(document.body).fontSize)).toBe('32px')
+    expect(await page.evaluate(() => document.documentElement.scrollWidth - innerWidth)).toBeLessThanOrEqual(0)
+  })
+
+  test('in another tab has the pictures of this one', async () => {
+    seen = await visit(browser, url, SCREENS.phone)
+    const { page, context } = seen
+    const other = await context.newPage()
+    await other.goto(url)
+    await fill(page, 'a castle', 1, SEED)
+    await page.click('#draw')
+    await whole(page)
+    await other.waitForFunction(() => document.querySelector('#count')?.textContent === '1')
+    await page.click('#delete')
+    await other.waitForSelector('#shelf', { state: 'hidden' })
   })
 })
 

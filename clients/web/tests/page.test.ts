@@ -3,10 +3,12 @@ import { energyOf, spansOf } from '../src/page/breakdown'
 import { fileName } from '../src/page/saving'
 import { Status } from '../src/page/status'
 import { KINDS, phrasesIn, surprise, toggled } from '../src/page/vocabulary'
-import { joules, seconds, sentence, size, stageShare, stageText, times, waitText } from '../src/page/wording'
+import { againText, joules, seconds, sentence, size, stageShare, stageText, times, waitText } from '../src/page/wording'
+import { Draft } from '../src/store/draft'
 import { Memory, tokenIn } from '../src/store/memory'
 import { bytesOf } from './helpers'
 import { randomOf } from './random'
+import { ID } from './said'
 
 describe('chips', () => {
   test('a phrase is added, taken away, and takes the place of those of its kind', () => {
@@ -75,6 +77,11 @@ describe('wording', () => {
     expect(shares).toEqual([...shares].sort((a, b) => a - b))
   })
 
+  test('why a request waits is said, and when it is asked again', () => {
+    expect(againText('too many requests: try again in 51 s', 50_900)).toBe('Too many requests. Trying again in 51 s.')
+    expect(againText('the server is busy: 9 requests wait, try again in 3 s', 3000)).toBe('The server is busy: 9 requests wait. Trying again in 3 s.')
+  })
+
   test('a file is named by its prompt', () => {
     expect(fileName('A lighthouse, at sunset; ../x', 3)).toBe('a-lighthouse-at-sunset-x-3.png')
     expect(fileName('¿?', 3)).toBe('3.png')
@@ -99,10 +106,39 @@ describe('the breakdown', () => {
   })
 })
 
-describe('what is remembered', () => {
-  const storage = (kept: Record<string, string>) =>
-    ({ getItem: (key: string) => kept[key] ?? null, setItem: (key: string, value: string) => (kept[key] = value) }) as unknown as Storage
+const storage = (kept: Record<string, string>) =>
+  ({ getItem: (key: string) => kept[key] ?? null, setItem: (key: string, value: string) => (kept[key] = value) }) as unknown as Storage
 
+describe('what a tab remembers', () => {
+  const sent = { id: ID, prompt: 'a castle', seed: 7, wishes: { steps: 4, deadlineS: null, energyJ: null }, beganMs: Date.now() - 1000 }
+
+  test('the form, and the request on its way while the server keeps it', () => {
+    const kept: Record<string, string> = {}
+    const draft = new Draft(storage(kept))
+    expect([draft.form, draft.sent]).toEqual([{}, null])
+    draft.form = { prompt: 'a castle', seed: '7' }
+    draft.sent = sent
+    const later = new Draft(storage(kept))
+    expect([later.form, later.sent]).toEqual([{ prompt: 'a castle', seed: '7' }, sent])
+    later.sent = { ...sent, beganMs: Date.now() - 600_001 }
+    expect(later.sent).toBe(null)
+    later.sent = null
+    expect(later.sent).toBe(null)
+  })
+
+  test('a browser that keeps nothing, or something else, is no error', () => {
+    const draft = new Draft(null)
+    draft.form = { prompt: 'a castle' }
+    draft.sent = sent
+    expect([draft.form, draft.sent]).toEqual([{}, null])
+    for (const odd of ['{', '1', '{"id": 1}']) {
+      const odds = new Draft(storage({ 'megen.form': odd === '{"id": 1}' ? '[]' : odd, 'megen.sent': odd }))
+      expect([odds.form, odds.sent]).toEqual([{}, null])
+    }
+  })
+})
+
+describe('what is remembered', () => {
   test('the token and the median of the last times', () => {
     const kept: Record<string, string> = {}
     const memory = new Memory(storage(kept))
@@ -160,4 +196,9 @@ describe('the line under the picture', () => {
     status.loaded()
     expect(line()).toBe('Getting this device ready: 50 %.') // the stage goes on, and its next line follows
   })
+})
+
+test("the text grows with the browser's font size", () => {
+  const style = new TextDecoder().decode(bytesOf('clients/web/src/page/style.css'))
+  expect(style.match(/font(-size)?:[^;]*\dpx/g)).toBe(null)
 })

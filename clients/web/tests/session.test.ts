@@ -68,6 +68,40 @@ describe('a request', () => {
     expect(told(hear(done))).toMatchObject([{ type: 'done', reconnects: 1 }])
   })
 
+  test('that is made anew after a cut was not resumed', () => {
+    connect()
+    ask()
+    hear(ACCEPTED)
+    session.lost('', 0)
+    session.due(200)
+    expect(sent([...session.opened(), ...hear(WELCOME)])[1]).toMatchObject({ type: 'resume' })
+    hear({ type: 'error', code: 'unknown_request', message: 'no such request', id: ID })
+    hear(ACCEPTED)
+    hear(coded)
+    for (const part of [0, 1, 2]) session.received(frame(part, part, BYTES), 0)
+    expect(told(hear(done))).toMatchObject([{ type: 'done', reconnects: 0 }])
+  })
+
+  test('that waited for its turn was not resumed', () => {
+    connect()
+    ask()
+    hear({ type: 'error', code: 'busy', message: 'the queue is full', id: ID, retryable: true, retry_after_s: 8 })
+    session.due(8000)
+    hear(ACCEPTED)
+    hear(coded)
+    for (const part of [0, 1, 2]) session.received(frame(part, part, BYTES), 0)
+    expect(told(hear(done))).toMatchObject([{ type: 'done', reconnects: 0 }])
+  })
+
+  test('goes on after the page was loaded again', () => {
+    expect(session.request).toBe(null)
+    expect(session.resume(OTHER, { prompt: 'a castle', seed: 7 }, -5000)).toEqual([])
+    expect(session.request).toBe(OTHER)
+    expect(sent(connect())[1]).toEqual({ type: 'resume', id: OTHER, have: [] })
+    const anew = hear({ type: 'error', code: 'unknown_request', message: 'no such request', id: OTHER })
+    expect(sent(anew)).toEqual([{ type: 'generate', id: OTHER, prompt: 'a castle', seed: 7 }])
+  })
+
   test('is asked anew where the server has lost it, and after a failure under another id', () => {
     connect()
     ask()
@@ -84,7 +118,9 @@ describe('a request', () => {
     connect()
     ask()
     const busy = { type: 'error', code: 'busy', message: 'the queue is full', id: ID, retryable: true, retry_after_s: 8 }
-    expect(timers(hear(busy)).at(-1)).toBe(8000)
+    const waits = hear(busy)
+    expect(timers(waits).at(-1)).toBe(8000)
+    expect(told(waits)).toMatchObject([{ kind: 'anew' }, { kind: 'again', why: 'the queue is full', ms: 8000 }])
     expect(sent(session.due(8000))).toMatchObject([{ type: 'generate', id: ID }])
     const late = hear(busy, 599_000)
     expect(told(late).at(-1)).toMatchObject({ kind: 'failed' })
@@ -142,6 +178,14 @@ describe('a connection', () => {
     expect(ask()[0]).toEqual({ do: 'connect' })
     hear({ type: 'error', code: 'unauthorised', message: 'this server asks for a token' })
     expect(session.renew()).toContainEqual({ do: 'connect' })
+  })
+
+  test('without a token says that one is needed', () => {
+    session = new Session(() => ({ client: 'test', token: null, decodeS: null }), () => ID)
+    session.renew()
+    session.opened()
+    const refused = hear({ type: 'error', code: 'unauthorised', message: 'this server asks for a token, and this is not one of its own' })
+    expect(told(refused)).toEqual([{ kind: 'unauthorised', why: 'this server asks for a token' }])
   })
 
   test('is made anew only where no request is on it', () => {

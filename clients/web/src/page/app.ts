@@ -2,9 +2,10 @@ import { joined } from '../codec/bytes'
 import type { News, Notice, Reply, Session } from '../protocol/session'
 import { Shell } from '../protocol/socket'
 import { dropOthers } from '../receiver/kept'
-import type { Answer, Files } from '../receiver/messages'
+import type { Answer, Decoded, Files } from '../receiver/messages'
 import { Receiver } from '../receiver/receiver'
 import { RUNTIME } from '../receiver/runtime'
+import type { Draft } from '../store/draft'
 import type { Entry } from '../store/entry'
 import type { History } from '../store/history'
 import type { Memory } from '../store/memory'
@@ -25,10 +26,14 @@ const ABOUT_BYTES = 24.1e6
 export class App {
   readonly #session: Session
   readonly #memory: Memory
+  readonly #draft: Draft
   readonly #history: History
   readonly #shell: Shell
   readonly #receiver = new Receiver((answer) => this.#decoded(answer))
-  readonly #form = new Form((asked) => this.#ask(asked))
+  readonly #form = new Form(
+    (asked) => this.#ask(asked),
+    (fields) => (this.#draft.form = fields),
+  )
   readonly #picture = new Picture()
   readonly #result = new Result()
   readonly #status = new Status()
@@ -39,11 +44,14 @@ export class App {
   #files: Files | null = null
   #run: Run | null = null
   #entry: Entry | null = null
+  /** The last whole picture, which comes back where the next one does not come. */
+  #whole: { readonly entry: Entry; readonly picture: Decoded } | null = null
   #last: Asked | null = null
 
-  constructor(session: Session, memory: Memory, history: History) {
+  constructor(session: Session, memory: Memory, draft: Draft, history: History) {
     this.#session = session
     this.#memory = memory
+    this.#draft = draft
     this.#history = history
     this.#shell = new Shell(session, (news) => this.#heard(news))
     const uses: Readonly<Record<string, () => unknown>> = {
@@ -63,8 +71,11 @@ export class App {
     })
   }
 
-  /** Connect, and show what is kept. */
+  /** Connect, show what is kept, and go on with what was begun. */
   async start(): Promise<void> {
+    this.#form.write(this.#draft.form)
+    this.#resume()
+    this.#history.changed = () => void this.#refresh()
     this.#shell.run(this.#session.renew())
     const entries = await this.#refresh()
     const last = entries[0]
@@ -81,14 +92,34 @@ export class App {
 
   #ask({ prompt, seed, wishes }: Asked): void {
     if (this.#run !== null || prompt === '') return
-    const asked = (this.#last = { prompt, seed, wishes })
+    const run = this.#begin({ prompt, seed, wishes }, performance.now())
+    this.#shell.run(this.#session.ask(requestOf(run.asked), run.beganMs))
+    this.#keep(run)
+  }
+
+  /** Go on with the request that was on its way when the page was left. */
+  #resume(): void {
+    const sent = this.#draft.sent
+    if (sent === null) return
+    const { id, beganMs, ...asked } = sent
+    const run = this.#begin(asked, beganMs - performance.timeOrigin)
+    this.#shell.run(this.#session.resume(id, requestOf(asked), run.beganMs))
+  }
+
+  #begin(asked: Asked, beganMs: number): Run {
+    this.#last = asked
     this.#entry = null
-    this.#run = newRun(asked, performance.now())
+    this.#run = newRun(asked, beganMs)
     this.#busy(true)
     this.#picture.begin()
     this.#status.stage({ at: 'sent' })
     byId('frame').scrollIntoView({ block: 'nearest' })
-    this.#shell.run(this.#session.ask(requestOf(asked), performance.now()))
+    return this.#run
+  }
+
+  #keep({ asked, beganMs }: Run): void {
+    const id = this.#session.request
+    if (id !== null) this.#draft.sent = { id, ...asked, beganMs: beganMs + performance.timeOrigin }
   }
 
   #cancel(): void {
@@ -100,8 +131,13 @@ export class App {
     if (this.#run?.accepted) this.#receiver.drop(this.#run.accepted.id)
     this.#run = null
     this.#busy(false)
-    this.#picture.stop()
     this.#status.rest(line)
+    if (this.#whole === null) return this.#picture.clear()
+    const { entry, picture } = this.#whole
+    this.#entry = entry
+    this.#picture.show(picture, entry.prompt)
+    this.#result.show(entry)
+    this.#shelf.mark(entry.id)
   }
 
   #fail(why: string): void {
@@ -114,6 +150,7 @@ export class App {
     byId('cancel').hidden = !busy
     this.#shelf.lock(busy)
     this.#status.problem(null)
+    if (!busy) this.#draft.sent = null
     if (busy) this.#result.hide()
     if (busy) this.#shelf.mark(null)
   }
@@ -134,18 +171,20 @@ export class App {
     const run = this.#run
     if (news.kind === 'link') this.#status.link(news.state, news.state === 'waiting' ? news.ms : 0, run !== null)
     else if (news.kind === 'unauthorised') {
-      this.#stop('')
+      if (run !== null) this.#stop('')
       this.#shell.run(this.#session.cancel())
       this.#status.link('unauthorised')
       this.#status.problem(news.why, false)
       byId('token-form').hidden = false
     } else if (run === null) return
     else if (news.kind === 'failed') this.#fail(news.why)
+    else if (news.kind === 'again') this.#status.again(news.why, news.ms)
     else if (news.kind === 'anew') {
       if (run.accepted) this.#receiver.drop(run.accepted.id)
       restart(run)
+      this.#keep(run)
     } else if (news.kind === 'preview') {
-      void this.#picture.preview(new Blob([news.frame.data.slice()], { type: 'image/webp' }))
+      void this.#picture.preview(new Blob([news.frame.data.slice()], { type: 'image/webp' }), run.asked.prompt)
     } else {
       const { part, data, request } = news.frame
       run.parts.set(part, data)
@@ -160,7 +199,7 @@ export class App {
     const run = this.#run
     if (run === null) return
     if (news.type === 'accepted') {
-      if (run.accepted === null) this.#status.stage({ at: 'queued', position: news.position })
+      if (news.position > 0 || news.position !== run.accepted?.position) this.#status.stage({ at: 'queued', position: news.position })
       run.accepted = news
     } else if (news.type === 'step') this.#status.stage({ at: 'drawing', done: news.done, of: news.of })
     else if (news.type === 'coded') {
@@ -195,8 +234,8 @@ export class App {
       void this.#settle(run)
     } else if (answer.id === entry?.id) {
       this.#picture.show(answer, entry.prompt)
-      const how = entry.files === null ? 'Kept on this device' : 'Decoded again on this device'
-      this.#status.rest(this.#status.offline ? `${how}, offline.` : `${how}.`)
+      if (answer.final) this.#whole = { entry, picture: answer }
+      this.#status.rest(entry.files === null ? 'Kept on this device.' : 'Decoded again on this device.')
     }
   }
 
@@ -216,6 +255,7 @@ export class App {
     const entry = entryOf(run, run.picture === null ? this.#files : null, made)
     this.#run = null
     this.#entry = entry
+    this.#whole = { entry, picture: final.picture }
     this.#busy(false)
     this.#status.rest('Done.')
     this.#result.show(entry)
@@ -231,7 +271,7 @@ export class App {
     this.#last = entry
     this.#status.problem(null)
     this.#picture.begin()
-    void this.#picture.preview(entry.thumbnail)
+    void this.#picture.preview(entry.thumbnail, entry.prompt)
     this.#status.stage({ at: 'decoding' })
     this.#result.show(entry)
     this.#shelf.mark(entry.id)
@@ -249,7 +289,7 @@ export class App {
 
   async #forget(gone: Promise<void>, line: string): Promise<void> {
     await gone
-    this.#entry = null
+    this.#entry = this.#whole = null
     this.#picture.clear()
     this.#result.hide()
     this.#status.rest(line)

@@ -22,9 +22,13 @@ export class Form {
   readonly #prompt = byId<HTMLTextAreaElement>('prompt')
   readonly #chips = new Map<string, HTMLButtonElement>()
 
-  constructor(ask: (asked: Asked) => void) {
+  readonly #keep: (fields: Readonly<Record<string, unknown>>) => void
+
+  constructor(ask: (asked: Asked) => void, keep: (fields: Readonly<Record<string, unknown>>) => void) {
+    this.#keep = keep
     this.#makeChips()
-    this.#prompt.addEventListener('input', () => this.#press())
+    this.#form.addEventListener('input', () => this.#changed())
+    this.#form.addEventListener('invalid', ({ target }) => openAround(target), true)
     this.#prompt.addEventListener('keydown', (event) => {
       if (event.key !== 'Enter' || event.shiftKey || event.isComposing) return
       event.preventDefault()
@@ -36,7 +40,7 @@ export class Form {
     })
     byId('surprise').addEventListener('click', () => {
       this.#prompt.value = surprise(Math.random)
-      this.#press()
+      this.#changed()
     })
   }
 
@@ -47,9 +51,12 @@ export class Form {
     }
   }
 
-  /** Show a request that was made before. */
-  write(prompt: string): void {
-    this.#prompt.value = prompt
+  /** Fill in the fields that were kept. */
+  write(fields: Readonly<Record<string, unknown>>): void {
+    for (const [name, value] of Object.entries(fields)) {
+      const field = this.#form.elements.namedItem(name)
+      if (field !== null) Object.assign(field, { value: String(value) })
+    }
     this.#press()
   }
 
@@ -70,7 +77,7 @@ export class Form {
         const chip = element('button', { type: 'button', class: 'chip', 'aria-pressed': 'false' }, phrase)
         chip.addEventListener('click', () => {
           this.#prompt.value = toggled(this.#prompt.value, phrase)
-          this.#press()
+          this.#changed()
         })
         this.#chips.set(phrase, chip)
         group.append(chip)
@@ -79,8 +86,19 @@ export class Form {
     }
   }
 
+  #changed(): void {
+    this.#press()
+    this.#keep(Object.fromEntries(new FormData(this.#form)))
+  }
+
   #press(): void {
     const said = phrasesIn(this.#prompt.value)
     for (const [phrase, chip] of this.#chips) chip.setAttribute('aria-pressed', String(said.has(phrase)))
   }
+}
+
+/** Open the details that hide a field, so that the browser can point at it. */
+function openAround(field: EventTarget | null): void {
+  const details = field instanceof Element ? field.closest('details') : null
+  if (details !== null) details.open = true
 }

@@ -26,19 +26,14 @@ export class Picture {
     this.#state('idle')
   }
 
-  /** What was there before stays, and nothing else comes. */
-  stop(): void {
-    if (this.#canvas.hidden || this.#frame.dataset['state'] !== 'whole') this.clear()
-  }
-
   /** A rough picture, which gives way to whatever came after it was handed over. */
-  async preview(image: Blob): Promise<void> {
+  async preview(image: Blob, alt: string): Promise<void> {
     const number = (this.#shown += 1)
     const bitmap = await createImageBitmap(image).catch(() => null)
     if (bitmap === null) return
     if (number === this.#shown) {
       const { width, height } = this.#canvas
-      const context = this.#sized(width, height)
+      const context = this.#sized(width, height, alt)
       context.imageSmoothingQuality = 'high'
       context.drawImage(bitmap, 0, 0, width, height)
       this.#state('rough')
@@ -50,8 +45,7 @@ export class Picture {
   show({ rgba, width, height, parts, of, final }: Decoded, alt: string): void {
     this.#shown += 1
     this.#frame.style.setProperty('--missing', String(final ? 0 : 1 - parts / of))
-    this.#sized(width, height).putImageData(new ImageData(rgba, width, height), 0, 0)
-    this.#canvas.setAttribute('aria-label', alt)
+    this.#sized(width, height, alt).putImageData(new ImageData(rgba, width, height), 0, 0)
     this.#state(final ? 'whole' : 'part')
   }
 
@@ -79,10 +73,11 @@ export class Picture {
     return file
   }
 
-  #sized(width: number, height: number): CanvasRenderingContext2D {
+  #sized(width: number, height: number, alt: string): CanvasRenderingContext2D {
     const canvas = this.#canvas
     if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height]
     canvas.hidden = false
+    canvas.setAttribute('aria-label', alt)
     const context = canvas.getContext('2d')
     if (context === null) throw new Error('this browser draws nothing')
     return context

@@ -11,6 +11,9 @@ const PLACES: readonly (readonly [keyof Spans, string])[] = [
   ['device', 'this device'],
 ]
 
+/** Longer texts of a caption are cut short until they are opened. */
+const SHORT_CHARS = 160
+
 /** What is said of a picture. */
 export class Result {
   readonly #section = byId('result')
@@ -83,9 +86,14 @@ export class Result {
 }
 
 function captionOf({ prompt, added, missing, conflict }: Entry): Node[] {
-  const nodes: Node[] = [element('span', { class: 'said' }, prompt)]
-  if (added.length > 0) nodes.push(element('span', { class: 'added' }, 'added: ', added.join(', ')))
-  if (conflict) nodes.push(element('span', { class: 'missing' }, conflict))
-  if (missing.length > 0) nodes.push(element('span', { class: 'missing' }, 'not in this world: ', missing.join(', ')))
+  const nodes: Node[] = [lineOf('said', prompt)]
+  if (added.length > 0) nodes.push(lineOf('added', `added: ${added.join(', ')}`))
+  if (conflict) nodes.push(lineOf('missing', conflict))
+  if (missing.length > 0) nodes.push(lineOf('missing', `not in this world: ${missing.join(', ')}`))
   return nodes
+}
+
+function lineOf(kind: string, text: string): Node {
+  if (text.length <= SHORT_CHARS) return element('span', { class: kind }, text)
+  return element('details', { class: kind }, element('summary', {}, text))
 }

@@ -1,5 +1,5 @@
 import { byId } from './dom'
-import { sentence, type Stage, stageShare, stageText, waitText } from './wording'
+import { againText, sentence, type Stage, stageShare, stageText, waitText } from './wording'
 
 /** How the connection is. */
 export type LinkState = 'connecting' | 'open' | 'waiting' | 'unauthorised'
@@ -58,6 +58,11 @@ export class Status {
     this.#link.textContent = LINK_WORDS[state]
     if (state === 'waiting' && asking) this.#say(`The connection is lost. Trying again in ${waitText(ms)}.`)
     byId('offline').hidden = state !== 'waiting'
+  }
+
+  /** The server has the request wait. */
+  again(why: string, ms: number): void {
+    this.#say(againText(why, ms))
   }
 
   /** Whether there is no connection to the server. */

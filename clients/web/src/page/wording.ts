@@ -51,6 +51,11 @@ export function stageShare(stage: Stage): number {
   return stage.at === 'decoding' ? 0.9 : 0.02
 }
 
+/** Why the server has a request wait, and when it is asked again. */
+export function againText(why: string, ms: number): string {
+  return `${sentence(why.replace(/[:,] try again in \d+ s$/, ''))} Trying again in ${waitText(ms)}.`
+}
+
 /** How many seconds until another try, rounded up. */
 export function waitText(ms: number): string {
   return `${Math.max(1, Math.ceil(ms / 1000))} s`

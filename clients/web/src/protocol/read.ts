@@ -16,7 +16,7 @@ import {
   type Welcome,
 } from './messages'
 
-const id = like(/^[0-9a-f]{32}$/, 'the id of a request')
+export const id = like(/^[0-9a-f]{32}$/, 'the id of a request')
 export const path = like(/^\/(?!\/)[\w./-]+$/, 'a path of this server')
 const count = whole(0, 2 ** 53 - 1)
 const size = whole(1, 8192)

@@ -10,7 +10,7 @@ const GREETING_MS = 10_000
 /** Without any message while a request runs. */
 const SILENT_MS = 30_000
 /** How long a server keeps a request for a resume. */
-const PATIENCE_MS = 600_000
+export const PATIENCE_MS = 600_000
 
 /** What the shell does: it has one socket and one timer. */
 export type Action =
@@ -24,6 +24,7 @@ export type Action =
 export type Notice =
   | { readonly kind: 'link'; readonly state: 'connecting' | 'open' }
   | { readonly kind: 'link'; readonly state: 'waiting'; readonly why: string; readonly ms: number }
+  | { readonly kind: 'again'; readonly why: string; readonly ms: number }
   | { readonly kind: 'unauthorised'; readonly why: string }
   | { readonly kind: 'failed'; readonly why: string }
   | { readonly kind: 'anew'; readonly why: string }
@@ -40,7 +41,7 @@ interface Asking {
   readonly parts: Parts
   readonly beganMs: number
   accepted: boolean
-  connections: number
+  reconnects: number
   bytes: number
 }
 
@@ -74,12 +75,19 @@ export class Session {
     return this.#phase === 'waiting' ? this.#connect() : []
   }
 
+  /** The id of the request. */
+  get request(): string | null {
+    return this.#asking?.message.id ?? null
+  }
+
   /** Ask for a picture; one at a time. */
   ask(fields: Omit<Generate, 'type' | 'id'>, nowMs: number): Action[] {
-    const message: Generate = { type: 'generate', id: this.#newId(), ...fields }
-    this.#asking = { message, parts: { arrived: new Map(), total: null }, beganMs: nowMs, accepted: false, connections: 0, bytes: 0 }
-    if (this.#phase === 'open') return this.#request()
-    return this.#phase === 'unauthorised' ? this.#connect() : this.hurry()
+    return this.#begin({ type: 'generate', id: this.#newId(), ...fields }, nowMs, false)
+  }
+
+  /** Go on with a request that began before the page was loaded again. */
+  resume(id: string, fields: Omit<Generate, 'type' | 'id'>, beganMs: number): Action[] {
+    return this.#begin({ type: 'generate', id, ...fields }, beganMs, true)
   }
 
   /** Stop the request. The server hears of it, if need be with the next connection. */
@@ -133,6 +141,12 @@ export class Session {
     return this.#request()
   }
 
+  #begin(message: Generate, beganMs: number, accepted: boolean): Action[] {
+    this.#asking = { message, parts: { arrived: new Map(), total: null }, beganMs, accepted, reconnects: 0, bytes: 0 }
+    if (this.#phase === 'open') return this.#request()
+    return this.#phase === 'unauthorised' ? this.#connect() : this.hurry()
+  }
+
   #connect(): Action[] {
     this.#phase = 'connecting'
     return [{ do: 'connect' }, { do: 'timer', ms: GREETING_MS }, tell({ kind: 'link', state: 'connecting' })]
@@ -148,14 +162,15 @@ export class Session {
     if (givesUp) this.#asking = null
     const failed: Action[] = givesUp ? [tell({ kind: 'failed', why: `no picture in ${PATIENCE_MS / 60_000} minutes; last: ${why}` })] : []
     if (givesUp && phase === 'again') this.#phase = 'open'
-    return [{ do: 'timer', ms: this.#phase === 'open' ? null : ms }, tell({ kind: 'link', state: 'waiting', why, ms }), ...failed]
+    const waits = tell(phase === 'again' ? { kind: 'again', why, ms } : { kind: 'link', state: 'waiting', why, ms })
+    return [{ do: 'timer', ms: this.#phase === 'open' ? null : ms }, waits, ...failed]
   }
 
   /** Send the request, or go on with it. */
   #request(): Action[] {
     const asking = this.#asking
     if (asking === null) return [quiet]
-    asking.connections += 1
+    if (asking.accepted) asking.reconnects += 1
     const have = [...asking.parts.arrived.keys()].sort((a, b) => a - b)
     const message = asking.accepted ? { type: 'resume', id: asking.message.id, have } : asking.message
     return [send(message), { do: 'timer', ms: SILENT_MS }]
@@ -186,14 +201,15 @@ export class Session {
     if (message.type !== 'done') return [tell(message)]
     if (asking.parts.arrived.size !== asking.parts.total) throw new ProtocolError('the server says that it is done, and parts are missing')
     this.#asking = null
-    return [quiet, tell({ ...message, bytes: asking.bytes, reconnects: asking.connections - 1 })]
+    return [quiet, tell({ ...message, bytes: asking.bytes, reconnects: asking.reconnects })]
   }
 
   /** The connection is refused as a whole; the server closes it. */
   #refused({ code, message }: Failure, nowMs: number): Action[] {
     if (code !== 'unauthorised') return [close, ...this.lost(message, nowMs)]
     this.#phase = 'unauthorised'
-    return [close, quiet, tell({ kind: 'unauthorised', why: message })]
+    const why = this.#about().token === null ? 'this server asks for a token' : message
+    return [close, quiet, tell({ kind: 'unauthorised', why })]
   }
 
   #failed({ code, message, retryable, retry_after_s }: Failure, asking: Asking, nowMs: number): Action[] {
@@ -201,6 +217,7 @@ export class Session {
     if (!lost && !retryable) return this.#end(message)
     if (code === 'failed') asking.message = { ...asking.message, id: this.#newId() }
     asking.accepted = false
+    asking.reconnects = 0
     asking.parts.arrived.clear()
     asking.parts.total = null
     const anew = tell({ kind: 'anew', why: message })

@@ -10,12 +10,18 @@ type Kept = Omit<Entry, 'thumbnail'> & { readonly thumbnail: Blob | { readonly t
 /** Pictures of this browser, newest first. */
 export class History {
   readonly #opened: Promise<IDBDatabase>
+  readonly #tabs = new BroadcastChannel(DATABASE)
 
   constructor(factory: IDBFactory = indexedDB) {
     const opening = factory.open(DATABASE, VERSION)
     opening.onupgradeneeded = () => opening.result.createObjectStore(PICTURES, { keyPath: 'id' })
     this.#opened = answerOf(opening)
     this.#opened.catch(() => undefined)
+  }
+
+  /** Called where another tab has changed what is kept. */
+  set changed(changed: () => void) {
+    this.#tabs.onmessage = changed
   }
 
   /** All of them. */
@@ -50,6 +56,7 @@ export class History {
       transaction.oncomplete = () => resolve()
       transaction.onabort = () => reject(transaction.error ?? new Error('the browser keeps nothing'))
     })
+    this.#tabs.postMessage(null)
   }
 }
 
