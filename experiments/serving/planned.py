@@ -73,7 +73,7 @@ def serve(count: int, seed: int, log: Path) -> None:
     link = Channel([request.snr_db for request in scheduled(Controller.load(), count, seed)])
     options = server.Options(log_path=log, link=link)
     app = server.build(options, Access(limits=Limits(10**6, 10**4)))
-    server.run(app, "127.0.0.1", 0, ready=lambda url: print(url, flush=True))
+    server.run(app, server.bound("127.0.0.1", 0), ready=lambda url: print(url, flush=True))
     adaptive = app.service.decider.policy
     notes = ["no plan"] if adaptive is None else list(adaptive.notes)
     log.with_suffix(".notes").write_text(json.dumps(notes))

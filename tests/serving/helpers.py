@@ -25,7 +25,7 @@ from megen.types import Payload, Transmission
 @contextlib.contextmanager
 def live(app: App) -> Iterator[str]:
     """Serve an app on a free port of this machine; gives its address."""
-    listening = server.listen("127.0.0.1", 0)
+    listening = server.bound("127.0.0.1", 0)
     web = server.web_server(app)
     web.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
     thread = threading.Thread(target=lambda: asyncio.run(web.serve([listening])), daemon=True)

@@ -303,7 +303,7 @@ def test_the_commands(tiny_server: str, tmp_path: Path, capsys: pytest.CaptureFi
         (["--port", "70000"], "--port"),
         (["--token-file", "/nowhere"], "/nowhere"),
         (["--rows", "0"], "rows"),
-        (["--queue", "-1"], "capacity"),
+        (["--queue", "0"], "--queue must lie in [1, 1e+06], got 0"),
         (["--threads", "0"], "--threads"),
         (["--connections", "0"], "connections"),
         (["--tls-cert", "x.pem"], "--tls-key"),
@@ -326,7 +326,7 @@ def test_a_taken_port_is_said() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(InputError, match="cannot listen"):
-            server.listen("127.0.0.1", taken.getsockname()[1])
+            server.bound("127.0.0.1", taken.getsockname()[1])
 
 
 def test_two_peers_of_one_request_both_hear_of_it(told: Make) -> None:

@@ -91,7 +91,7 @@ def test_what_crosses_an_emulated_link_is_sent_when_it_has(told: Make) -> None:
 
 def test_the_servers_sockets_hold_no_small_message_back() -> None:
     """Nagle's algorithm would keep a part until the phone has acknowledged the one before: a round trip for each."""
-    listening = server.listen("127.0.0.1", 0)
+    listening = server.bound("127.0.0.1", 0)
 
     async def accepted() -> int:
         asked: asyncio.Future[int] = asyncio.get_running_loop().create_future()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ssl
 from pathlib import Path
 
 from megen.errors import InputError
@@ -47,7 +48,13 @@ def add(commands: argparse._SubParsersAction) -> None:
     s.add_argument("--cluster", metavar="ADDRESS", help="run on replicas under Ray at this private address; local: on this machine")
     s.add_argument("--replicas", metavar="N[-M]", help="replicas of --cluster, from N to M by the load (default: 1)")
     s.add_argument("--threads", type=int, metavar="N", help="of the engine (default: as many as there are cores)")
-    s.add_argument("--requests-a-minute", type=int, default=120, metavar="N", help="of one token (default: %(default)s)")
+    s.add_argument(
+        "--requests-a-minute",
+        type=int,
+        default=120,
+        metavar="N",
+        help="of one token, or of one address without tokens (default: %(default)s)",
+    )
     s.add_argument("--connections", type=int, default=64, metavar="N", help="of one address at a time (default: %(default)s)")
     s.add_argument("--log", type=Path, metavar="F.jsonl", help="write every request's outcome here, for megen control fit")
     s.add_argument(
@@ -64,6 +71,7 @@ def run(args: argparse.Namespace) -> None:
     from megen.serving.access import Access, Limits, check_exposed, read_tokens
 
     output.bounded("--port", args.port, 0, 65535)
+    output.bounded("--queue", args.queue, 1, 10**6)
     tokens = read_tokens(args.token_file) if args.token_file else {}
     check_exposed(args.host, tokens, args.insecure)
     access = Access(tokens, Limits(args.requests_a_minute, args.connections), tuple(args.origin))
@@ -82,6 +90,7 @@ def run(args: argparse.Namespace) -> None:
     settings = Settings(rows=args.rows, capacity=args.queue, engines=cluster.most if cluster else 1)
     profiles = (args.server, args.phone)
     options = server.Options(args.backbone, args.device, args.policy, args.quality, profiles, settings, args.log, link, cluster)
+    listening = server.bound(args.host, args.port)  # before all that takes time
     output.say("loading the backbone")
 
     def prepare(transmitter: Transmitter, receiver: Receives) -> None:
@@ -90,7 +99,7 @@ def run(args: argparse.Namespace) -> None:
 
     app = server.build(options, access, prepare)
     token = next(iter(tokens.values()), None)
-    server.run(app, args.host, args.port, tls=tls, ready=lambda url: server.say_address(url, token))
+    server.run(app, listening, tls=tls, ready=lambda url: server.say_address(url, token))
 
 
 def _cluster(args: argparse.Namespace) -> Cluster | None:
@@ -117,6 +126,12 @@ def _tls(args: argparse.Namespace) -> dict[str, str] | None:
     for path in (args.tls_cert, args.tls_key):
         if not path.is_file():
             raise InputError(f"no file {path}")
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(args.tls_cert, args.tls_key, password="")
+    except (ssl.SSLError, OSError, ValueError) as error:
+        raise InputError(
+            f"{args.tls_cert} and {args.tls_key} are not a certificate and its key, in PEM and without a password ({error})"
+        ) from None
     return {"ssl_certfile": str(args.tls_cert), "ssl_keyfile": str(args.tls_key)}
 
 

@@ -44,6 +44,8 @@ class Access:
         origins: tuple[str, ...] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        for origin in origins:
+            check_origin(origin)
         self.tokens, self.limits, self.origins, self._clock = dict(tokens or {}), limits or Limits(), origins, clock
         self._recent: OrderedDict[str, deque[float]] = OrderedDict()
         self._connections: Counter[str] = Counter()
@@ -56,19 +58,31 @@ class Access:
         matches = [name for name, own in self.tokens.items() if hmac.compare_digest(own.encode(), given)]
         return matches[0] if matches else None
 
-    def retry_after_s(self, owner: str) -> float:
-        """0 where the owner may make one more request, which is counted; else when."""
-        now_s = self._clock()
-        recent = self._recent.setdefault(owner, deque())
-        self._recent.move_to_end(owner)
+    def payer(self, owner: str, address: str) -> str:
+        """Whose requests are counted together: a token's, or where no token is asked for an address's."""
+        return owner if self.tokens else address
+
+    def retry_after_s(self, payer: str, count: int = 1) -> float:
+        """0 where so many more requests may be made, else when. Errors: InputError where a minute never allows so many."""
+        most = self.limits.requests_a_minute
+        if count > most:
+            raise InputError(f"n: at most {most} pictures a minute may be asked for here, got {count}")
+        recent, now_s = self._of_last_minute(payer), self._clock()
+        over = len(recent) + count - most
+        return recent[over - 1] + MINUTE_S - now_s if over > 0 else 0.0
+
+    def took(self, payer: str, count: int = 1) -> None:
+        """Count requests that were taken on."""
+        self._of_last_minute(payer).extend([self._clock()] * count)
+
+    def _of_last_minute(self, payer: str) -> deque[float]:
+        recent = self._recent.setdefault(payer, deque())
+        self._recent.move_to_end(payer)
         while len(self._recent) > MOST_OWNERS:
             self._recent.popitem(last=False)
-        while recent and recent[0] <= now_s - MINUTE_S:
+        while recent and recent[0] <= self._clock() - MINUTE_S:
             recent.popleft()
-        if len(recent) >= self.limits.requests_a_minute:
-            return recent[0] + MINUTE_S - now_s
-        recent.append(now_s)
-        return 0.0
+        return recent
 
     def enter(self, address: str) -> bool:
         """Count a connection; False, and not counted, where the address has as many as it may."""
@@ -85,7 +99,24 @@ class Access:
 
     def origin_allowed(self, origin: str | None, host: str | None) -> bool:
         """Whether a page of that origin may connect: the server's own, one that was named, or no page at all."""
-        return origin is None or urlsplit(origin).netloc == host or origin in self.origins
+        if origin is None or origin in self.origins:
+            return True
+        try:
+            place = urlsplit(origin).netloc
+        except ValueError:  # no URL at all
+            return False
+        return bool(place) and place == host
+
+
+def check_origin(origin: str) -> None:
+    """Refuse what no browser would send as an origin. Errors: InputError."""
+    try:
+        parts = urlsplit(origin)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and origin == f"{parts.scheme}://{parts.netloc}".lower()
+    except ValueError:
+        good = False
+    if not good:
+        raise InputError(f"an origin is a scheme, a host and maybe a port, such as https://example.com, got {origin!r}")
 
 
 def bearer(header: str | None) -> str | None:
@@ -102,9 +133,9 @@ def read_tokens(path: Path) -> dict[str, str]:
         if not words:
             continue
         name, token = words if len(words) == 2 else (f"token-{number}", words[0])
-        if len(words) > 2 or len(token) < LEAST_TOKEN_CHARS or name in tokens:
+        if len(words) > 2 or len(token) < LEAST_TOKEN_CHARS or not token.isascii() or name in tokens:
             raise InputError(
-                f"{path}, line {number}: expected a name of its own and a token of at least {LEAST_TOKEN_CHARS} characters,"
+                f"{path}, line {number}: expected a name of its own and a token of at least {LEAST_TOKEN_CHARS} ASCII characters,"
                 f" such as: phone {secrets.token_urlsafe(24)}"
             )
         tokens[name] = token

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
@@ -21,9 +22,9 @@ from starlette.websockets import WebSocket
 
 from megen import __version__
 from megen.halves import Receives
-from megen.protocol.messages import Welcome
+from megen.protocol.messages import ErrorCode, Welcome
 from megen.serving.access import Access
-from megen.serving.connection import POLICY, Connection
+from megen.serving.connection import POLICY, Connection, close_with
 from megen.serving.goodput import Goodputs
 from megen.serving.images import ImageRequest, Images, failure
 from megen.serving.logs import request_ended
@@ -85,7 +86,7 @@ class App:
         self.files = {**page_files(page), **decoding.files}
         self._goodputs = Goodputs()
         self._offered = decoding.offered
-        self.images = Images(service, access, decoding.receiver, decoding.offered.backbone)
+        self.images = Images(service, access, decoding.receiver, decoding.offered.backbone, self._refused)
         self.asgi = Starlette(
             routes=[
                 WebSocketRoute("/v1/ws", self.socket),
@@ -97,9 +98,12 @@ class App:
                 Route("/openapi.json", self.description),
                 Route("/{path:path}", self.file),
             ],
-            middleware=[Middleware(Headers)],
+            middleware=[Middleware(Headers, origins=access.origins), *_for_other_sites(access.origins)],
             exception_handlers={404: self.unknown, 405: self.not_allowed, 500: self.broken},
         )
+
+    def _refused(self, code: ErrorCode) -> None:
+        self.metrics.refused.labels(code).inc()
 
     def ended(self, served: Served) -> None:
         """A request is over at the server."""
@@ -110,9 +114,12 @@ class App:
         """The protocol of `megen.protocol`."""
         address = socket.client.host if socket.client else ""
         if not self.access.origin_allowed(socket.headers.get("origin"), socket.headers.get("host")):
-            return await socket.close(POLICY, "this page is of another origin")
+            self._refused("unauthorised")
+            return await socket.close(POLICY, "this page is of another origin")  # HTTP 403
         if not self.access.enter(address):
-            return await socket.close(POLICY, "too many connections of this address")
+            self._refused("too_many")
+            await socket.accept()
+            return await close_with(socket, POLICY, "too_many", "too many connections of this address")
         try:
             await Connection(socket, self.service, self.access, self.metrics, self._offered, self._goodputs, address=address).serve()
         finally:
@@ -144,7 +151,7 @@ class App:
         if asset is None:
             return failure(404, "nothing is here", "not_found")
         headers = {"Cache-Control": asset.cache, "Vary": "Accept-Encoding"}
-        if (path.endswith(SQUEEZED) or path == "/") and "gzip" in request.headers.get("accept-encoding", ""):
+        if (path.endswith(SQUEEZED) or path == "/") and takes_gzip(request.headers.get("accept-encoding", "")):
             return Response(
                 await asyncio.to_thread(getattr, asset, "squeezed"),
                 media_type=asset.media_type,
@@ -167,16 +174,35 @@ class App:
         return failure(500, f"failed unexpectedly, by {type(error).__name__}", "server_error")
 
 
-class Headers:
-    """Adds `HEADERS` to every answer."""
+def takes_gzip(accepted: str) -> bool:
+    """Whether an `Accept-Encoding` header names gzip, with a weight above 0."""
+    for entry in accepted.lower().split(","):
+        name, _, weight = entry.replace(" ", "").partition(";q=")
+        if name == "gzip":
+            return weight.strip("0.") != "" or not weight
+    return False
 
-    def __init__(self, app: ASGIApp) -> None:
+
+def _for_other_sites(origins: tuple[str, ...]) -> list[Middleware]:
+    """Lets pages of the sites that were named read what is served, and ask by the images call."""
+    if not origins:
+        return []
+    asked = "Authorization", "Content-Type"
+    return [Middleware(CORSMiddleware, allow_origins=origins, allow_methods=("GET", "POST"), allow_headers=asked)]
+
+
+class Headers:
+    """Adds `HEADERS` to every answer; where other sites are named, their pages may embed what is served."""
+
+    def __init__(self, app: ASGIApp, origins: tuple[str, ...] = ()) -> None:
         self.app = app
+        sites = {"Cross-Origin-Resource-Policy": "cross-origin"} if origins else {}
+        self.headers = {**HEADERS, **sites}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                own = [(k.lower().encode(), v.encode()) for k, v in HEADERS.items()]
+                own = [(k.lower().encode(), v.encode()) for k, v in self.headers.items()]
                 message = {**message, "headers": [*message.get("headers", []), *own]}
             await send(message)
 

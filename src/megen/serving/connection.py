@@ -23,8 +23,10 @@ from megen.serving.service import Service
 from megen.types import ChannelState
 
 log = logging.getLogger("megen.serving")
+CLOSE_S = 2.0  # for a last message
 HELLO_S = 10.0  # for the first message
 MOST_WAITING_BYTES = 4 * 2**20  # for a reader that is slow
+SLACK_S = 0.05
 MOST_IDLE = 0.25  # of a frame's seconds without anything to send, for them to tell how fast the link is
 # a part that was coded this much later than the one before, and a rate from which on a message goes before it, for 1 ms at most
 NO_IDLE_S, MARKED_BPS = 1e-3, 1e6
@@ -68,6 +70,7 @@ class Connection:
             pass
         except ProtocolError as error:
             code: ErrorCode = "unauthorised" if error.close_code == POLICY else "protocol"
+            self.metrics.refused.labels(code).inc()
             await self._close(error.close_code or 1002, code, str(error))
         except TimeoutError:
             await self._close(POLICY, "protocol", "no hello came")
@@ -109,12 +112,14 @@ class Connection:
                 raise
             return self._refuse("bad_request", str(error), error.request)
         if isinstance(event, Goodput):
-            faster = 8 * event.bytes > self.goodput.bps * event.seconds  # whatever of these seconds was the coder's
-            if faster or event.idle_s <= MOST_IDLE * event.seconds:
-                self.goodput.observe(event.bytes, event.seconds)
+            # no frame took longer than it is since the one before, but for what clocks differ by
+            seconds = min(event.seconds, time.monotonic() - event.since_s + SLACK_S)
+            faster = 8 * event.bytes > self.goodput.bps * seconds  # whatever of these seconds was the coder's
+            if faster or event.idle_s <= MOST_IDLE * seconds:
+                self.goodput.observe(event.bytes, seconds)
                 self.metrics.goodput.observe(self.goodput.bps)
             if event.kind == FEATURES:
-                self.service.acknowledged(event.request, self.owner, event.seconds)
+                self.service.acknowledged(event.request, self.owner, seconds)
             return None
         assert not isinstance(event, Hello | Ack)
         try:
@@ -129,8 +134,8 @@ class Connection:
 
     def _act(self, event: Generate | Cancel | Resume | Shown) -> None:
         if isinstance(event, Generate):
-            wait_s = self.access.retry_after_s(self.owner)
-            if wait_s:
+            payer = self.access.payer(self.owner, self.address)
+            if wait_s := self.access.retry_after_s(payer):
                 return self._refuse("too_many", f"too many requests: try again in {wait_s:.0f} s", event.id, retry_after_s=wait_s)
             hello = self.protocol.hello
             assert hello is not None
@@ -138,14 +143,15 @@ class Connection:
             options = {"channel": channel, "decode_s": hello.decode_s, "previews": hello.previews}
             options |= {"decodes": True if self.offered.receiver is None else None}
             self._follow(self.service.submit(event, self.owner, self._tell, **options))  # type: ignore[arg-type]
+            self.access.took(payer)
         elif isinstance(event, Resume):
             if self.offered.receiver is None and not self.service.of(event.id, self.owner).decodes:
                 raise InputError("this request was begun by a client that decodes: ask again")
             self._follow(self.service.resume(event.id, self.owner, self._tell, event.have))
         elif isinstance(event, Cancel):
             self.service.cancel(self.service.of(event.id, self.owner))
-        elif self.service.shown(event.id, self.owner, event.decode_s, event.latency_s):
-            self.metrics.shown(self.service.of(event.id, self.owner), event.latency_s)
+        elif (latency_s := self.service.shown(event.id, self.owner, event.decode_s, event.latency_s)) is not None:
+            self.metrics.shown(self.service.of(event.id, self.owner), latency_s)
         return None
 
     def _follow(self, served: Served) -> None:
@@ -198,16 +204,27 @@ class Connection:
             elif self.goodput.bps > MARKED_BPS and event.kind == FEATURES:
                 await self.socket.send_text(self._followed[request].coded().text())
                 idle_s = 0.0
-            await self.socket.send_bytes(self.protocol.frame(event.kind, request, event.part, event.data, idle_s))
+            await self.socket.send_bytes(self.protocol.frame(event.kind, request, event.part, event.data, idle_s, self._sent_s))
         else:
             await self.socket.send_text(event if isinstance(event, str) else event.text())
         self._sent_s = time.monotonic()
 
     async def _close(self, code: int, error: ErrorCode, message: str) -> None:
-        with contextlib.suppress(Exception):
-            async with asyncio.timeout(2.0):
-                await self.socket.send_text(Error(code=error, message=message).text())
-                await self.socket.close(code)
+        await close_with(self.socket, code, error, message)
+
+
+async def close_with(socket: WebSocket, code: int, error: ErrorCode, message: str) -> None:
+    """Say why, and close; a connection that does not take that in is dropped, so that its reader ends too."""
+    try:
+        async with asyncio.timeout(CLOSE_S):
+            await socket.send_text(Error(code=error, message=message).text())
+            await socket.close(code)
+    except TimeoutError:
+        abort = socket.scope.get("state", {}).get("abort")
+        if abort is not None:
+            abort()
+    except (WebSocketDisconnect, RuntimeError, OSError):  # it is gone
+        pass
 
 
 def _size(event: Message | Piece | str) -> int:

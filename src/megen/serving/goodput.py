@@ -12,6 +12,7 @@ PRIOR_BYTES = 2000  # that the prior counts as
 KEPT = 0.5  # of the past, for every window of new bytes
 WINDOW_BYTES = 8000
 MOST_BPS = 1e10
+SLOWER = 10.0  # times that one frame may be slower than the estimate: a phone that stalled once is no slow link
 KEPT_CONNECTIONS = 4096  # whose last rate is kept
 
 
@@ -29,7 +30,8 @@ class GoodputEstimate:
         self._bytes, self._seconds = float(PRIOR_BYTES), 8 * PRIOR_BYTES / self.prior_bps
 
     def observe(self, size: int, seconds: float) -> None:
-        """Take in `size` bytes that arrived in so many seconds."""
+        """Take in `size` bytes that arrived in so many seconds, of which no more count than at `SLOWER` times less than the estimate."""
+        seconds = min(seconds, SLOWER * 8 * size / self.bps)
         kept = KEPT ** (size / WINDOW_BYTES)
         self._bytes, self._seconds = kept * self._bytes + size, kept * self._seconds + seconds
 

@@ -12,7 +12,7 @@ import json
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Annotated, Any, Literal
 
 from PIL import Image
@@ -20,10 +20,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from megen.errors import InputError, RunError
+from megen.errors import InputError, MegenError, RunError
 from megen.halves import Receives
 from megen.protocol.frames import PREVIEW
-from megen.protocol.messages import LARGEST_SEED, MOST_PROMPT_CHARS, Backbone, Done, Error, Generate, Message, first_fault
+from megen.protocol.messages import LARGEST_SEED, MOST_PROMPT_CHARS, Backbone, Done, Error, ErrorCode, Generate, Message, first_fault
 from megen.serving.access import Access, bearer
 from megen.serving.request import Piece, Served
 from megen.serving.scheduler import BusyError
@@ -33,7 +33,13 @@ from megen.types import ChannelState, Received
 MOST_BODY_BYTES = 64 * 1024
 KEPT_IMAGES = 64  # behind links, of `response_format` url
 JPEG_QUALITY = 90
+DECODED_AT_ONCE = 2  # each takes some 100 MB
+CLIENT_CLOSED = 499  # nobody reads it
 LOCAL_BPS = 1e9  # the controller's rate of a picture that crosses no link as features
+
+
+Asked = tuple[Served, asyncio.Queue[Message | Piece]]  # a request, and what it has to say
+OnRefusal = Callable[[ErrorCode], object]
 
 
 class ImageRequest(BaseModel):
@@ -67,33 +73,42 @@ class ImageRequest(BaseModel):
 class Images:
     """The endpoint, and the pictures that its links lead to."""
 
-    def __init__(self, service: Service, access: Access, receiver: Receives, backbone: Backbone) -> None:
-        self.service, self.access, self.receiver = service, access, receiver
+    def __init__(self, service: Service, access: Access, receiver: Receives, backbone: Backbone, on_refusal: OnRefusal) -> None:
+        self.service, self.access, self.receiver, self.on_refusal = service, access, receiver, on_refusal
+        self._decoding = asyncio.Semaphore(DECODED_AT_ONCE)
         self.image_px, self.steps = backbone.image_px, sorted(backbone.steps)
         self._kept: OrderedDict[str, tuple[bytes, str]] = OrderedDict()
 
     async def generate(self, request: Request) -> Response:
         """Make `n` images."""
+        if not self.access.origin_allowed(request.headers.get("origin"), request.headers.get("host")):
+            return self._refused("unauthorised", 403, "this page is of another origin", "origin_not_allowed")
         owner = self.access.owner(bearer(request.headers.get("authorization")))
         if owner is None:
-            return failure(401, "this server asks for a bearer token, and this is not one of its own", "invalid_api_key")
+            why = "this server asks for a bearer token, and this is not one of its own"
+            return self._refused("unauthorised", 401, why, "invalid_api_key")
+        payer = self.access.payer(owner, request.client.host if request.client else "")
         try:
             asked = await self._body(request)
+            wait_s = self.access.retry_after_s(payer, asked.n or 1)
         except InputError as error:
-            return failure(400, str(error), "invalid_request_error")
-        for _ in range(asked.n or 1):
-            if wait_s := self.access.retry_after_s(owner):
-                return failure(429, "too many requests", "rate_limit_exceeded", retry_after_s=wait_s)
+            return self._refused("bad_request", 400, str(error), "invalid_request_error")
+        if wait_s:
+            return self._refused("too_many", 429, "too many requests", "rate_limit_exceeded", retry_after_s=wait_s)
+        jobs = []
         try:
-            jobs = [self._submit(asked, owner, k) for k in range(asked.n or 1)]
-        except BusyError as error:
-            return failure(503, str(error), "server_busy", retry_after_s=error.retry_after_s)
-        except InputError as error:
-            return failure(400, str(error), "invalid_request_error")
-        except RunError as error:
-            return failure(503, str(error), "server_error", retry_after_s=1.0)
+            for k in range(asked.n or 1):
+                jobs.append(self._submit(asked, owner, k))
+        except MegenError as error:
+            for job in jobs:  # all of them, or none
+                self._stop(job)
+            return self._not_taken(error)
+        self.access.took(payer, len(jobs))
         if asked.stream:
             return StreamingResponse(self._events(asked, jobs), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        return await while_connected(request, self._pictures(request, asked, jobs))
+
+    async def _pictures(self, request: Request, asked: ImageRequest, jobs: list[Asked]) -> Response:
         try:
             pictures = [await self._picture(asked, job) for job in jobs]
         except InputError as error:
@@ -106,6 +121,18 @@ class Images:
         base = str(request.base_url)
         entries = [self._entry(asked, picture, job, base) for picture, job in zip(pictures, jobs, strict=True)]
         return JSONResponse({"created": int(time.time()), "data": entries, **self._about(asked)})
+
+    def _not_taken(self, error: MegenError) -> Response:
+        """Why a request was not taken on."""
+        if isinstance(error, BusyError):
+            return self._refused("busy", 503, str(error), "server_busy", retry_after_s=error.retry_after_s)
+        if isinstance(error, InputError):
+            return self._refused("bad_request", 400, str(error), "invalid_request_error")
+        return self._refused("draining" if self.service.draining else "failed", 503, str(error), "server_error", retry_after_s=1.0)
+
+    def _refused(self, counted: ErrorCode, status: int, message: str, code: str, retry_after_s: float | None = None) -> Response:
+        self.on_refusal(counted)
+        return failure(status, message, code, retry_after_s)
 
     async def image(self, request: Request) -> Response:
         """A picture behind a link."""
@@ -131,7 +158,7 @@ class Images:
             raise InputError("n: a stream has one image")
         return asked
 
-    def _submit(self, asked: ImageRequest, owner: str, number: int) -> tuple[Served, asyncio.Queue[Message | Piece]]:
+    def _submit(self, asked: ImageRequest, owner: str, number: int) -> Asked:
         events: asyncio.Queue[Message | Piece] = asyncio.Queue()
         seed = secrets.randbelow(2**32) if asked.seed is None else asked.seed + number
         steps, previews = asked.steps(self.steps), bool(asked.partial_images)
@@ -147,16 +174,17 @@ class Images:
         )
         return served, events
 
-    def _stop(self, job: tuple[Served, asyncio.Queue[Message | Piece]]) -> None:
+    def _stop(self, job: Asked) -> None:
         """Nobody waits for it any more: a client of this call has no way to come back."""
         self.service.cancel(job[0])
+        self.service.outcomes.forgotten(job[0])
 
-    async def _picture(self, asked: ImageRequest, job: tuple[Served, asyncio.Queue[Message | Piece]]) -> bytes:
+    async def _picture(self, asked: ImageRequest, job: Asked) -> bytes:
         async for _ in self._until_done(job):
             pass
         return await self._decoded(asked, job[0])
 
-    async def _until_done(self, job: tuple[Served, asyncio.Queue[Message | Piece]]) -> AsyncIterator[bytes]:
+    async def _until_done(self, job: Asked) -> AsyncIterator[bytes]:
         """Previews until the features are there. Errors: InputError, RunError as the request ended."""
         while True:
             event = await job[1].get()
@@ -169,14 +197,15 @@ class Images:
 
     async def _decoded(self, asked: ImageRequest, served: Served) -> bytes:
         assert served.payload is not None
-        pixels = await asyncio.to_thread(self.receiver.decode, Received(served.payload))
         options = {"quality": asked.output_compression if asked.output_compression is not None else JPEG_QUALITY}
         out = io.BytesIO()
         form = asked.output_format or "png"
-        await asyncio.to_thread(Image.fromarray(pixels).save, out, form, **({} if form == "png" else options))
+        async with self._decoding:
+            pixels = await asyncio.to_thread(self.receiver.decode, Received(served.payload))
+            await asyncio.to_thread(Image.fromarray(pixels).save, out, form, **({} if form == "png" else options))
         return out.getvalue()
 
-    def _entry(self, asked: ImageRequest, picture: bytes, job: tuple[Served, Any], base: str) -> dict[str, Any]:
+    def _entry(self, asked: ImageRequest, picture: bytes, job: Asked, base: str) -> dict[str, Any]:
         entry: dict[str, Any] = {"revised_prompt": job[0].completed.text, "seed": job[0].asked.seed}
         if asked.response_format != "url":
             return {"b64_json": base64.b64encode(picture).decode(), **entry}
@@ -192,7 +221,7 @@ class Images:
         quality = {"standard": "medium", "hd": "high"}.get(asked.quality or "auto", asked.quality or "auto")
         return {"size": size, "quality": quality, "background": "opaque", "output_format": asked.output_format or "png"}
 
-    async def _events(self, asked: ImageRequest, jobs: list[tuple[Served, asyncio.Queue[Message | Piece]]]) -> AsyncIterator[bytes]:
+    async def _events(self, asked: ImageRequest, jobs: list[Asked]) -> AsyncIterator[bytes]:
         job, shown, about = jobs[0], 0, self._about(asked)
         try:
             async for preview in self._until_done(job):
@@ -213,6 +242,23 @@ class Images:
             yield f"event: error\ndata: {json.dumps(body)}\n\n".encode()
         finally:
             self._stop(job)
+
+
+async def while_connected(request: Request, answer: Coroutine[Any, Any, Response]) -> Response:
+    """The answer of a request whose body was read; where its client goes first, the work stops."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    work, leaving = asyncio.create_task(answer), asyncio.create_task(gone())
+    try:
+        await asyncio.wait({work, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        return work.result() if work.done() else Response(status_code=CLIENT_CLOSED)
+    finally:
+        for task in (work, leaving):
+            task.cancel()
+        await asyncio.gather(work, leaving, return_exceptions=True)
 
 
 def _event(name: str, picture: bytes, fields: dict[str, Any]) -> bytes:

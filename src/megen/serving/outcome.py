@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,13 +64,14 @@ class Outcomes:
             self._unseen(served, served.state)
 
     def forgotten(self, served: Served) -> None:
-        """A request is no longer kept: nobody said that its picture was shown."""
-        if not served.logged:
+        """Nobody said that a request's picture was shown, nor will: it is no longer kept, or was not for a phone to show."""
+        if served.state == "sent" and not served.logged:
             self._unseen(served, "unseen")
 
     def _unseen(self, served: Served, status: str) -> None:
         served.logged = True
-        self._write({"arrival_s": served.arrived_s, **self._about(served), "status": status})
+        decision = asdict(served.decided.decision)
+        self._write({"arrival_s": served.arrived_s, "decision": decision, **self._about(served), "status": status})
 
     def _about(self, served: Served) -> dict[str, Any]:
         return {"id": served.id, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "rate_bps": served.channel.rate_bps or None}
@@ -75,9 +79,13 @@ class Outcomes:
     def _write(self, line: dict[str, Any]) -> None:
         if self.path is None:
             return
+        data = (json.dumps(line, allow_nan=False) + "\n").encode()
         try:
-            with self._lock, self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line, allow_nan=False) + "\n")
+            with self._lock, self.path.open("ab", buffering=0) as file:
+                before = file.seek(0, os.SEEK_END)
+                if file.write(data) < len(data):  # a part of a line would spoil the next one too
+                    file.truncate(before)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             self.unwritten += 1
             if self.unwritten == 1:

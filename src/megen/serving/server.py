@@ -43,6 +43,7 @@ from megen.serving.job import Engine
 from megen.serving.logs import structured
 from megen.serving.outcome import Outcomes
 from megen.serving.service import Service, Settings
+from megen.serving.transports import Bounds, Droppable, http_within
 from megen.types import Payload, Received
 from megen.ue.receiver import DENOISER, GRAPH, TAIL
 
@@ -191,12 +192,12 @@ def decider(options: Options, transmitter: Transmitter, weights: str) -> Decider
         return Decider(transmitter.backbone.spec, why_fixed=str(error))
 
 
-def run(app: App, host: str, port: int, *, tls: dict[str, Any] | None = None, ready: Callable[[str], object] = lambda url: None) -> None:
-    """Serve until SIGINT or SIGTERM; requests at work are then finished within `DRAIN_S`. `ready` gets the address.
-
-    Errors: InputError where the address cannot be taken.
+def run(
+    app: App, listening: socket.socket, *, tls: dict[str, Any] | None = None, ready: Callable[[str], object] = lambda url: None
+) -> None:
+    """Serve at a socket that `bound` gave until SIGINT or SIGTERM; requests at work are then finished within `DRAIN_S`. `ready` gets the
+    address.
     """
-    listening = listen(host, port)
     with structured():
         asyncio.run(_serve(app, web_server(app, tls), listening, ready, "https" if tls else "http"))
 
@@ -205,7 +206,8 @@ def web_server(app: App, tls: dict[str, Any] | None = None) -> uvicorn.Server:
     """The web server of an app, not started. WebSockets are not compressed: features are, already."""
     config = uvicorn.Config(
         app.asgi,
-        ws="websockets-sansio",
+        http=http_within(Bounds(app.access.limits.connections)),
+        ws=Droppable,
         ws_per_message_deflate=False,
         ws_max_size=MOST_MESSAGE_BYTES,
         ws_ping_interval=PING_S,
@@ -241,8 +243,8 @@ async def _serve(app: App, server: uvicorn.Server, listening: socket.socket, rea
         await asyncio.to_thread(close)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Errors: InputError where the address cannot be taken."""
+def bound(host: str, port: int) -> socket.socket:
+    """A socket at an address, which does not listen yet. Errors: InputError where the address cannot be taken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # asyncio sends small messages at once only where it is named
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -252,7 +254,6 @@ def listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         listening.close()
         raise InputError(f"cannot listen at {host}, port {port}: {error}") from None
-    listening.listen(256)
     listening.setblocking(False)
     return listening
 
@@ -270,10 +271,11 @@ def _reachable(host: str) -> str:
 
 
 def say_address(url: str, token: str | None) -> None:
-    """The address and its QR code, with a token in the fragment, which browsers send nowhere."""
-    link = f"{url}/#token={token}" if token else f"{url}/"
-    print(f"megen: open {link}", flush=True)
-    if sys.stdout.isatty():
+    """The address and its QR code, with a token in the fragment, which browsers send nowhere; a log gets no token."""
+    seen = sys.stdout.isatty()
+    link = f"{url}/#token={token}" if token and seen else f"{url}/"
+    print(f"megen: open {link}" + (" with a token of the file, as #token=..." if token and not seen else ""), flush=True)
+    if seen:
         segno.make(link, micro=False).terminal(compact=True)
 
 

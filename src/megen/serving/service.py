@@ -43,7 +43,7 @@ class Settings:
     """How much is taken on."""
 
     rows: int = 8  # requests that the engine runs at once
-    capacity: int = 64  # requests that wait
+    capacity: int = 64  # requests that wait, the next to run among them; 0 takes none
     engines: int = 1  # that work side by side
     kept_s: float = KEPT_S
 
@@ -161,6 +161,7 @@ class Service:
         if served.task is not None:
             served.task.cancel()
         self._end(served, "cancelled", Cancelled(id=served.id))
+        self._dispatch()
 
     async def drain(self, timeout_s: float) -> None:
         """Take no more requests, and wait until those at work are over, or the time is."""
@@ -168,6 +169,8 @@ class Service:
         began = self.clock()
         while (len(self.scheduler) or self._tasks) and self.clock() - began < timeout_s:
             await asyncio.sleep(0.05)
+        for served in self._requests.values():
+            self.outcomes.forgotten(served)
 
     def acknowledged(self, request: str, owner: str, seconds: float) -> None:
         """A frame of a request arrived, in so many seconds."""
@@ -175,14 +178,14 @@ class Service:
         if served is not None and served.owner == owner:
             served.air_s += seconds
 
-    def shown(self, request: str, owner: str, decode_s: float, latency_s: float) -> bool:
-        """The user equipment shows the picture; False where it could not, or said so before.
+    def shown(self, request: str, owner: str, decode_s: float, latency_s: float) -> float | None:
+        """The user equipment shows the picture; its latency as far as it can be by the clock here, None where it said so before.
 
         Errors: InputError on an id that this owner has no request of.
         """
         served = self.of(request, owner)
         if served.state != "sent":
-            return False
+            return None
         least_s, most_s = served.ended_s - served.arrived_s, self.clock() - served.arrived_s + SLACK_S  # by the clock here
         latency_s = min(max(latency_s, least_s), most_s)
         decode_s = min(decode_s, latency_s)
@@ -191,7 +194,7 @@ class Service:
             self.decider.observe(line)
             stages_s = sum(served.seconds.get(stage, 0.0) for stage in ("queue", "denoise", "es_decode"))
             self.decider.learn(served.decided, latency_s, stages_s + decode_s, served.air_s)
-        return line is not None
+        return None if line is None else latency_s
 
     def _phase(self, now_s: float) -> int:
         gap_s = None if self._last_arrival_s is None else now_s - self._last_arrival_s
