@@ -88,9 +88,9 @@ def file(encode: Encoder, sample: Sample, span: tuple[int, int], budget: int) ->
     return level_of(max(found, key=lambda f: f[0])[1], sample.image, budget in SEEN) if found else None
 
 
-def one(sample: Sample, es: Transmitter, ue: Receiver, budgets: Sequence[int]) -> dict[tuple[str, int], Level | None]:
-    """Every way and budget."""
-    kinds, rows = file_kinds(6), {}
+def one(sample: Sample, es: Transmitter, ue: Receiver, budgets: Sequence[int], files: bool) -> dict[tuple[str, int], Level | None]:
+    """Every way and budget, without `files` ours alone."""
+    kinds, rows = file_kinds(6) if files else {}, {}
     ways: dict[str, Callable[[int], Level | None]] = {
         f"megen, ratio {ratio:g}": lambda budget, ratio=ratio: ours(sample, ratio, budget, es, ue)  # type: ignore[misc]
         for ratio in RATIOS
@@ -140,12 +140,23 @@ def both_halves() -> tuple[Transmitter, Receiver]:
     return es, ue
 
 
-def of_prompt(task: tuple[int, int, int, Sequence[int]]) -> dict[tuple[str, int], Level | None]:
+def of_prompt(task: tuple[int, int, int, Sequence[int], bool]) -> dict[tuple[str, int], Level | None]:
     """Every way and budget of one prompt."""
-    number, seed, steps, budgets = task
+    number, seed, steps, budgets, files = task
     es, ue = both_halves()
     latent = es.denoise([prompts(number + 1, seed)[number]], [1000 * seed + number], steps)
-    return one(Sample(latent, ue.image_of(Features.clean(tokens_of(latent)))), es, ue, budgets)
+    return one(Sample(latent, ue.image_of(Features.clean(tokens_of(latent)))), es, ue, budgets, files)
+
+
+def with_files_of(before: dict, ours: dict) -> dict:
+    """Today's rows of ours beside files and shares as they were measured before, by what made them."""
+    shares = {name: before[name] for name in SHARES}
+    return {
+        **ours,
+        "levels": {**before["levels"], **ours["levels"]},
+        **shares,
+        "files_made_by": before.get("files_made_by", before["made_by"]),
+    }
 
 
 def main() -> None:
@@ -155,15 +166,19 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--budgets", type=int, nargs="+", default=BUDGETS, help="in bits; others than all are written to few-bits.json")
+    parser.add_argument("--ours", action="store_true", help="measure ours alone anew; files do not depend on our coder")
     args = parser.parse_args()
+    name = "rate_curves" if tuple(args.budgets) == BUDGETS else "few-bits"
+    before = common.read("rate_curves", "result" if name == "rate_curves" else name) if args.ours else None
+    tasks = [(n, args.seed, args.steps, args.budgets, not args.ours) for n in range(args.prompts)]
     found: dict[tuple[str, int], list[Level | None]] = defaultdict(list)
     with ProcessPoolExecutor(args.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for i, levels_of in enumerate(pool.map(of_prompt, [(n, args.seed, args.steps, args.budgets) for n in range(args.prompts)]), 1):
+        for i, levels_of in enumerate(pool.map(of_prompt, tasks), 1):
             for key, level in levels_of.items():
                 found[key].append(level)
             print(f"prompt {i}/{args.prompts}", file=sys.stderr)
-            name = "rate_curves" if tuple(args.budgets) == BUDGETS else "few-bits"
-            common.write(name, {**summary(found, i), "prompts": i, "steps": args.steps, "seed": args.seed})
+            result = {**summary(found, i), "prompts": i, "steps": args.steps, "seed": args.seed}
+            common.write(name, with_files_of(before, result) if before else result)
 
 
 if __name__ == "__main__":

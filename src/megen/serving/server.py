@@ -43,7 +43,7 @@ from megen.serving.job import Engine
 from megen.serving.logs import structured
 from megen.serving.outcome import Outcomes
 from megen.serving.service import Service, Settings
-from megen.serving.transports import Bounds, Droppable, http_within
+from megen.serving.transports import SPARE_FILES, Bounds, Droppable, http_within
 from megen.types import Payload, Received
 from megen.ue.receiver import DENOISER, GRAPH, TAIL
 
@@ -56,6 +56,7 @@ DRAIN_S = 20.0
 SEND_BUFFER_BYTES = 64 * 1024  # of a socket: what a slow reader has not taken in should wait here, not in the kernel
 MOST_MESSAGE_BYTES = 256 * 1024  # of a client
 PING_S = 20.0
+BACKLOG = SPARE_FILES // 2  # connections that are accepted at once, before any of them can be refused
 QUIET_S = 5.0  # that connections have to close
 
 
@@ -208,6 +209,7 @@ def web_server(app: App, tls: dict[str, Any] | None = None) -> uvicorn.Server:
         app.asgi,
         http=http_within(Bounds(app.access.limits.connections)),
         ws=Droppable,
+        backlog=BACKLOG,
         ws_per_message_deflate=False,
         ws_max_size=MOST_MESSAGE_BYTES,
         ws_ping_interval=PING_S,
