@@ -6,6 +6,7 @@ import json
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -97,8 +98,9 @@ def test_a_reader_that_takes_nothing_in_is_dropped(told: Make, monkeypatch: pyte
     app = told(ToldEngine(finished(2**22)), rows=2)
     with live(app) as url:
         peer = Peer(url, max_queue=1)
-        for _ in range(3):
-            peer.send(request())
+        with suppress(ConnectionClosed):  # it may be over before all are sent
+            for _ in range(3):
+                peer.send(request())
         until(lambda: app.metrics.connections._value.get() == 0, 10)
         with pytest.raises(ConnectionClosed):
             all_of(peer)
