@@ -108,7 +108,6 @@ def test_a_grid_comes_back_as_it_was_and_broken_ones_are_refused(grid: QualityGr
         ({"payload_bits": -grid.payload_bits}, "payload_bits must be positive"),
         ({"delivered": 5 * grid.delivered}, r"delivered must lie in \[0, 1\]"),
         ({"steps": grid.steps[::-1].copy()}, "steps, snr_db and class_edges must rise"),
-        ({"airtime_draws_s": grid.airtime_draws_s[..., :1]}, "two transmissions or more"),
     ):
         with pytest.raises(quality.QualityError, match=why):
             quality.save(replace(grid, **change), path)

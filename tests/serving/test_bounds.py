@@ -19,7 +19,7 @@ from megen.errors import InputError
 from megen.protocol.messages import Cancel, Shown
 from megen.serving import connection, outcome, server, transports
 from megen.serving.access import Access, Limits
-from megen.serving.app import App, takes_gzip
+from megen.serving.app import App, Asset, takes_gzip
 from megen.serving.goodput import SLOWER, GoodputEstimate
 
 from .helpers import Peer, ToldEngine, finished, live, until
@@ -56,7 +56,6 @@ def all_of(peer: Peer) -> None:
 
 @pytest.mark.parametrize("begun", [b"", b"GET /healthz HTTP/1.1\r\nHost: x\r\n", b"POST /v1/images/generations HTTP/1.1\r\nHost: x\r\n"])
 def test_a_request_that_does_not_come_to_an_end_is_cut_off(told: Make, monkeypatch: pytest.MonkeyPatch, begun: bytes) -> None:
-    monkeypatch.setattr(transports.Bounds, "request_s", 0.3)
     monkeypatch.setattr(server, "Bounds", lambda each: transports.Bounds(each, request_s=0.3))
     body = b"Content-Length: 900\r\n\r\n{" if begun.startswith(b"POST") else b""
     with live(told(ToldEngine(finished()))) as url:
@@ -71,16 +70,59 @@ def test_a_request_that_does_not_come_to_an_end_is_cut_off(told: Make, monkeypat
         until(lambda: over(kept), 5)
 
 
-def test_unfinished_requests_of_an_address_and_open_connections_are_bounded(told: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "Bounds", lambda each: transports.Bounds(each, open=8))
-    with live(told(ToldEngine(finished()), Access(limits=Limits(connections=3)))) as url:
+def test_connections_of_an_address_and_of_all_are_bounded(told: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    bounds = transports.Bounds(3, open=8, proxies=())
+    monkeypatch.setattr(server, "Bounds", lambda each: bounds)
+    with live(told(ToldEngine(finished()))) as url:
         half = [opened(url, b"GET / HTTP/1.1\r\n") for _ in range(3)]
         assert over(opened(url))
         half.pop().close()
         until(lambda: not over(opened(url)), 5)
+        bounds.each = 100
+        half += [opened(url) for _ in range(20)]
+        until(lambda: sum(map(over, half)) >= 10, 20)
         for connected in half:
             connected.close()
+        until(lambda: not bounds.connected, 5)
+        assert ask(f"{url}/healthz")[0] == 200
+        bounds.each, bounds.proxies = 0, ("127.0.0.1",)  # a proxy brings many clients
+        assert ask(f"{url}/healthz")[0] == 200
     assert 1 <= transports.most_open() <= transports.MOST_OPEN
+
+
+def test_a_pipelined_request_and_a_late_body_have_their_own_time(told: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "Bounds", lambda each: transports.Bounds(each, request_s=0.5))
+    begun = b"POST /v1/images/generations HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"
+    with live(told(ToldEngine(finished()), Access({"one": "a" * 20}))) as url:
+        pipelined = opened(url, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" + begun)
+        until(lambda: over(pipelined), 5)
+        late = opened(url, begun)  # refused before its body is there
+        time.sleep(0.2)
+        assert b"401" in late.recv(4000)
+        late.sendall(b"x" * 9)
+        time.sleep(0.8)
+        late.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b"200 OK" in late.recv(4000)
+
+
+@pytest.mark.parametrize("path", ["/big", "/v1/ws"])
+def test_who_takes_nothing_in_is_dropped(told: Make, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    bounds = transports.Bounds(9, stuck_s=0.3)
+    monkeypatch.setattr(server, "Bounds", lambda each: bounds)
+    monkeypatch.setattr(transports.Droppable, "stuck_s", 0.3)
+    app = told(ToldEngine(finished(2**22)))
+    app.files["/big"] = Asset(bytes(2**24), "application/octet-stream", "no-cache")
+    with live(app) as url:
+        if path == "/big":
+            stuck = opened(url, b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
+            until(lambda: bool(bounds.connected))
+            until(lambda: not bounds.connected, 10)
+            stuck.close()
+        else:
+            peer = Peer(url, max_queue=1)
+            with suppress(ConnectionClosed):
+                peer.send(request())
+            until(lambda: app.metrics.connections._value.get() == 0, 10)
 
 
 def test_a_whole_websocket_is_no_unfinished_request(told: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,9 +197,11 @@ def test_a_site_that_is_named_may_read_what_decodes_and_ask(told: Make) -> None:
         assert ask(f"{url}/{IMAGES}", {"prompt": "a castle"}, {"Origin": "https://friend.example"})[0] == 200
 
 
-@pytest.mark.parametrize(
-    "wrong", ["", "example.com", "example.com/", "https://example.com/", "ftp://example.com", "https://Example.com", "https://["]
-)
+NO_ORIGINS = ("", "example.com", "example.com/", "https://example.com/", "ftp://example.com", "https://Example.com", "https://[")
+NO_ORIGINS += ("https://example.com:443", "https://a@b", "https://a:99999", "https://exa mple.com", "https://münchen.de")
+
+
+@pytest.mark.parametrize("wrong", NO_ORIGINS)
 def test_what_is_no_origin_is_refused(wrong: str) -> None:
     with pytest.raises(InputError, match="an origin is a scheme, a host and maybe a port"):
         Access(origins=(wrong,))
@@ -223,7 +267,7 @@ def test_a_line_that_did_not_fit_spoils_no_other(told: Make, tmp_path: Path, mon
 
         def __init__(self, file) -> None:  # type: ignore[no-untyped-def]
             self.file = file
-            self.seek, self.truncate = file.seek, file.truncate
+            self.seek, self.truncate, self.seekable = file.seek, file.truncate, file.seekable
 
         def __enter__(self):  # type: ignore[no-untyped-def]
             return self

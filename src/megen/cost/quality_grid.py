@@ -222,5 +222,3 @@ def _check_ranges(grid: QualityGrid) -> None:
         raise QualityError("payload_bits must be positive")
     if not (np.diff(grid.class_edges) >= 0).all() or not all((np.diff(axis) > 0).all() for axis in (grid.steps, grid.snr_db)):
         raise QualityError("steps, snr_db and class_edges must rise")
-    if grid.airtime_draws_s.shape[-1] < 2:
-        raise QualityError("airtime_draws_s must hold two transmissions or more of each half, for a standard error")

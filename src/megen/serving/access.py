@@ -20,6 +20,7 @@ ANYONE = "anyone"  # whom requests belong to where no token is asked for
 LEAST_TOKEN_CHARS = 16
 MOST_OWNERS = 10_000  # whose recent requests are counted
 MINUTE_S = 60.0
+DEFAULT_PORTS = {"http": 80, "https": 443}  # which browsers leave out of an origin
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,10 @@ def check_origin(origin: str) -> None:
     """Refuse what no browser would send as an origin. Errors: InputError."""
     try:
         parts = urlsplit(origin)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and origin == f"{parts.scheme}://{parts.netloc}".lower()
+        port = "" if parts.port in (None, DEFAULT_PORTS.get(parts.scheme)) else f":{parts.port}"
+        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+        good = parts.scheme in DEFAULT_PORTS and bool(host) and origin == f"{parts.scheme}://{host}{port}"
+        good = good and origin.isascii() and not any(c.isspace() for c in origin)
     except ValueError:
         good = False
     if not good:

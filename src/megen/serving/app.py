@@ -187,8 +187,7 @@ def _for_other_sites(origins: tuple[str, ...]) -> list[Middleware]:
     """Lets pages of the sites that were named read what is served, and ask by the images call."""
     if not origins:
         return []
-    asked = "Authorization", "Content-Type"
-    return [Middleware(CORSMiddleware, allow_origins=origins, allow_methods=("GET", "POST"), allow_headers=asked)]
+    return [Middleware(CORSMiddleware, allow_origins=origins, allow_methods=("GET", "POST"), allow_headers=("*",))]
 
 
 class Headers:

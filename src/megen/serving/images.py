@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from megen.errors import InputError, MegenError, RunError
@@ -93,6 +93,8 @@ class Images:
             wait_s = self.access.retry_after_s(payer, asked.n or 1)
         except InputError as error:
             return self._refused("bad_request", 400, str(error), "invalid_request_error")
+        except ClientDisconnect:
+            return Response(status_code=CLIENT_CLOSED)
         if wait_s:
             return self._refused("too_many", 429, "too many requests", "rate_limit_exceeded", retry_after_s=wait_s)
         jobs = []
@@ -200,9 +202,15 @@ class Images:
         options = {"quality": asked.output_compression if asked.output_compression is not None else JPEG_QUALITY}
         out = io.BytesIO()
         form = asked.output_format or "png"
-        async with self._decoding:
-            pixels = await asyncio.to_thread(self.receiver.decode, Received(served.payload))
-            await asyncio.to_thread(Image.fromarray(pixels).save, out, form, **({} if form == "png" else options))
+        received = Received(served.payload)
+
+        def draw() -> None:
+            Image.fromarray(self.receiver.decode(received)).save(out, form, **({} if form == "png" else options))
+
+        await self._decoding.acquire()
+        drawn = asyncio.get_running_loop().run_in_executor(None, draw)
+        drawn.add_done_callback(lambda _: self._decoding.release())  # when it is over, also where nobody waits any more
+        await asyncio.shield(drawn)
         return out.getvalue()
 
     def _entry(self, asked: ImageRequest, picture: bytes, job: Asked, base: str) -> dict[str, Any]:

@@ -82,9 +82,10 @@ class Outcomes:
         data = (json.dumps(line, allow_nan=False) + "\n").encode()
         try:
             with self._lock, self.path.open("ab", buffering=0) as file:
-                before = file.seek(0, os.SEEK_END)
-                if file.write(data) < len(data):  # a part of a line would spoil the next one too
-                    file.truncate(before)
+                before = file.seek(0, os.SEEK_END) if file.seekable() else None
+                if file.write(data) < len(data):
+                    if before is not None:  # a part of a line would spoil the next one too
+                        file.truncate(before)
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             self.unwritten += 1

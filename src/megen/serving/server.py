@@ -196,9 +196,14 @@ def decider(options: Options, transmitter: Transmitter, weights: str) -> Decider
 def run(
     app: App, listening: socket.socket, *, tls: dict[str, Any] | None = None, ready: Callable[[str], object] = lambda url: None
 ) -> None:
-    """Serve at a socket that `bound` gave until SIGINT or SIGTERM; requests at work are then finished within `DRAIN_S`. `ready` gets the
-    address.
+    """Serve at a socket that `bound` gave until SIGINT or SIGTERM; requests at work are then finished within `DRAIN_S`.
+
+    `ready` gets the address. Errors: InputError where another server listens there by now.
     """
+    try:
+        listening.listen(BACKLOG)
+    except OSError as error:
+        raise InputError(f"cannot listen at {listening.getsockname()}: {error}") from None
     with structured():
         asyncio.run(_serve(app, web_server(app, tls), listening, ready, "https" if tls else "http"))
 

@@ -164,12 +164,13 @@ class Service:
         self._dispatch()
 
     async def drain(self, timeout_s: float) -> None:
-        """Take no more requests, and wait until those at work are over, or the time is."""
+        """Take no more requests, wait until those at work are over, or the time is, and cancel what is left."""
         self.draining = True
         began = self.clock()
         while (len(self.scheduler) or self._tasks) and self.clock() - began < timeout_s:
             await asyncio.sleep(0.05)
-        for served in self._requests.values():
+        for served in list(self._requests.values()):
+            self.cancel(served)
             self.outcomes.forgotten(served)
 
     def acknowledged(self, request: str, owner: str, seconds: float) -> None:

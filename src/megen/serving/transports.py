@@ -1,6 +1,6 @@
-"""Below the app: requests that do not come to an end are cut off, open connections are bounded, and a WebSocket can be dropped.
+"""Below the app: requests that do not come to an end and readers that take nothing in are cut off, and open connections are bounded.
 
-The web server waits for the rest of a request for ever, and for a reader that takes nothing in too.
+The web server waits for both for ever. With TLS a connection is seen here once its handshake is over.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 REQUEST_S = 10.0  # for a whole request, headers and body, from its first byte or the connection on
+STUCK_S = 10.0  # without a byte that was taken in, before what waits to be sent is given up
+PING_BYTES = 64  # by which pings make what waits longer
 MOST_OPEN = 4096  # connections of all addresses
 SPARE_FILES = 100  # of the process's limit, for all that is no connection
+PROXIES = ("127.0.0.1", "::1")  # whose connections are those of many clients
 
 
 def most_open() -> int:
@@ -31,66 +34,120 @@ def most_open() -> int:
 
 @dataclass
 class Bounds:
-    """How many connections may be open, how many of one address may wait for the rest of a request, and who waits."""
+    """How many connections may be open, of one address and in all, how long a request and a stuck reader may take; and who is connected."""
 
-    unfinished: int  # of one address at a time
+    each: int  # of one address that is no proxy
     open: int = field(default_factory=most_open)
     request_s: float = REQUEST_S
-    waiting: Counter[str] = field(default_factory=Counter)
+    stuck_s: float = STUCK_S
+    proxies: tuple[str, ...] = PROXIES
+    connected: Counter[str] = field(default_factory=Counter)
 
 
-def http_within(bounds: Bounds) -> type[H11Protocol]:
-    """uvicorn's HTTP protocol, with connections and unfinished requests bounded."""
+class Reading:
+    """Drops a connection of whose waiting bytes the other side takes none in for so long."""
 
-    class Bounded(H11Protocol):
-        _address = ""
-        _timer: asyncio.TimerHandle | None = None
+    def __init__(self, transport: asyncio.Transport, stuck_s: float) -> None:
+        self._transport, self._stuck_s, self._waiting = transport, stuck_s, 0
+        self._timer = asyncio.get_running_loop().call_later(stuck_s, self._look)
 
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            self._address = self.client[0] if self.client else ""
-            if len(self.connections) > bounds.open or bounds.waiting[self._address] >= bounds.unfinished:
-                transport.abort()
-            else:
-                self._wait()
+    def stop(self) -> None:
+        """The connection is over."""
+        self._timer.cancel()
 
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._came()
-            super().connection_lost(exc)
+    def _look(self) -> None:
+        before, self._waiting = self._waiting, self._transport.get_write_buffer_size()
+        if 0 < before <= self._waiting <= before + PING_BYTES:
+            self._transport.abort()
+        else:
+            self._timer = asyncio.get_running_loop().call_later(self._stuck_s, self._look)
 
-        def data_received(self, data: bytes) -> None:
-            if self._timer is None and (self.cycle is None or self.cycle.response_complete):
-                self._wait()
-            super().data_received(data)
-            if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
-                self._came()
 
-        def handle_websocket_upgrade(self, event: h11.Request) -> None:
-            self._came()
-            super().handle_websocket_upgrade(event)
+class Bounded(H11Protocol):
+    """uvicorn's HTTP protocol within self.bounds."""
 
-        def _wait(self) -> None:
-            """A request begins."""
-            bounds.waiting[self._address] += 1
-            self._timer = self.loop.call_later(bounds.request_s, self.transport.abort)
+    bounds: Bounds
+    _address: str | None = None
+    _timer: asyncio.TimerHandle | None = None
+    _reading: Reading | None = None
 
-        def _came(self) -> None:
-            """The request is whole, or the connection is gone."""
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
-                bounds.waiting[self._address] -= 1
-                if not bounds.waiting[self._address]:
-                    del bounds.waiting[self._address]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        address = self.client[0] if self.client else ""
+        if len(self.connections) > self.bounds.open or (
+            self.bounds.connected[address] >= self.bounds.each and address not in self.bounds.proxies
+        ):
+            return transport.abort()
+        self._address = address
+        self.bounds.connected[address] += 1
+        self._reading = Reading(transport, self.bounds.stuck_s)
+        return self._watch()
 
-    return Bounded
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._leave()
+        super().connection_lost(exc)
+
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        self._leave()
+        super().handle_websocket_upgrade(event)
+
+    def handle_events(self) -> None:
+        before = self.cycle
+        super().handle_events()
+        if self.cycle is not before:  # the next request has its own time
+            self._rest()
+        if self._address is not None:
+            self._watch()
+
+    def _watch(self) -> None:
+        """Begin or end the time of a request, by whether one is unfinished."""
+        state, idle = self.conn.their_state, self.cycle is not None and not self.conn.trailing_data[0]
+        if state is h11.SEND_BODY or (state is h11.IDLE and not idle):
+            self._timer = self._timer or self.loop.call_later(self.bounds.request_s, self.transport.abort)
+            return
+        self._rest()
+        if state is h11.IDLE and self.timeout_keep_alive_task is None:  # its body came after the answer
+            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def _rest(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _leave(self) -> None:
+        """The connection is gone, or is a WebSocket from here on, which the app counts."""
+        self._rest()
+        if self._reading is not None:
+            self._reading.stop()
+        if self._address is not None:
+            self.bounds.connected[self._address] -= 1
+            if not self.bounds.connected[self._address]:
+                del self.bounds.connected[self._address]
+            self._address = None
+
+
+def http_within(bounds: Bounds) -> type[Bounded]:
+    """The protocol of connections that share bounds."""
+    return type("Within", (Bounded,), {"bounds": bounds})
 
 
 class Droppable(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket protocol, of which the app can let go: `abort` in the scope's state."""
+    """uvicorn's WebSocket protocol, of which the app can let go: `abort` in the scope's state. A stuck reader is dropped anyhow."""
+
+    stuck_s = STUCK_S
 
     def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any], **more: Any) -> None:
         super().__init__(config, server_state, {**app_state, "abort": self.abort}, **more)
+        self._reading: Reading | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._reading = Reading(transport, self.stuck_s)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._reading is not None:
+            self._reading.stop()
+        super().connection_lost(exc)
 
     def abort(self) -> None:
         """Close the connection at once, whatever was not sent."""

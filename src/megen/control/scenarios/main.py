@@ -72,7 +72,7 @@ def build_cmdp(
         deviation_s=draws_s.reshape(*draws_s.shape[:3], n * m, -1) - air_s.mean(-1, keepdims=True),
         cost_tables={"energy_j": server.power_w * compute_s[:, None] + ue_j, "ue_energy_j": ue_j},
         decode_s=decode_s if phone.clean_s else phone.ue_s(),  # one number as before: digests of tables know it
-        gap_s=np.stack([exponential_quantiles(m, scenario.gaps) for m in scenario.mean_gap_s]),
+        gap_s=np.stack([exponential_quantiles(m, int(scenario.gaps)) for m in scenario.mean_gap_s]),
         deadline_s=scenario.deadline_s,
         cost_names=("late", "energy_j"),
         limits=np.array([scenario.late_limit, scenario.energy_limit_j]),
@@ -102,8 +102,13 @@ def _shown(grid: QualityGrid) -> dict[str, Array]:
 
 
 def standard_error(grid: QualityGrid) -> Array:
-    """Of the mean airtime, relative [P, R, G], by the half of the prompts that a shield is calibrated on: a plan's safe side."""
+    """Of the mean airtime, relative [P, R, G], by the half of the prompts that a shield is calibrated on: a plan's safe side.
+
+    Errors: InputError on a single transmission.
+    """
     calibration = grid.airtime_draws_s[0]
+    if calibration.shape[-1] < 2:
+        raise InputError("a quality grid of one transmission a class has no standard error: measure it with more prompts")
     out: Array = calibration.std(-1, ddof=1) / calibration.mean(-1) / np.sqrt(calibration.shape[-1])
     return out
 

@@ -132,7 +132,7 @@ class Scenario:
     def backlog_s(self) -> Array:
         """Cells of the backlog [W]: even up to the top, or where lateness is smooth finer up to the deadlines and then ever wider."""
         if not self.smooth:
-            return np.linspace(0, self.backlog_top_s, self.backlog_cells)
+            return np.linspace(0, self.backlog_top_s, int(self.backlog_cells))
         latest = max(b.deadline_s for b in self.classes)
         width = max(min(max(latest / self.cells_to_deadline, 0.025), 0.1), latest / MOST_CELLS)
         cells = [*np.arange(0, latest + 0.3, width)]
