@@ -8,7 +8,7 @@ lies between two of them. The base is one part. The rest is cut into parts in on
     stage   the four stages of the whole grid, each predicted from all before it: fewer bits, and every one that
             arrives refines the whole picture, but what follows a lost one is lost too
     layer   the base is the whole pyramid, coarsely quantised, and each part refines eight token rows of it
-            (`refinement.py`): a lost one leaves them coarse; about a tenth more bits
+            (`refinement.py`): a lost one leaves them coarse; about a sixth more bits
 """
 
 from __future__ import annotations
