@@ -6,7 +6,6 @@ import json
 import socket
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -24,7 +23,7 @@ from megen.serving.goodput import SLOWER, GoodputEstimate
 
 from .helpers import Peer, ToldEngine, finished, live, until
 from .test_app import ask
-from .test_requests import request
+from .test_requests import flood, request
 
 Make = Callable[..., App]
 IMAGES = "v1/images/generations"
@@ -107,9 +106,9 @@ def test_a_pipelined_request_and_a_late_body_have_their_own_time(told: Make, mon
 
 @pytest.mark.parametrize("path", ["/big", "/v1/ws"])
 def test_who_takes_nothing_in_is_dropped(told: Make, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
-    bounds = transports.Bounds(9, stuck_s=0.3)
+    bounds = transports.Bounds(9)
     monkeypatch.setattr(server, "Bounds", lambda each: bounds)
-    monkeypatch.setattr(transports.Droppable, "stuck_s", 0.3)
+    monkeypatch.setattr(transports, "STUCK_S", 0.3)
     app = told(ToldEngine(finished(2**22)))
     app.files["/big"] = Asset(bytes(2**24), "application/octet-stream", "no-cache")
     with live(app) as url:
@@ -120,8 +119,7 @@ def test_who_takes_nothing_in_is_dropped(told: Make, monkeypatch: pytest.MonkeyP
             stuck.close()
         else:
             peer = Peer(url, max_queue=1)
-            with suppress(ConnectionClosed):
-                peer.send(request())
+            flood(peer, 1)
             until(lambda: app.metrics.connections._value.get() == 0, 10)
 
 
@@ -140,9 +138,7 @@ def test_a_reader_that_takes_nothing_in_is_dropped(told: Make, monkeypatch: pyte
     app = told(ToldEngine(finished(2**22)), rows=2)
     with live(app) as url:
         peer = Peer(url, max_queue=1)
-        with suppress(ConnectionClosed):  # it may be over before all are sent
-            for _ in range(3):
-                peer.send(request())
+        flood(peer, 3)
         until(lambda: app.metrics.connections._value.get() == 0, 10)
         with pytest.raises(ConnectionClosed):
             all_of(peer)

@@ -38,6 +38,13 @@ def request(**fields: object) -> Generate:
     return Generate.model_validate({"id": secrets.token_hex(16), "prompt": "a castle", **fields})
 
 
+def flood(peer: Peer, count: int) -> None:
+    """Ask for so many pictures and take none in; the connection may be over before all are sent."""
+    with suppress(ConnectionClosed):
+        for _ in range(count):
+            peer.send(request())
+
+
 def kinds(events: list) -> list[str]:
     return [f"{'preview' if e.kind == PREVIEW else 'part'} {e.part}" if isinstance(e, Frame) else e.type for e in events]
 
@@ -266,9 +273,7 @@ def test_a_slow_reader_is_bounded(told: Make, monkeypatch: pytest.MonkeyPatch) -
     app = told(engine, rows=2)
     with live(app) as url:
         peer = Peer(url, max_queue=1)
-        with suppress(ConnectionClosed):  # it may be over before all are sent
-            for _ in range(20):
-                peer.send(request())
+        flood(peer, 20)
         until(lambda: app.metrics.connections._value.get() == 0, 10)
         assert len(engine.jobs) >= 1  # requests went on, and are kept
 

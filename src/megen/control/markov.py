@@ -22,7 +22,7 @@ from megen.errors import RunError
 Array = NDArray[np.float64]
 EXACT = 1e-13  # of a solution's residual, relative
 PRODUCTS = 2000
-ILL = "the tables are too ill-conditioned: bring gaps, deadlines and the backlog's top nearer to the seconds that a request takes"
+ILL = "the tables are too ill-conditioned: bring gaps, deadlines and the backlog's top closer to the seconds that a request takes"
 DENSE = 700  # unknowns up to which a factorisation is faster
 
 

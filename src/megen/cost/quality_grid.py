@@ -213,7 +213,7 @@ def _check(grid: QualityGrid) -> None:
 
 
 def _check_ranges(grid: QualityGrid) -> None:
-    """Shares beyond [0, 1], payloads of no bits, axes that do not rise and too few draws are refused. Errors: QualityError."""
+    """Shares beyond [0, 1], payloads of no bits and axes that do not rise are refused. Errors: QualityError."""
     for name in ("fidelity", "clean", "seen", "delivered"):
         value = getattr(grid, name)
         if value is not None and not ((value >= 0) & (value <= 1)).all():

@@ -87,16 +87,11 @@ class Access:
 
     def enter(self, address: str) -> bool:
         """Count a connection; False, and not counted, where the address has as many as it may."""
-        if self._connections[address] >= self.limits.connections:
-            return False
-        self._connections[address] += 1
-        return True
+        return entered(self._connections, address, self.limits.connections)
 
     def leave(self, address: str) -> None:
         """A connection is over."""
-        self._connections[address] -= 1
-        if self._connections[address] <= 0:
-            del self._connections[address]
+        left(self._connections, address)
 
     def origin_allowed(self, origin: str | None, host: str | None) -> bool:
         """Whether a page of that origin may connect: the server's own, one that was named, or no page at all."""
@@ -107,6 +102,21 @@ class Access:
         except ValueError:  # no URL at all
             return False
         return bool(place) and place == host
+
+
+def entered(connected: Counter[str], address: str, most: float) -> bool:
+    """Count a connection of an address; False, and not counted, where it has as many as it may."""
+    if connected[address] >= most:
+        return False
+    connected[address] += 1
+    return True
+
+
+def left(connected: Counter[str], address: str) -> None:
+    """A counted connection is over."""
+    connected[address] -= 1
+    if connected[address] <= 0:
+        del connected[address]
 
 
 def check_origin(origin: str) -> None:

@@ -6,6 +6,7 @@ The web server waits for both for ever. With TLS a connection is seen here once 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from megen.serving.access import entered, left
 
 REQUEST_S = 10.0  # for a whole request, headers and body, from its first byte or the connection on
 STUCK_S = 10.0  # without a byte that was taken in, before what waits to be sent is given up
@@ -34,22 +37,21 @@ def most_open() -> int:
 
 @dataclass
 class Bounds:
-    """How many connections may be open, of one address and in all, how long a request and a stuck reader may take; and who is connected."""
+    """How many connections may be open, of one address and in all, how long a request may take; and who is connected."""
 
     each: int  # of one address that is no proxy
     open: int = field(default_factory=most_open)
     request_s: float = REQUEST_S
-    stuck_s: float = STUCK_S
     proxies: tuple[str, ...] = PROXIES
     connected: Counter[str] = field(default_factory=Counter)
 
 
 class Reading:
-    """Drops a connection of whose waiting bytes the other side takes none in for so long."""
+    """Drops a connection of whose waiting bytes the other side takes none in for `STUCK_S`."""
 
-    def __init__(self, transport: asyncio.Transport, stuck_s: float) -> None:
-        self._transport, self._stuck_s, self._waiting = transport, stuck_s, 0
-        self._timer = asyncio.get_running_loop().call_later(stuck_s, self._look)
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport, self._waiting = transport, 0
+        self._later()
 
     def stop(self) -> None:
         """The connection is over."""
@@ -60,11 +62,14 @@ class Reading:
         if 0 < before <= self._waiting <= before + PING_BYTES:
             self._transport.abort()
         else:
-            self._timer = asyncio.get_running_loop().call_later(self._stuck_s, self._look)
+            self._later()
+
+    def _later(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(STUCK_S, self._look)
 
 
 class Bounded(H11Protocol):
-    """uvicorn's HTTP protocol within self.bounds."""
+    """uvicorn's HTTP protocol within bounds."""
 
     bounds: Bounds
     _address: str | None = None
@@ -74,13 +79,11 @@ class Bounded(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         address = self.client[0] if self.client else ""
-        if len(self.connections) > self.bounds.open or (
-            self.bounds.connected[address] >= self.bounds.each and address not in self.bounds.proxies
-        ):
+        most = math.inf if address in self.bounds.proxies else self.bounds.each
+        if len(self.connections) > self.bounds.open or not entered(self.bounds.connected, address, most):
             return transport.abort()
         self._address = address
-        self.bounds.connected[address] += 1
-        self._reading = Reading(transport, self.bounds.stuck_s)
+        self._reading = Reading(transport)
         return self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -120,9 +123,7 @@ class Bounded(H11Protocol):
         if self._reading is not None:
             self._reading.stop()
         if self._address is not None:
-            self.bounds.connected[self._address] -= 1
-            if not self.bounds.connected[self._address]:
-                del self.bounds.connected[self._address]
+            left(self.bounds.connected, self._address)
             self._address = None
 
 
@@ -134,15 +135,13 @@ def http_within(bounds: Bounds) -> type[Bounded]:
 class Droppable(WebSocketsSansIOProtocol):
     """uvicorn's WebSocket protocol, of which the app can let go: `abort` in the scope's state. A stuck reader is dropped anyhow."""
 
-    stuck_s = STUCK_S
-
     def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any], **more: Any) -> None:
         super().__init__(config, server_state, {**app_state, "abort": self.abort}, **more)
         self._reading: Reading | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._reading = Reading(transport, self.stuck_s)
+        self._reading = Reading(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._reading is not None:
