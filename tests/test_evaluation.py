@@ -3,7 +3,9 @@ from __future__ import annotations
 import io
 import itertools
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +13,10 @@ import torch
 from PIL import Image
 
 from megen.cli.main import main
+from megen.errors import InputError
 from megen.evaluation import backbone as bench_backbone
 from megen.evaluation import link, pictures
+from megen.halves import halves
 from megen.models.embedded import EmbeddedBackbone
 from megen.scenes import judge
 from megen.scenes.captions import HELD_OUT, parse, sample_scene
@@ -182,3 +186,60 @@ def test_a_backbone_is_measured_beside_its_teacher(tiny: EmbeddedBackbone, monke
     assert found["teacher, midpoint"]["2"]["gflops"] > 1.9 * found["teacher, Euler"]["2"]["gflops"] - 0.1
     assert found["teacher, Euler"]["2"]["psnr_teacher_db"] == pytest.approx(found["steps"]["2"]["psnr_teacher_db"], abs=0.01)
     json.dumps(found)
+
+
+class Interrupted(Exception):
+    pass
+
+
+def after(parts: int) -> Callable[[str], object]:
+    """A progress function that interrupts after some parts."""
+    said = itertools.count(1)
+
+    def say(text: str) -> None:
+        if next(said) > parts:
+            raise Interrupted
+
+    return say
+
+
+def test_a_bench_of_a_backbone_goes_on_where_it_was_interrupted(
+    tiny: EmbeddedBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench_backbone, "BOOTSTRAPS", 2)
+    monkeypatch.setattr(bench_backbone, "seconds", lambda sampler, steps: 1.0)
+    prompts, other = bench_backbone.Prompts.of(2, 0), make_tiny(1)
+    whole, sheet = bench_backbone.compare(tiny, [1, 2], prompts, tiny, None, other, batch=3)
+    for parts in (1, 5, 9):
+        with pytest.raises(Interrupted):
+            bench_backbone.compare(tiny, [1, 2], prompts, tiny, None, other, batch=3, say=after(parts), work=tmp_path)
+    files = sorted(tmp_path.glob("*.npz"))
+    assert len(files) == 9  # the progress function is called before each part
+    written = [path.stat().st_mtime_ns for path in files]
+    found, again = bench_backbone.compare(tiny, [1, 2], prompts, tiny, None, other, batch=3, work=tmp_path)
+    assert json.dumps(found) == json.dumps(whole)
+    assert again.tobytes() == sheet.tobytes()
+    assert [path.stat().st_mtime_ns for path in files] == written
+    with pytest.raises(InputError, match=r"another training or measurement \(prompts is"):
+        bench_backbone.compare(tiny, [1], bench_backbone.Prompts.of(2, 1), tiny, None, other, batch=3, work=tmp_path)
+    files[0].write_bytes(b"not what it was")
+    with pytest.raises(InputError, match=r"is damaged .*: remove it"):
+        bench_backbone.compare(tiny, [1], prompts, tiny, None, other, batch=3, work=tmp_path)
+
+
+def test_a_bench_of_the_link_goes_on_where_it_was_interrupted(tiny_folder: Path, tmp_path: Path) -> None:
+    def compare(prompts: int, seed: int = 0, **options: Any) -> dict[str, Any]:
+        return link.compare(*pair, prompts, 1, seed, 1, avif_speed=10, **({"on_progress": lambda text: None} | options))
+
+    pair = halves(str(tiny_folder))
+    whole = compare(2)
+    for parts in (1, 3):
+        with pytest.raises(Interrupted):
+            compare(2, on_progress=after(parts), work=tmp_path)
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*-0*.json")}
+    assert {path.name for path in kept} >= {"payload-00000.json", "payload-00001.json", "files-00000.json"}
+    assert json.dumps(compare(2, work=tmp_path)) == json.dumps(whole)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert compare(1, work=tmp_path)["prompts"] == 1  # fewer or more of the same prompts may be asked for
+    with pytest.raises(InputError, match="seed is 0 there, 1 here"):
+        compare(2, seed=1, work=tmp_path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,26 @@ else:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+def kept(folder: Path | None, name: str, make: Callable[[], Any]) -> Any:
+    """The JSON value that `folder` holds by this name, else what `make` gives, put there. None: made, and kept nowhere."""
+    if folder is None:
+        return json.loads(to_json(make()))
+    path = folder / f"{name}.json"
+    if not path.is_file():
+        write_json(path, make(), None)
+    return json.loads(read_text(path))
+
+
 @contextmanager
-def held(folder: Path, recipe: Mapping[str, Any], mark: str = MARK) -> Iterator[None]:
-    """Hold `folder` (made where there is none) for a run of `recipe`, which its first run writes to the file `mark`.
+def held(folder: Path | None, recipe: Mapping[str, Any], mark: str = MARK) -> Iterator[None]:
+    """Hold `folder` (made where there is none) for a run of `recipe`, which its first run writes to the file `mark`. None: nothing is held.
 
     The operating system frees the lock when the process ends, however it ends.
     Errors: InputError where another run holds the folder, or where its recipe is another (the first differences are named) or unknown.
     """
+    if folder is None:
+        yield
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

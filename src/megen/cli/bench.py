@@ -45,6 +45,9 @@ def add(commands: argparse._SubParsersAction) -> None:
     b.add_argument("--backbone", default="scenes", metavar="NAME|PATH")
     b.add_argument("--device", help="backbone: where it runs: auto, cpu or cuda (default: auto)")
     b.add_argument("--json", metavar="F.json", help="write the whole object there; - is stdout (default: a table on stdout)")
+    b.add_argument(
+        "--work", type=Path, metavar="FOLDER", help="keeps what is finished, to go on from after an interruption (default: none)"
+    )
     b.add_argument("--teacher", metavar="PATH", help="backbone: measure this teacher too, and distances to its images")
     b.add_argument("--consistency", metavar="PATH", help="backbone: measure this consistency model beside it")
     b.add_argument("--beside", metavar="PATH", help="backbone: measure this one too, and test which is better, prompt by prompt")
@@ -100,7 +103,9 @@ def _link(args: argparse.Namespace, say: Callable[[str], object]) -> dict[str, A
     spec = transmitter.backbone.spec
     (steps,) = counts(args.steps or str(spec.steps[-1]), 1)
     spec.check(Decision(steps))
-    return link.compare(transmitter, receiver, args.prompts, args.sweep, args.seed, steps, avif_speed=args.avif_speed, on_progress=say)
+    return link.compare(
+        transmitter, receiver, args.prompts, args.sweep, args.seed, steps, avif_speed=args.avif_speed, on_progress=say, work=args.work
+    )
 
 
 def _link_table(figures: dict[str, Any]) -> str:
@@ -128,7 +133,7 @@ def _backbone(args: argparse.Namespace, say: Callable[[str], object]) -> dict[st
     assert backbone is not None
     steps = counts(args.steps or ",".join(map(str, backbone.config.steps)), 100)
     prompts = evaluation.Prompts.of(args.prompts, args.seed, as_typed=args.as_typed)
-    options = {"skipped": args.skipped, "batch": args.batch, "drafts": args.drafts, "say": say}
+    options = {"skipped": args.skipped, "batch": args.batch, "drafts": args.drafts, "say": say, "work": args.work}
     figures, sheet = evaluation.compare(backbone, steps, prompts, teacher, consistency, other, **options)
     if args.sheet is not None:
         with replacing(args.sheet) as temporary:

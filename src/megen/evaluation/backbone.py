@@ -8,26 +8,32 @@ FLOPs. The teacher, a consistency model and nets of reduced depth are measured b
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+from megen import run_folder
 from megen.diffusion import flow_map
 from megen.diffusion.denoise import noise_of
 from megen.errors import InputError
+from megen.evaluation import picture_set
 from megen.evaluation.device_profile import gflops as counted_gflops
+from megen.evaluation.picture_set import Pictures, judged
 from megen.evaluation.pictures import all_right, density_and_coverage, paired, rights, same_caption, short_figures
+from megen.files import to_json
 from megen.models.embedded import EmbeddedBackbone
+from megen.models.fingerprint import identity
 from megen.scenes import drafts as drafting
 from megen.scenes import judge
 from megen.scenes.captions import Scene
@@ -72,16 +78,6 @@ class Prompts:
         return Prompts(tuple(t for _, _, t in drawn), scenes, seeds, tuple(u for u, _, _ in drawn), short, full)
 
 
-@dataclass(frozen=True)
-class Pictures:
-    """What is kept of a set of pictures: features, what the judge sees, and small copies."""
-
-    features: Float[Tensor, "n 256"]
-    seen: tuple[dict[str, str], ...]
-    small: Float[Tensor, "n 3 256 256"]
-    latents: Float[Tensor, "n c h w"] | None = None
-
-
 class _Given(nn.Module):
     """Stands where torchmetrics expects a feature extractor: the features are computed already."""
 
@@ -112,19 +108,6 @@ def frechet_difference(real: Float[Tensor, "n d"], ours: Float[Tensor, "n d"], t
     draws = [torch.randint(len(real), (len(real),), generator=generator) for _ in range(BOOTSTRAPS)]
     gains = [frechet_distance(real[i], theirs[i]) - frechet_distance(real[i], ours[i]) for i in draws]
     return {"lower_by": frechet_distance(real, theirs) - frechet_distance(real, ours), "standard_error": float(np.std(gains))}
-
-
-@torch.inference_mode()
-def judged(model: Classifier, images: Iterable[Tensor]) -> Pictures:
-    """Batches of pictures [b, 3, n, n] in [0, 1] to what is kept of them."""
-    figures_ = [
-        (model.features(judge.prepared(x)), judge.predict(model, x), F.interpolate(x, size=(256, 256), mode="area")) for x in images
-    ]
-    return Pictures(
-        torch.cat([f.float().cpu() for f, _, _ in figures_]),
-        tuple(s for _, seen, _ in figures_ for s in seen),
-        torch.cat([x.cpu().half() for _, _, x in figures_]),
-    )
 
 
 def accuracy(prompts: Prompts, seen: Sequence[dict[str, str]], unseen: bool) -> tuple[float, float, dict[str, float]]:
@@ -158,12 +141,6 @@ class Sampler:
         return list(self.solver(lambda z, s, t: backbone.velocity(z, s, t, condition, self.skipped), z, grid))[-1]
 
 
-def generate(sampler: Sampler, texts: Sequence[str], seeds: Sequence[int], steps: int, batch: int) -> Float[Tensor, "n c h w"]:
-    """Latents of all prompts, each from its own seed."""
-    cut = [slice(i, i + batch) for i in range(0, len(texts), batch)]
-    return torch.cat([sampler(texts[c], seeds[c], steps).cpu() for c in cut])
-
-
 def seconds(sampler: Sampler, steps: int, repeats: int = 3) -> float:
     """Seconds of text and denoising of one image alone, the best of `repeats`."""
     best = float("inf")
@@ -180,50 +157,84 @@ def gflops(sampler: Sampler, steps: int) -> float:
 
 
 class Bench:
-    """Renders the prompts' scenes once, then measures one sampler after the other against them."""
+    """Renders the prompts' scenes once, then measures one sampler after the other against them; parts that `work` holds are kept."""
 
     def __init__(
-        self, model: Classifier, prompts: Prompts, device: torch.device, batch: int, say: Callable[[str], object], drafts: int = 1
+        self,
+        model: Classifier,
+        prompts: Prompts,
+        device: torch.device,
+        batch: int,
+        say: Callable[[str], object],
+        *,
+        drafts: int = 1,
+        work: Path | None = None,
     ) -> None:
-        self.model, self.prompts, self.batch, self.say, self.drafts = model.to(device), prompts, batch, say, drafts
-        say("renders")
-        self.device = device
-        self.real = self._rendered(prompts.scenes)
-        again = self._rendered([same_caption(text, k) for k, text in enumerate(prompts.texts)])
+        self.model, self.prompts, self.batch, self.say = model.to(device), prompts, batch, say
+        self.device, self.drafts, self.work = device, drafts, work
+        self.real = self._rendered("renders", prompts.scenes)
+        again = self._rendered("other renders", [same_caption(text, k) for k, text in enumerate(prompts.texts)])
         self.floor = frechet_distance(self.real.features, again.features)
         self.floor_coverage = density_and_coverage(self.real.features, again.features)[1]
         self.reference: Float[Tensor, "n c h w"] | None = None  # the teacher's latents of the same noise
 
-    def _rendered(self, scenes: Sequence[Scene]) -> Pictures:
-        cut = [list(scenes[i : i + 8]) for i in range(0, len(scenes), 8)]
-        return judged(self.model, (render(part, judge.SIZE_PX, self.device) for part in cut))
+    def _parts(self, name: str, count: int, make: Callable[[slice], Pictures]) -> Pictures:
+        parts = []
+        for i in range(0, count, self.batch):
+            self.say(f"{name}, {i}/{count}")
+            part = slice(i, i + self.batch)
+            parts.append(picture_set.kept(self.work, f"{name} {i:05d}".replace(",", "").replace(" ", "-"), lambda: make(part)))  # noqa: B023
+        return picture_set.joined(parts)
+
+    def _rendered(self, name: str, scenes: Sequence[Scene]) -> Pictures:
+        return self._parts(
+            name, len(scenes), lambda part: judged(self.model, render(list(scenes[part]), judge.SIZE_PX, self.device), part.start)
+        )
+
+    @torch.inference_mode()
+    def _made(self, sampler: Sampler, steps: int, part: slice) -> Pictures:
+        """Pictures of full prompts, with all their figures."""
+        backbone = sampler.backbone
+        latents = sampler(self.prompts.texts[part], self.prompts.seeds[part], steps)
+        images = backbone.decode(latents).float()
+        sharp = [octaves(image[None].cpu()) for image in images[: max(0, SHARP - part.start)]]
+        levels = None
+        if self.reference is not None:
+            goal = backbone.decode(self.reference[part].to(backbone.device)).float()
+            levels = -10 * (images - goal).square().mean((1, 2, 3)).clamp(min=1e-10).log10().cpu()
+        kept = judged(self.model, images, part.start)
+        return replace(kept, latents=latents.cpu(), octaves=torch.tensor(sharp).reshape(-1, len(OCTAVES)), teacher_db=levels)
+
+    @torch.inference_mode()
+    def _made_of_short(self, sampler: Sampler, steps: int, part: slice) -> Pictures:
+        """Pictures of short prompts, each the best of `drafts`."""
+        texts, seeds = self.prompts.drawn[part], list(self.prompts.seeds[part])
+        for k, text in enumerate(texts if self.drafts > 1 else ()):
+            drafted = drafting.seeds_of(seeds[k], self.drafts)
+            seeds[k] = drafted[drafting.best(text, sampler([text] * len(drafted), drafted, 1))]
+        latents = sampler(texts, seeds, steps)
+        return replace(judged(self.model, sampler.backbone.decode(latents).float(), part.start), latents=latents.cpu())
 
     def sharpness_of_renders(self, backbone: EmbeddedBackbone) -> dict[str, float]:
         """Octaves of the first scenes' renders at the backbone's size."""
         pictures = (render([s], backbone.config.image_px[0], self.device) for s in self.prompts.scenes[:SHARP])
         return dict(zip(OCTAVES, np.mean([octaves(x.cpu()) for x in pictures], 0).tolist(), strict=True))
 
-    @torch.inference_mode()
-    def short(self, sampler: Sampler, steps: int) -> tuple[dict[str, Any], list[dict[str, str]]]:
-        """What short prompts get at one number of steps, each the best of `drafts`, and what the judge sees."""
+    def short(self, name: str, sampler: Sampler, steps: int) -> tuple[dict[str, Any], Sequence[dict[str, str]]]:
+        """What short prompts get at one number of steps, and what the judge sees."""
         prompts, backbone = self.prompts, sampler.backbone
-        chosen = list(prompts.seeds)
-        for k, text in enumerate(prompts.drawn if self.drafts > 1 else ()):
-            seeds = drafting.seeds_of(prompts.seeds[k], self.drafts)
-            chosen[k] = seeds[drafting.best(text, sampler([text] * len(seeds), seeds, 1))]
-        latents = generate(sampler, prompts.drawn, chosen, steps, self.batch).to(backbone.device)
-        parts = [judge.predict(self.model, backbone.decode(latents[i : i + 8]).float()) for i in range(0, len(latents), 8)]
-        shown = [row for part in parts for row in part]
-        alone = drafting.alone(drafting.chooser(), latents) if drafting.known(backbone) else None
-        return short_figures(prompts.short, shown, alone), shown
+        made = self._parts(f"{name}, {steps} steps, short", len(prompts.drawn), partial(self._made_of_short, sampler, steps))
+        assert made.latents is not None
+        alone = drafting.alone(drafting.chooser(), made.latents.to(backbone.device)) if drafting.known(backbone) else None
+        return short_figures(prompts.short, made.seen, alone), made.seen
 
-    def both(self, name: str, sampler: Sampler, steps: int) -> tuple[dict[str, Any], Pictures, list[dict[str, str]]]:
+    def both(self, name: str, sampler: Sampler, steps: int) -> tuple[dict[str, Any], Pictures, Sequence[dict[str, str]]]:
         """Figures of full and of short prompts; the full ones' pictures, and what is seen in the short ones'."""
         full, pictures = self.measure(name, sampler, steps)
-        short, shown = self.short(sampler, steps)
+        short, shown = self.short(name, sampler, steps)
         return full | short, pictures, shown
 
-    def paired(self, ours: tuple[Pictures, list[dict[str, str]]], theirs: tuple[Pictures, list[dict[str, str]]]) -> dict[str, Any]:
+    def paired(self, ours: tuple[Pictures, Sequence[dict[str, str]]], theirs: tuple[Pictures, Sequence[dict[str, str]]]) -> dict[str, Any]:
         """Two backbones on the same prompts and noise."""
         texts = self.prompts
         return {
@@ -232,26 +243,10 @@ class Bench:
             "scene_fd": frechet_difference(self.real.features, ours[0].features, theirs[0].features),
         }
 
-    @torch.inference_mode()
     def measure(self, name: str, sampler: Sampler, steps: int) -> tuple[dict[str, Any], Pictures]:
         """Figures of one sampler at one number of steps, and its pictures."""
-        self.say(f"{name}, {steps} steps")
-        backbone = sampler.backbone
-        latents = generate(sampler, self.prompts.texts, self.prompts.seeds, steps, self.batch).to(backbone.device)
-        levels: list[Tensor] = []
-        sharp: list[list[float]] = []
-
-        def decoded() -> Iterator[Tensor]:
-            for i in range(0, len(latents), 8):
-                images = backbone.decode(latents[i : i + 8]).float()
-                if i < SHARP:
-                    sharp.append(octaves(images.cpu()))
-                if self.reference is not None:
-                    goal = backbone.decode(self.reference[i : i + 8]).float()
-                    levels.append(-10 * (images - goal).square().mean((1, 2, 3)).clamp(min=1e-10).log10().cpu())
-                yield images
-
-        made = judged(self.model, decoded())
+        made = self._parts(f"{name}, {steps} steps", len(self.prompts.texts), partial(self._made, sampler, steps))
+        assert made.octaves is not None
         distance = frechet_distance(self.real.features, made.features)
         density, coverage = density_and_coverage(self.real.features, made.features)
         figures: dict[str, Any] = {
@@ -261,7 +256,7 @@ class Bench:
             "scene_fd_excess": distance - self.floor,
             "density": density,
             "coverage": coverage,
-            "sharpness": dict(zip(OCTAVES, np.mean(sharp, 0).tolist(), strict=True)),
+            "sharpness": dict(zip(OCTAVES, made.octaves.double().mean(0).tolist(), strict=True)),
             **{f"{key}_full": value for key, value in rights(self.prompts.texts, made.seen).items()},
         }
         for unseen, suffix in ((False, ""), (True, "_unseen")):
@@ -271,11 +266,11 @@ class Bench:
                 f"attribute_accuracy{suffix}_error": error,
                 f"by_attribute{suffix}": by_attribute,
             }
-        if self.reference is not None:
-            figures["psnr_teacher_db"] = float(torch.cat(levels).mean())
+        if made.teacher_db is not None:
+            figures["psnr_teacher_db"] = float(made.teacher_db.mean())
         figures["seconds"] = seconds(sampler, steps)
         figures["gflops"] = gflops(sampler, steps)
-        return figures, replace(made, latents=latents)
+        return figures, made
 
 
 def compare(
@@ -290,16 +285,39 @@ def compare(
     batch: int = 4,
     drafts: int = 1,
     say: Callable[[str], object] = lambda text: None,
+    work: Path | None = None,
 ) -> tuple[dict[str, Any], Image.Image]:
-    """All figures, and a contact sheet: a row of six prompts for each number of steps."""
-    device = backbone.device
+    """All figures, and a contact sheet: a row of six prompts for each number of steps. What `work` holds of an earlier run is kept.
+
+    Errors: InputError where backbones have other latents or cannot have drafts, or where `work` is of other backbones or prompts or in use.
+    """
     for each in filter(None, (backbone, other)):
         drafting.check(each, drafts)
     if other is not None and other.latent_shape != backbone.latent_shape:
         raise InputError(f"the latents of the two backbones differ in shape: {backbone.latent_shape} and {other.latent_shape}")
-    bench = Bench(judge.load(), prompts, device, batch, say, drafts)
+    beside = {"teacher": teacher, "consistency": consistency, "other": other}
+    recipe = {"backbone": identity(backbone), **{k: identity(v) if v else None for k, v in beside.items()}, "skipped": skipped}
+    recipe |= {"prompts": _digest(prompts), "drafts": drafts, "batch": batch}
+    with run_folder.held(work, recipe):
+        bench = Bench(judge.load(), prompts, backbone.device, batch, say, drafts=drafts, work=work)
+        return _compared(bench, backbone, steps, teacher, consistency, other, skipped)
+
+
+def _digest(prompts: Prompts) -> str:
+    return hashlib.sha256(to_json([prompts.texts, prompts.seeds, prompts.drawn]).encode()).hexdigest()[:16]
+
+
+def _compared(
+    bench: Bench,
+    backbone: EmbeddedBackbone,
+    steps: Sequence[int],
+    teacher: EmbeddedBackbone | None,
+    consistency: EmbeddedBackbone | None,
+    other: EmbeddedBackbone | None,
+    skipped: int,
+) -> tuple[dict[str, Any], Image.Image]:
     of_renders = {"scene_fd_floor": bench.floor, "coverage": bench.floor_coverage, "sharpness": bench.sharpness_of_renders(backbone)}
-    figures_: dict[str, Any] = {"prompts": len(prompts.texts), "drafts": drafts, "renders": of_renders, "steps": {}}
+    figures_: dict[str, Any] = {"prompts": len(bench.prompts.texts), "drafts": bench.drafts, "renders": of_renders, "steps": {}}
     rows: dict[str, Pictures] = {}
     if teacher is not None:
         teacher_figures, pictures = bench.measure("teacher", Sampler(teacher), TEACHER_STEPS)
@@ -322,11 +340,4 @@ def compare(
     if consistency is not None:
         solver = partial(flow_map.sample_consistency, generator=torch.Generator().manual_seed(0))
         figures_["consistency"] = {str(n): bench.measure("consistency", Sampler(consistency, solver), n)[0] for n in steps}
-    return figures_, sheet({k: rows[k] for k in sorted(rows, key=lambda k: int(k.split()[-1]))})
-
-
-def sheet(rows: dict[str, Pictures], columns: int = 6) -> Image.Image:
-    """The first prompts' pictures, a row for each set."""
-    small = [p.small[:columns].float() for p in rows.values()]
-    grid = torch.cat([torch.cat(list(row), -1) for row in small], -2)
-    return Image.fromarray((grid.permute(1, 2, 0).clamp(0, 1) * 255).round().byte().numpy())
+    return figures_, picture_set.sheet({k: rows[k] for k in sorted(rows, key=lambda k: int(k.split()[-1]))})

@@ -9,21 +9,24 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from megen import merging
+from megen import merging, run_folder
 from megen.codec import QUANTISER_BITS, FeatureCodec, features
 from megen.halves import Receives, Transmitter, tokens_of
 from megen.link import NotDeliveredError, RadioLink, harq
 from megen.link.fading import Forecast
 from megen.metrics import psnr_db, ssim
+from megen.models.fingerprint import identity
 from megen.scenes.captions import caption
 from megen.scenes.splits import scene
 from megen.types import Features, FloatArray, Received
@@ -57,11 +60,10 @@ def prompts(count: int, seed: int) -> list[str]:
     return [caption(scene(PROMPT_SEED, 1000 * seed + i), np.random.default_rng([PROMPT_SEED, seed, i])) for i in range(count)]
 
 
-def samples(transmitter: Transmitter, receiver: Receives, count: int, seed: int, steps: int) -> Iterator[Sample]:
-    """Latents of held-out prompts and their reference images."""
-    for i, text in enumerate(prompts(count, seed)):
-        latent = transmitter.denoise([text], [1000 * seed + i], steps)
-        yield Sample(latent, receiver.image_of(Features.clean(tokens_of(latent))))
+def sample_of(transmitter: Transmitter, receiver: Receives, text: str, seed: int, steps: int) -> Sample:
+    """A prompt's latent and its reference image."""
+    latent = transmitter.denoise([text], [seed], steps)
+    return Sample(latent, receiver.image_of(Features.clean(tokens_of(latent))))
 
 
 @dataclass(frozen=True)
@@ -197,6 +199,29 @@ def airtime(bits: int, snr_db: float, bandwidth_hz: float, rng: np.random.Genera
     return reception.latency_s, all(reception.delivered)
 
 
+def _payload(sample: Sample, transmitter: Transmitter, receiver: Receives) -> dict[str, float]:
+    """Bits and distortion of one image's int8 latent, of the payload as good as that, and of the usual payload; bits of its PNG."""
+    bits8, image8 = int8(sample, receiver)
+    db8 = psnr_db(image8, sample.image)
+    depth, bits_like8, db_like8 = depth_for(sample, db8 - 0.5, transmitter, receiver)
+    bits, image = coded(sample, 0.0, QUANTISER_BITS, transmitter, receiver)
+    row = {"int8_bits": bits8, "int8_psnr_db": db8, "at_int8_bits": bits_like8, "at_int8_psnr_db": db_like8, "at_int8_depth": depth}
+    return row | {
+        "bits": bits,
+        "psnr_db": psnr_db(image, sample.image),
+        "ssim": ssim(image, sample.image),
+        "png_bits": png_bits(sample.image),
+    }
+
+
+def _files(kinds: dict[str, FileKind], sample: Sample, target_db: float) -> dict[str, float]:
+    """Bits and PSNR of one image's file of each kind."""
+    row: dict[str, float] = {}
+    for name, kind in kinds.items():
+        row[f"{name}_bits"], row[f"{name}_psnr_db"], _ = file_at(kind, sample.image, target_db)
+    return row
+
+
 def compare(
     transmitter: Transmitter,
     receiver: Receives,
@@ -207,33 +232,41 @@ def compare(
     *,
     avif_speed: int,
     on_progress: Callable[[str], object],
+    work: Path | None = None,
 ) -> dict[str, Any]:
-    """The whole table over `count` prompts; the sweep over SNR uses the first `sweep` of them."""
-    every = []
-    for i, sample in enumerate(samples(transmitter, receiver, count, seed, steps), 1):
-        every.append(sample)
-        on_progress(f"images {i}/{count}")
+    """The whole table over `count` prompts; the sweep over SNR uses the first `sweep` of them. What `work` holds of an earlier run is kept.
+
+    Errors: InputError where `work` holds a measurement of other halves, seed, steps or files, or is being measured in.
+    """
+    texts, kinds = prompts(count, seed), file_kinds(avif_speed)
+
+    @cache
+    def sample(i: int) -> Sample:
+        return sample_of(transmitter, receiver, texts[i], 1000 * seed + i, steps)
+
+    def files(i: int) -> dict[str, float]:
+        return _files(kinds, sample(i), rows[i]["psnr_db"])
+
     rows: list[dict[str, float]] = []
-    for i, sample in enumerate(every, 1):
-        bits8, image8 = int8(sample, receiver)
-        db8 = psnr_db(image8, sample.image)
-        depth, bits_like8, db_like8 = depth_for(sample, db8 - 0.5, transmitter, receiver)
-        bits, image = coded(sample, 0.0, QUANTISER_BITS, transmitter, receiver)
-        db = psnr_db(image, sample.image)
-        row = {"int8_bits": bits8, "int8_psnr_db": db8, "at_int8_bits": bits_like8, "at_int8_psnr_db": db_like8, "at_int8_depth": depth}
-        rows.append(row | {"bits": bits, "psnr_db": db, "ssim": ssim(image, sample.image), "png_bits": png_bits(sample.image)})
-        on_progress(f"payloads {i}/{count}")
-    kinds = file_kinds(avif_speed)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # the encoders leave the interpreter's lock
-        jobs = [
-            {name: pool.submit(file_at, k, s.image, r["psnr_db"]) for name, k in kinds.items()} for s, r in zip(every, rows, strict=True)
-        ]
-        for i, (row, waiting) in enumerate(zip(rows, jobs, strict=True), 1):
-            for name, job in waiting.items():
-                row[f"{name}_bits"], row[f"{name}_psnr_db"], _ = job.result()
-            on_progress(f"files {i}/{count}")
+    recipe = {"backbone": identity(transmitter.backbone), "codec": transmitter.codec.fingerprint, "seed": seed, "steps": steps}
+    with run_folder.held(work, {**recipe, "files": list(kinds), "avif_speed": avif_speed}):
+        for i in range(count):
+            rows.append(run_folder.kept(work, f"payload-{i:05d}", lambda: _payload(sample(i), transmitter, receiver)))  # noqa: B023
+            on_progress(f"payloads {i + 1}/{count}")
+        pool = ThreadPoolExecutor(os.cpu_count())  # the encoders leave the interpreter's lock
+        try:
+            jobs = [pool.submit(run_folder.kept, work, f"files-{i:05d}", partial(files, i)) for i in range(count)]
+            for i, job in enumerate(jobs):
+                rows[i] |= job.result()
+                on_progress(f"files {i + 1}/{count}")
+        finally:
+            pool.shutdown(cancel_futures=True)
+        crossings = []
+        for i in range(min(sweep, count)):
+            make = partial(_crossings, transmitter, receiver, sample, rows[i], seed, i, list(kinds))
+            crossings.append(run_folder.kept(work, f"crossings-{i:05d}", make))
+            on_progress(f"crossings {i + 1}/{min(sweep, count)}")
     mean = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
-    schemes = _sweep(every[:sweep], transmitter, receiver, seed, rows[:sweep], files=list(kinds), on_progress=on_progress)
     return {
         "prompts": count,
         "steps": steps,
@@ -245,59 +278,62 @@ def compare(
         "bits_ratio_int8_latent": mean["at_int8_bits"] / mean["int8_bits"],
         "mean": mean,
         "sweep_prompts": sweep,
-        "schemes": schemes,
+        "schemes": _schemes(crossings),
     }
 
 
-def _sweep(
-    every: list[Sample],
+def _crossings(
     transmitter: Transmitter,
     receiver: Receives,
+    sample_at: Callable[[int], Sample],
+    row: dict[str, float],
     seed: int,
-    rows: list[dict[str, float]],
-    *,
+    i: int,
     files: list[str],
-    on_progress: Callable[[str], object],
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Per scheme and SNR: bits, airtime, PSNR and SSIM over what was delivered, and the share that was."""
-    schemes: dict[str, dict[str, dict[str, float]]] = {}
+) -> dict[str, dict[str, dict[str, float | None]]]:
+    """One image over the link by every scheme at every SNR: bits and airtime where they are known; PSNR and SSIM of what arrived."""
+    sample, found = sample_at(i), dict[str, dict[str, dict[str, float | None]]]()
+
+    def note(snr_db: float, name: str, bits: float | None, seconds: float | None, image: np.ndarray | None = None) -> None:
+        db, alike = (None, None) if image is None else (psnr_db(image, sample.image), ssim(image, sample.image))
+        found.setdefault(name, {})[f"{snr_db:g}"] = {"bits": bits, "airtime_s": seconds, "psnr_db": db, "ssim": alike}
+
     for snr_db in SNRS_DB:
-        on_progress(f"{snr_db:g} dB")
-        records: dict[str, list[tuple[float, float, np.ndarray | None, float]]] = {}
-        for i, sample in enumerate(every):
+        for scheme, ratio, by, name in SCHEMES:
+            rng = np.random.default_rng([seed, i, int(10 * ratio)])
+            ue = Blind(transmitter.codec, receiver) if by == "blind" else receiver
+            sent = transmitter.encode(sample.latent, ratio, analog=scheme == "analog")
+            try:
+                delivery = RadioLink(snr_db).send(sent, rng)
+            except NotDeliveredError:
+                note(snr_db, name, None, None)
+                continue
+            note(snr_db, name, sent.payload.bits()["total"], delivery.latency_s, ue.decode(delivery.received))
+        rng = np.random.default_rng([seed, i])
+        for name, (bits, image) in {
+            "int8 latent": int8(sample, receiver),
+            "reference fp16, ratio 0.5": reference_fp16(sample, 0.5, receiver),
+            "png": (int(row["png_bits"]), sample.image),
+        }.items():
+            seconds, whole = airtime(bits, snr_db, 1e6, rng)
+            note(snr_db, name, bits, seconds, image if whole else None)
+        for name in files:
+            bits = int(row[f"{name}_bits"])
+            seconds, whole = airtime(bits, snr_db, 1e6, rng)
+            note(snr_db, name, bits, seconds)
+            if whole:
+                found[name][f"{snr_db:g}"]["psnr_db"] = row[f"{name}_psnr_db"]
+    return found
 
-            def note(name: str, bits: float, seconds: float, image: np.ndarray | None, db: float = math.nan) -> None:
-                records.setdefault(name, []).append((bits, seconds, image, db))  # noqa: B023
 
-            for scheme, ratio, by, name in SCHEMES:
-                rng = np.random.default_rng([seed, i, int(10 * ratio)])
-                ue = Blind(transmitter.codec, receiver) if by == "blind" else receiver
-                sent = transmitter.encode(sample.latent, ratio, analog=scheme == "analog")
-                try:
-                    delivery = RadioLink(snr_db).send(sent, rng)
-                except NotDeliveredError:
-                    note(name, math.nan, math.nan, None)
-                    continue
-                note(name, sent.payload.bits()["total"], delivery.latency_s, ue.decode(delivery.received))
-            rng = np.random.default_rng([seed, i])
-            for name, (bits, image) in {
-                "int8 latent": int8(sample, receiver),
-                "reference fp16, ratio 0.5": reference_fp16(sample, 0.5, receiver),
-                "png": (int(rows[i]["png_bits"]), sample.image),
-            }.items():
-                seconds, whole = airtime(bits, snr_db, 1e6, rng)
-                note(name, bits, seconds, image if whole else None)
-            for name in files:
-                bits = int(rows[i][f"{name}_bits"])
-                seconds, whole = airtime(bits, snr_db, 1e6, rng)
-                note(name, bits, seconds, sample.image if whole else None, rows[i][f"{name}_psnr_db"])
-        for name, crossings in records.items():
-            arrived = [(image, db, every[i].image) for i, (_, _, image, db) in enumerate(crossings) if image is not None]
-            schemes.setdefault(name, {})[f"{snr_db:g}"] = {
-                "bits": float(np.nanmean([bits for bits, *_ in crossings])) if arrived else math.nan,
-                "airtime_s": float(np.nanmean([s for _, s, *_ in crossings])) if arrived else math.nan,
-                "psnr_db": float(np.mean([db if math.isfinite(db) else psnr_db(a, b) for a, db, b in arrived])) if arrived else math.nan,
-                "ssim": float(np.mean([ssim(a, b) for a, db, b in arrived if not math.isfinite(db)] or [math.nan])),
-                "delivered": len(arrived) / len(crossings),
-            }
+def _schemes(crossings: list[dict[str, dict[str, dict[str, float | None]]]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Means over images, by scheme and SNR, of what is known of each; NaN everywhere where nothing arrived; and the share that arrived."""
+    schemes: dict[str, dict[str, dict[str, float]]] = {}
+    for name, snrs in crossings[0].items():
+        for snr in snrs:
+            each = [of[name][snr] for of in crossings]
+            arrived = [of for of in each if of["psnr_db"] is not None]
+            known = {key: [value for of in each if (value := of[key]) is not None] if arrived else [] for key in each[0]}
+            means = {key: float(np.mean(values)) if values else math.nan for key, values in known.items()}
+            schemes.setdefault(name, {})[snr] = {**means, "delivered": len(arrived) / len(each)}
     return schemes

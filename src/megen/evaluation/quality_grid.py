@@ -7,7 +7,6 @@ folder, so that an interrupted run goes on.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,6 @@ from megen.codec import QUANTISER_BITS
 from megen.cost import quality_grid as quality
 from megen.cost.quality_grid import QualityGrid
 from megen.errors import InputError
-from megen.files import read_text, write_json
 from megen.halves import Receives, Transmitter, tokens_of
 from megen.link import NotDeliveredError, RadioLink
 from megen.metrics import log_mse, psnr_db
@@ -152,12 +150,10 @@ def measure(
     recipe = {"receiver": transmitter.codec.fingerprint, "backbone": _mark(backbone)[:16], "steps": steps, "snrs_db": SNRS_DB}
     with run_folder.held(work, {**recipe, "air_draws": AIR_DRAWS, "codings": [list(pair) for pair in codings(backbone.spec.merge_ratios)]}):
         for i, text in enumerate(prompts):
-            path = work / f"prompt-{i:05d}.json"
-            if not path.is_file():
-                write_json(path, measure_prompt(transmitter, receiver, model, steps, i, text), None)
-            row = json.loads(read_text(path))
+            name = f"prompt-{i:05d}"
+            row = run_folder.kept(work, name, lambda: measure_prompt(transmitter, receiver, model, steps, i, text))  # noqa: B023
             if row["prompt"] != text:
-                raise InputError(f"{path} is of another prompt, {row['prompt']!r}: give the same prompts, or another --work folder")
+                raise InputError(f"{name} of {work} is another prompt, {row['prompt']!r}: give the same prompts, or another --work folder")
             rows.append(row)
             on_prompt(i + 1)
     return rows
