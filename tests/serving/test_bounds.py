@@ -6,6 +6,7 @@ import json
 import socket
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -207,17 +208,22 @@ def test_images_are_all_taken_on_or_none_and_refusals_cost_no_quota(told: Make) 
     engine = ToldEngine(0.3, finished())
     app = told(engine, Access(limits=Limits(requests_a_minute=6)), rows=1, capacity=2)
     with live(app) as url:
-        assert ask(f"{url}/{IMAGES}", {"prompt": "a castle", "n": 5})[0] == 503
-        until(lambda: engine.running == 0)
-        assert len(app.service.scheduler) == 0
-        assert ask(f"{url}/{IMAGES}", {"prompt": "a castle", "n": 3})[0] == 200  # the refused five were not counted
+        status, body, _ = ask(f"{url}/{IMAGES}", {"prompt": "a castle", "n": 5})
+        assert (status, "at most 3 requests at once" in json.loads(body)["error"]["message"]) == (400, True)
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(ask, f"{url}/{IMAGES}", {"prompt": "a castle", "n": 1})
+            until(lambda: engine.running == 1)
+            assert ask(f"{url}/{IMAGES}", {"prompt": "a castle", "n": 3})[0] == 503
+            assert (engine.running, len(app.service.scheduler)) == (1, 0)  # of the three none was begun
+            assert first.result()[0] == 200
+        assert ask(f"{url}/{IMAGES}", {"prompt": "a castle", "n": 2})[0] == 200  # the refused eight were not counted
         assert ask(f"{url}/{IMAGES}", {"prompt": "a castle", "n": 4})[0] == 429
         assert ask(f"{url}/{IMAGES}", {"prompt": "a castle", "n": 2})[0] == 200  # nor these four
         status, body, _ = ask(f"{url}/{IMAGES}", {"prompt": "a castle", "n": 7})
         assert (status, "at most 6 pictures a minute" in json.loads(body)["error"]["message"]) == (400, True)
         text = app.metrics.text()
-    for code in ("busy", "too_many", "bad_request"):
-        assert f'megen_refused_total{{code="{code}"}} 1.0'.encode() in text
+    for code, count in (("busy", 1), ("too_many", 1), ("bad_request", 2)):
+        assert f'megen_refused_total{{code="{code}"}} {count}.0'.encode() in text
 
 
 def test_a_client_that_leaves_without_a_stream_stops_its_work(told: Make) -> None:

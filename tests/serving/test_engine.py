@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from megen.codec import FeatureCodec
 from megen.errors import InputError, RunError
 from megen.halves import Transmitter
 from megen.models.embedded import EmbeddedBackbone
+from megen.serving import engine as engine_module
 from megen.serving.engine import LocalEngine
 from megen.serving.job import Engine, EngineLostError, Finished, Job, JobEvent, Progress
 from megen.types import Decision, Part
@@ -64,12 +67,14 @@ def test_seconds_and_rows_are_told(engine: LocalEngine) -> None:
     assert engine.step_s > 0
 
 
-def test_previews_are_small_pictures_of_what_it_will_be(engine: LocalEngine) -> None:
-    out = asyncio.run(events(engine, Job(WORDS, 0, Decision(4), ("webp",))))
+def test_previews_are_small_pictures_of_what_it_will_be(transmitter: Transmitter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "BESIDE", 1)  # in order: the features never overtake a preview
+    with closing(LocalEngine(transmitter)) as engine:
+        out, short = (asyncio.run(events(engine, Job(WORDS, 0, Decision(n), ("webp",)))) for n in (4, 2))
     previews = [event.preview for event in out if isinstance(event, Progress) and event.preview]
     assert previews
     assert Image.open(io.BytesIO(previews[0])).size == (64, 64)
-    assert not any(e.preview for e in asyncio.run(events(engine, Job(WORDS, 0, Decision(2), ("webp",)))) if isinstance(e, Progress))
+    assert not any(e.preview for e in short if isinstance(e, Progress))
 
 
 def test_a_closed_iterator_frees_its_row(engine: LocalEngine) -> None:
@@ -99,6 +104,35 @@ def test_a_step_that_fails_fails_its_rows_alone(engine: LocalEngine, transmitter
         with pytest.raises(RunError, match="ValueError: boom"):
             asyncio.run(events(engine, Job(WORDS, 0, Decision(1))))
     assert finished(asyncio.run(events(engine, Job(WORDS, 0, Decision(1)))))
+
+
+def test_a_batch_that_fails_goes_on_row_by_row(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    step, together, alone_failed = EmbeddedBackbone.step, list[int](), list[bool]()
+
+    def short_of_memory(self: EmbeddedBackbone, z: torch.Tensor, *args: Any) -> torch.Tensor:
+        if len(z) > 1:
+            together.append(len(z))
+            raise MemoryError("no room")
+        if together and not alone_failed:
+            alone_failed.append(True)
+            raise ValueError("boom")
+        return step(self, z, *args)
+
+    async def several() -> list[Any]:
+        return await asyncio.gather(*(events(engine, Job(WORDS, k, Decision(2))) for k in range(3)), return_exceptions=True)
+
+    alone = [finished(asyncio.run(events(engine, Job(WORDS, k, Decision(2))))) for k in range(3)]
+    monkeypatch.setattr(EmbeddedBackbone, "step", short_of_memory)
+    found = asyncio.run(several())
+    assert together
+    failed = [k for k, of in enumerate(found) if isinstance(of, BaseException)]
+    assert len(failed) == 1
+    assert "ValueError: boom" in str(found[failed[0]])
+    for k in set(range(3)) - set(failed):
+        assert finished(found[k]).transmission.payload == alone[k].transmission.payload
+    assert "each goes on alone" in caplog.text
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import logging
 import queue
 import threading
 import time
@@ -29,6 +30,8 @@ from megen.errors import InputError, MegenError, RunError
 from megen.halves import Transmitter
 from megen.serving.job import EngineLostError, Finished, Job, JobEvent, Progress
 from megen.types import POSITIVE, check_number
+
+log = logging.getLogger("megen.serving")
 
 ROWS = 8
 LEAST_PREVIEW_S = 0.15  # between two previews of a job
@@ -167,9 +170,11 @@ class LocalEngine:
             with clock.stage("denoise"):
                 after = denoise.advance(self.transmitter.backbone, rows)
         except Exception as error:
+            if len(tickets) > 1:
+                log.warning("a step of %d rows failed, by %s: %s; each goes on alone", len(tickets), type(error).__name__, error)
+                return self._step_alone(tickets, rows)
             said = error if isinstance(error, RunError | InputError) else RunError(f"a step failed, by {type(error).__name__}: {error}")
-            for ticket in tickets:
-                ticket.tell(said)
+            tickets[0].tell(said)
             return [], None
         spent_s = clock.seconds["denoise"]
         self.step_s = spent_s / len(tickets) if not self.step_s else 0.9 * self.step_s + 0.1 * spent_s / len(tickets)
@@ -182,6 +187,17 @@ class LocalEngine:
             else:
                 self._progress(ticket, rows, after, i)
         kept, left = _kept(after, tickets, [not f for f in after.finished])
+        return left, kept
+
+    def _step_alone(self, tickets: list[_Ticket], rows: Rows) -> tuple[list[_Ticket], Rows | None]:
+        """The same step row by row: one that fails harms no other, and a batch that memory has no room for is still made."""
+        left: list[_Ticket] = []
+        kept: Rows | None = None
+        for i, ticket in enumerate(tickets):
+            stays, after = self._step([ticket], denoise.keep(rows, [i]))
+            left += stays
+            if after is not None:
+                kept = after if kept is None else denoise.join(kept, after)
         return left, kept
 
     def _progress(self, ticket: _Ticket, before: Rows, after: Rows, i: int) -> None:

@@ -99,6 +99,7 @@ class Images:
             return self._refused("too_many", 429, "too many requests", "rate_limit_exceeded", retry_after_s=wait_s)
         jobs = []
         try:
+            self.service.check_room(asked.n or 1)
             for k in range(asked.n or 1):
                 jobs.append(self._submit(asked, owner, k))
         except MegenError as error:

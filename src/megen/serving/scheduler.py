@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Generic, TypeVar
 
-from megen.errors import RunError
+from megen.errors import InputError, RunError
 from megen.types import POSITIVE, check_number
 
 T = TypeVar("T")
@@ -86,10 +86,24 @@ class Scheduler(Generic[T]):
         with_it = len(self._running) + len(self._queue) + 1
         return Ahead(self.backlog_s(due_s), free[0], min(rows, math.ceil(with_it / self.engines)))
 
+    def check_room(self, count: int, places: int) -> None:
+        """See that `count` requests of now fit together, where the engines run `places` at once.
+
+        Errors: InputError where so many never fit, BusyError where they do not now.
+        """
+        most = self.capacity + places
+        if count > most:
+            raise InputError(f"this server holds at most {most} requests at once, got {count}: ask for fewer")
+        if self.running + len(self._queue) + count > most:
+            raise self._busy()
+
+    def _busy(self) -> BusyError:
+        return BusyError(len(self._queue), max(1.0, self.backlog_s() / max(1, len(self._queue))))
+
     def put(self, item: T, work_s: float, now_s: float, deadline_s: float | None = None) -> Waiting[T]:
         """Queue a request that came at `now_s`, to be finished `deadline_s` later. Errors: BusyError where the queue is full."""
         if len(self._queue) >= self.capacity:
-            raise BusyError(len(self._queue), max(1.0, self.backlog_s() / max(1, len(self._queue))))
+            raise self._busy()
         place = Waiting(self.due_s(now_s, deadline_s), next(self._numbers), work_s, item)
         heapq.heappush(self._queue, place)
         return place

@@ -129,6 +129,14 @@ class Service:
         self._dispatch()
         return served
 
+    def check_room(self, count: int) -> None:
+        """See that `count` new requests fit together. Errors: InputError where so many never do, BusyError where they do not now."""
+        self.scheduler.check_room(count, self._places)
+
+    @property
+    def _places(self) -> int:
+        return self.settings.rows * self.settings.engines
+
     def resume(self, request: str, owner: str, follower: Follower, have: tuple[int, ...]) -> Served:
         """Follow a request again; what it has come to is sent at once, without the parts that arrived before.
 
@@ -211,7 +219,7 @@ class Service:
 
     def _dispatch(self) -> None:
         """Give the engine as many requests as it runs at once."""
-        while self.scheduler.running < self.settings.rows * self.settings.engines and (place := self.scheduler.take()) is not None:
+        while self.scheduler.running < self._places and (place := self.scheduler.take()) is not None:
             served = place.item
             served.state, served.attempts, served.position = "running", served.attempts + 1, 0
             served.task = asyncio.create_task(self._run(served, place), name=served.id)
