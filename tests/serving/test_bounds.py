@@ -185,6 +185,16 @@ def test_a_page_of_another_origin_makes_no_images(told: Make, origin: str) -> No
     assert b'megen_refused_total{code="unauthorised"} 1.0' in app.metrics.text()
 
 
+def test_a_failure_is_an_answer_with_all_headers(told: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = told(ToldEngine(finished()), Access(origins=("https://friend.example",)))
+    monkeypatch.setattr(app.images.access, "retry_after_s", lambda *args: 1 / 0)
+    with live(app) as url:
+        status, body, headers = ask(f"{url}/{IMAGES}", {"prompt": "a castle"}, {"Origin": "https://friend.example"})
+    assert (status, json.loads(body)["error"]["message"]) == (500, "failed unexpectedly, by ZeroDivisionError")
+    assert headers["access-control-allow-origin"] == "https://friend.example"
+    assert headers["x-content-type-options"] == "nosniff"
+
+
 def test_a_site_that_is_named_may_read_what_decodes_and_ask(told: Make) -> None:
     with live(told(ToldEngine(finished()), Access(origins=("https://friend.example",)))) as url:
         _, _, headers = ask(f"{url}/healthz", headers={"Origin": "https://friend.example"})

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -87,7 +86,7 @@ class App:
         self._goodputs = Goodputs()
         self._offered = decoding.offered
         self.images = Images(service, access, decoding.receiver, decoding.offered.backbone, self._refused)
-        self.asgi = Starlette(
+        routed = Starlette(
             routes=[
                 WebSocketRoute("/v1/ws", self.socket),
                 Route("/v1/images/generations", self.images.generate, methods=["POST"]),
@@ -98,9 +97,9 @@ class App:
                 Route("/openapi.json", self.description),
                 Route("/{path:path}", self.file),
             ],
-            middleware=[Middleware(Headers, origins=access.origins), *_for_other_sites(access.origins)],
             exception_handlers={404: self.unknown, 405: self.not_allowed, 500: self.broken},
         )
+        self.asgi = Headers(_for_other_sites(routed, access.origins), access.origins)  # around all: an answer of 500 has them too
 
     def _refused(self, code: ErrorCode) -> None:
         self.metrics.refused.labels(code).inc()
@@ -183,11 +182,9 @@ def takes_gzip(accepted: str) -> bool:
     return False
 
 
-def _for_other_sites(origins: tuple[str, ...]) -> list[Middleware]:
+def _for_other_sites(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
     """Lets pages of the sites that were named read what is served, and ask by the images call."""
-    if not origins:
-        return []
-    return [Middleware(CORSMiddleware, allow_origins=origins, allow_methods=("GET", "POST"), allow_headers=("*",))]
+    return CORSMiddleware(app, allow_origins=origins, allow_methods=("GET", "POST"), allow_headers=("*",)) if origins else app
 
 
 class Headers:

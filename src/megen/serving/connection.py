@@ -70,7 +70,6 @@ class Connection:
             pass
         except ProtocolError as error:
             code: ErrorCode = "unauthorised" if error.close_code == POLICY else "protocol"
-            self.metrics.refused.labels(code).inc()
             await self._close(error.close_code or 1002, code, str(error))
         except TimeoutError:
             await self._close(POLICY, "protocol", "no hello came")
@@ -210,6 +209,7 @@ class Connection:
         self._sent_s = time.monotonic()
 
     async def _close(self, code: int, error: ErrorCode, message: str) -> None:
+        self.metrics.refused.labels(error).inc()
         await close_with(self.socket, code, error, message)
 
 

@@ -20,7 +20,12 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.ended = Counter("megen_requests", "Requests that are over, by how they ended", ["state"], registry=self.registry)
-        self.refused = Counter("megen_refused", "Requests that were not taken on, by the error's code", ["code"], registry=self.registry)
+        self.refused = Counter(
+            "megen_refused",
+            "Requests not taken on and connections closed for a fault, by the error's code",
+            ["code"],
+            registry=self.registry,
+        )
         self.late = Counter("megen_late", "Pictures shown after their deadline", registry=self.registry)
         self.decisions = Counter("megen_decisions", "Decisions by steps and quantiser", ["steps", "quantiser_bits"], registry=self.registry)
         self.queue_s = Histogram("megen_queue_seconds", "From arrival to the engine", registry=self.registry, buckets=SECONDS)
