@@ -59,7 +59,7 @@ describe('a request', () => {
     session.received(frame(0, 0, BYTES), 0)
     session.received(frame(1, 2, BYTES), 0)
     const lost = session.lost('', 0)
-    expect(told(lost)).toMatchObject([{ kind: 'link', state: 'waiting', ms: 200 }])
+    expect(told(lost)).toMatchObject([{ kind: 'link', state: 'waiting', ms: 200, refused: false }])
     expect(session.due(200)[0]).toEqual({ do: 'connect' })
     expect(sent([...session.opened(), ...hear(WELCOME)])[1]).toEqual({ type: 'resume', id: ID, have: [0, 2] })
     hear(ACCEPTED)
@@ -209,6 +209,14 @@ describe('a connection', () => {
   ])('that breaks the protocol by %s is closed and tried again', (_, act) => {
     const actions = act().at(-1) ?? []
     expect(actions[0]).toEqual({ do: 'close' })
-    expect(told(actions)).toMatchObject([{ kind: 'link', state: 'waiting' }])
+    expect(told(actions)).toMatchObject([{ kind: 'link', state: 'waiting', refused: false }])
+  })
+
+  test('that the server refuses is tried again, with what it said', () => {
+    session.renew()
+    session.opened()
+    const actions = hear({ type: 'error', code: 'too_many', message: 'too many connections of this address' })
+    expect(actions[0]).toEqual({ do: 'close' })
+    expect(told(actions)).toMatchObject([{ kind: 'link', state: 'waiting', why: 'too many connections of this address', refused: true }])
   })
 })

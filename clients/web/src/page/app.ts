@@ -169,7 +169,7 @@ export class App {
 
   #heardOf(news: Notice): void {
     const run = this.#run
-    if (news.kind === 'link') this.#status.link(news.state, news.state === 'waiting' ? news.ms : 0, run !== null)
+    if (news.kind === 'link') this.#status.link(news.state, news.state === 'waiting' ? news : null, run !== null)
     else if (news.kind === 'unauthorised') {
       if (run !== null) this.#stop('')
       this.#shell.run(this.#session.cancel())

@@ -1,5 +1,5 @@
 import { byId } from './dom'
-import { againText, sentence, type Stage, stageShare, stageText, waitText } from './wording'
+import { againText, sentence, type Stage, stageShare, stageText } from './wording'
 
 /** How the connection is. */
 export type LinkState = 'connecting' | 'open' | 'waiting' | 'unauthorised'
@@ -53,11 +53,14 @@ export class Status {
   }
 
   /** The connection as it is now. */
-  link(state: LinkState, ms = 0, asking = false): void {
+  link(state: LinkState, waiting: { readonly why: string; readonly ms: number; readonly refused: boolean } | null = null, asking = false): void {
+    const refused = waiting?.refused === true
     this.#link.dataset['state'] = state
-    this.#link.textContent = LINK_WORDS[state]
-    if (state === 'waiting' && asking) this.#say(`The connection is lost. Trying again in ${waitText(ms)}.`)
+    this.#link.textContent = refused ? 'Refused' : LINK_WORDS[state]
+    if (waiting !== null && asking) this.#say(againText(refused ? waiting.why : 'the connection is lost', waiting.ms))
     byId('offline').hidden = state !== 'waiting'
+    const without = refused && waiting !== null ? `The server refuses the connection: ${waiting.why}.` : 'There is no connection to the server.'
+    byId('offline').textContent = `${without} Your pictures still open: they are decoded on this device.`
   }
 
   /** The server has the request wait. */

@@ -23,7 +23,7 @@ export type Action =
 /** What the page hears of the connection, and of the request where it is no message. */
 export type Notice =
   | { readonly kind: 'link'; readonly state: 'connecting' | 'open' }
-  | { readonly kind: 'link'; readonly state: 'waiting'; readonly why: string; readonly ms: number }
+  | { readonly kind: 'link'; readonly state: 'waiting'; readonly why: string; readonly ms: number; /** The server is there, and said why. */ readonly refused: boolean }
   | { readonly kind: 'again'; readonly why: string; readonly ms: number }
   | { readonly kind: 'unauthorised'; readonly why: string }
   | { readonly kind: 'failed'; readonly why: string }
@@ -153,7 +153,7 @@ export class Session {
   }
 
   /** Go on in a while: with a new connection, or with the same request on this one. */
-  #wait(phase: 'waiting' | 'again', why: string, wantedMs: number, nowMs: number): Action[] {
+  #wait(phase: 'waiting' | 'again', why: string, wantedMs: number, nowMs: number, refused = false): Action[] {
     const asking = this.#asking
     const ms = Math.round(Math.max(wantedMs, this.#waitMs * (0.5 + this.#random())))
     this.#waitMs = Math.min(2 * this.#waitMs, asking === null ? MOST_IDLE_WAIT_MS : MOST_WAIT_MS)
@@ -162,7 +162,7 @@ export class Session {
     if (givesUp) this.#asking = null
     const failed: Action[] = givesUp ? [tell({ kind: 'failed', why: `no picture in ${PATIENCE_MS / 60_000} minutes; last: ${why}` })] : []
     if (givesUp && phase === 'again') this.#phase = 'open'
-    const waits = tell(phase === 'again' ? { kind: 'again', why, ms } : { kind: 'link', state: 'waiting', why, ms })
+    const waits = tell(phase === 'again' ? { kind: 'again', why, ms } : { kind: 'link', state: 'waiting', why, ms, refused })
     return [{ do: 'timer', ms: this.#phase === 'open' ? null : ms }, waits, ...failed]
   }
 
@@ -206,7 +206,7 @@ export class Session {
 
   /** The connection is refused as a whole; the server closes it. */
   #refused({ code, message }: Failure, nowMs: number): Action[] {
-    if (code !== 'unauthorised') return [close, ...this.lost(message, nowMs)]
+    if (code !== 'unauthorised') return [close, ...this.#wait('waiting', message, 0, nowMs, true)]
     this.#phase = 'unauthorised'
     const why = this.#about().token === null ? 'this server asks for a token' : message
     return [close, quiet, tell({ kind: 'unauthorised', why })]
