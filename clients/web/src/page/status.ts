@@ -17,7 +17,8 @@ export class Status {
   readonly #trail = byId('trail')
   readonly #link = byId('link')
   readonly #problem = byId('problem')
-  #loads = false
+  /** What the line is of, where it is of no request. */
+  #of: 'loading' | 'link' | null = null
 
   /** Where the request stands. */
   stage(stage: Stage): void {
@@ -37,19 +38,19 @@ export class Status {
 
   /** Loading of what decodes; it hides no line on how a request ended. */
   loading(bytes: number, of: number): void {
-    if (this.#trail.hidden && !this.#loads && this.#line.textContent !== '') return
+    if (this.#trail.hidden && this.#of === null && this.#line.textContent !== '') return
     const share = Math.min(100, Math.round((100 * bytes) / of))
-    this.#say(`Getting this device ready: ${share} %.`, true)
+    this.#say(`Getting this device ready: ${share} %.`, 'loading')
   }
 
   /** What decodes is ready. */
   loaded(): void {
-    if (this.#loads && this.#trail.hidden) this.rest()
+    if (this.#of === 'loading' && this.#trail.hidden) this.rest()
   }
 
-  #say(line: string, loads = false): void {
+  #say(line: string, of: 'loading' | 'link' | null = null): void {
     this.#line.textContent = line
-    this.#loads = loads
+    this.#of = of
   }
 
   /** The connection as it is now. */
@@ -57,7 +58,8 @@ export class Status {
     const refused = waiting?.refused === true
     this.#link.dataset['state'] = state
     this.#link.textContent = refused ? 'Refused' : LINK_WORDS[state]
-    if (waiting !== null && asking) this.#say(againText(refused ? waiting.why : 'the connection is lost', waiting.ms))
+    if (waiting !== null && (asking || refused)) this.#say(againText(refused ? waiting.why : 'the connection is lost', waiting.ms), asking ? null : 'link')
+    else if (state === 'open' && this.#of === 'link') this.#say('')
     byId('offline').hidden = state !== 'waiting'
     const without = refused && waiting !== null ? `The server refuses the connection: ${waiting.why}.` : 'There is no connection to the server.'
     byId('offline').textContent = `${without} Your pictures still open: they are decoded on this device.`
