@@ -21,6 +21,7 @@ from megen.models.embedded import EmbeddedBackbone
 from megen.scenes import judge
 from megen.scenes.captions import HELD_OUT, parse, sample_scene
 from megen.scenes.render import render
+from megen.training.adversarial_health import octaves
 from tests.conftest import make_tiny
 
 
@@ -209,22 +210,24 @@ def test_a_bench_of_a_backbone_goes_on_where_it_was_interrupted(
     monkeypatch.setattr(bench_backbone, "BOOTSTRAPS", 2)
     monkeypatch.setattr(bench_backbone, "seconds", lambda sampler, steps: 1.0)
     prompts, other = bench_backbone.Prompts.of(2, 0), make_tiny(1)
-    whole, sheet = bench_backbone.compare(tiny, [1, 2], prompts, tiny, None, other, batch=3)
+    whole, sheet = bench_backbone.compare(tiny, [1, 2], prompts, tiny, other, other, batch=3)
     for parts in (1, 5, 9):
         with pytest.raises(Interrupted):
-            bench_backbone.compare(tiny, [1, 2], prompts, tiny, None, other, batch=3, say=after(parts), work=tmp_path)
+            bench_backbone.compare(tiny, [1, 2], prompts, tiny, other, other, batch=3, say=after(parts), work=tmp_path)
     files = sorted(tmp_path.glob("*.npz"))
     assert len(files) == 9  # the progress function is called before each part
     written = [path.stat().st_mtime_ns for path in files]
-    found, again = bench_backbone.compare(tiny, [1, 2], prompts, tiny, None, other, batch=3, work=tmp_path)
+    found, again = bench_backbone.compare(tiny, [1, 2], prompts, tiny, other, other, batch=3, work=tmp_path)
     assert json.dumps(found) == json.dumps(whole)
     assert again.tobytes() == sheet.tobytes()
     assert [path.stat().st_mtime_ns for path in files] == written
     with pytest.raises(InputError, match=r"another training or measurement \(prompts is"):
-        bench_backbone.compare(tiny, [1], bench_backbone.Prompts.of(2, 1), tiny, None, other, batch=3, work=tmp_path)
+        bench_backbone.compare(tiny, [1], bench_backbone.Prompts.of(2, 1), tiny, other, other, batch=3, work=tmp_path)
+    renders = torch.stack([torch.tensor(octaves(render([s], tiny.config.image_px[0]))) for s in prompts.scenes])
+    assert found["renders"]["sharpness"]["finest"] == pytest.approx(float(renders[:, 0].square().mean().sqrt()), rel=1e-4)
     files[0].write_bytes(b"not what it was")
     with pytest.raises(InputError, match=r"is damaged .*: remove it"):
-        bench_backbone.compare(tiny, [1], prompts, tiny, None, other, batch=3, work=tmp_path)
+        bench_backbone.compare(tiny, [1], prompts, tiny, other, other, batch=3, work=tmp_path)
 
 
 def test_a_bench_of_the_link_goes_on_where_it_was_interrupted(tiny_folder: Path, tmp_path: Path) -> None:

@@ -30,13 +30,23 @@ else:
 
 
 def kept(folder: Path | None, name: str, make: Callable[[], Any]) -> Any:
-    """The JSON value that `folder` holds by this name, else what `make` gives, put there. None: made, and kept nowhere."""
+    """The JSON value that `folder` holds by this name, else what `make` gives, put there. None: made, and kept nowhere.
+
+    Errors: InputError where the file is damaged.
+    """
     if folder is None:
         return json.loads(to_json(make()))
-    path = folder / f"{name}.json"
-    if not path.is_file():
-        write_json(path, make(), None)
-    return json.loads(read_text(path))
+    if not has(folder, name):
+        write_json(folder / f"{name}.json", make(), None)
+    try:
+        return json.loads(read_text(folder / f"{name}.json"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{folder / name}.json is damaged ({error}): remove it") from error
+
+
+def has(folder: Path | None, name: str) -> bool:
+    """Whether `folder` holds a value by this name."""
+    return folder is not None and (folder / f"{name}.json").is_file()
 
 
 @contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import io
+import time
+import weakref
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -13,6 +15,7 @@ import torch
 from PIL import Image
 
 from megen.codec import FeatureCodec
+from megen.diffusion import denoise
 from megen.errors import InputError, RunError
 from megen.halves import Transmitter
 from megen.models.embedded import EmbeddedBackbone
@@ -34,6 +37,13 @@ def engine(transmitter: Transmitter) -> Iterator[LocalEngine]:
     made = LocalEngine(transmitter, rows=3)
     yield made
     made.close()
+
+
+def denoise_noise(transmitter: Transmitter, seed: int) -> torch.Tensor:
+    """The latent that a request of this seed starts from."""
+    backbone = transmitter.backbone
+    condition = backbone.condition([WORDS])
+    return denoise.start(backbone, condition, [seed], [backbone.spec.times[2]]).z[0]
 
 
 async def events(engine: Engine, job: Job) -> list[JobEvent]:
@@ -106,33 +116,63 @@ def test_a_step_that_fails_fails_its_rows_alone(engine: LocalEngine, transmitter
     assert finished(asyncio.run(events(engine, Job(WORDS, 0, Decision(1)))))
 
 
-def test_a_batch_that_fails_goes_on_row_by_row(
-    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    step, together, alone_failed = EmbeddedBackbone.step, list[int](), list[bool]()
-
-    def short_of_memory(self: EmbeddedBackbone, z: torch.Tensor, *args: Any) -> torch.Tensor:
-        if len(z) > 1:
-            together.append(len(z))
-            raise MemoryError("no room")
-        if together and not alone_failed:
-            alone_failed.append(True)
-            raise ValueError("boom")
-        return step(self, z, *args)
+def together(engine: LocalEngine, count: int, steps: int) -> list[Any]:
+    """Jobs of seeds 0, 1, ... at once: events, or what they failed by."""
 
     async def several() -> list[Any]:
-        return await asyncio.gather(*(events(engine, Job(WORDS, k, Decision(2))) for k in range(3)), return_exceptions=True)
+        jobs = (events(engine, Job(WORDS, k, Decision(steps))) for k in range(count))
+        return await asyncio.gather(*jobs, return_exceptions=True)
 
-    alone = [finished(asyncio.run(events(engine, Job(WORDS, k, Decision(2))))) for k in range(3)]
-    monkeypatch.setattr(EmbeddedBackbone, "step", short_of_memory)
-    found = asyncio.run(several())
-    assert together
-    failed = [k for k, of in enumerate(found) if isinstance(of, BaseException)]
-    assert len(failed) == 1
-    assert "ValueError: boom" in str(found[failed[0]])
-    for k in set(range(3)) - set(failed):
+    return asyncio.run(several())
+
+
+def test_a_row_that_fails_leaves_its_batch_and_the_others_go_on(
+    transmitter: Transmitter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    step, sizes = EmbeddedBackbone.step, list[int]()
+    with closing(LocalEngine(transmitter, rows=4)) as engine:
+        alone = [finished(asyncio.run(events(engine, Job(WORDS, k, Decision(2))))) for k in range(4)]
+        bad = denoise_noise(transmitter, 2)
+
+        def broken(self: EmbeddedBackbone, z: torch.Tensor, *args: Any) -> torch.Tensor:
+            sizes.append(len(z))
+            if any(torch.equal(row, bad) for row in z):
+                raise ValueError("boom")
+            return step(self, z, *args)
+
+        monkeypatch.setattr(EmbeddedBackbone, "step", broken)
+        found = together(engine, 4, 2)
+        assert engine.rows == 4
+    assert isinstance(found[2], RunError)
+    assert "ValueError: boom" in str(found[2])
+    for k in (0, 1, 3):
         assert finished(found[k]).transmission.payload == alone[k].transmission.payload
-    assert "each goes on alone" in caplog.text
+    assert max(sizes) == 1 or "tried by halves" in caplog.text
+
+
+def test_a_batch_that_memory_has_no_room_for_is_made_in_smaller_ones(transmitter: Transmitter, monkeypatch: pytest.MonkeyPatch) -> None:
+    step, sizes, held = EmbeddedBackbone.step, list[int](), list[weakref.ref[torch.Tensor]]()
+
+    def short_of_memory(self: EmbeddedBackbone, z: torch.Tensor, *args: Any) -> torch.Tensor:
+        sizes.append(len(z))
+        assert not any(ref() is not None for ref in held), "what the failed step held is still there"
+        if len(z) > 2:
+            activations = z.clone()
+            held.append(weakref.ref(activations))
+            raise torch.OutOfMemoryError("no room")
+        time.sleep(0.02)  # so that the others come
+        return step(self, z, *args)
+
+    with closing(LocalEngine(transmitter, rows=4)) as engine:
+        alone = [finished(asyncio.run(events(engine, Job(WORDS, k, Decision(4))))) for k in range(6)]
+        monkeypatch.setattr(EmbeddedBackbone, "step", short_of_memory)
+        found = together(engine, 6, 4)
+        assert engine.rows <= 2
+    assert sum(size > 2 for size in sizes) <= 2  # it learns
+    for k in range(6):
+        out = finished(found[k])
+        assert out.transmission.payload == alone[k].transmission.payload
+        assert out.seconds["denoise"] >= 4 * 0.02  # all of what it waited for
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -32,6 +32,7 @@ from megen.evaluation.device_profile import gflops as counted_gflops
 from megen.evaluation.picture_set import Pictures, judged
 from megen.evaluation.pictures import all_right, density_and_coverage, paired, rights, same_caption, short_figures
 from megen.files import to_json
+from megen.models import weights
 from megen.models.embedded import EmbeddedBackbone
 from megen.models.fingerprint import identity
 from megen.scenes import drafts as drafting
@@ -46,11 +47,12 @@ from megen.training.distill import TEACHER_STEPS
 BOOTSTRAPS = 30
 OCTAVES = ("finest", "second", "third", "fourth")
 SHORT_STREAM = 23  # of short prompts
+DECODED = 8  # pictures at once
 SHARP = 48  # pictures that sharpness is measured on
 SHEET_STEPS = (1, 2, 4, 8, 12)
 PROMPT = "a cabin on the left at night, a full moon"  # of seconds and FLOPs
 
-Solver = Callable[[flow_map.Velocity, Tensor, Sequence[float]], Iterator[Tensor]]
+Solver = Callable[..., Iterator[Tensor]]  # of velocity, noise, grid, and where it draws noise a generator
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,7 @@ class Sampler:
     backbone: EmbeddedBackbone
     solver: Solver = flow_map.sample
     skipped: int = 0
+    renoised: bool = False  # the solver draws noise on the way
 
     @torch.inference_mode()
     def __call__(self, prompts: Sequence[str], seeds: Sequence[int], steps: int) -> Float[Tensor, "b c h w"]:
@@ -138,7 +141,8 @@ class Sampler:
         noise = torch.cat([noise_of(backbone.latent_shape, seed) for seed in seeds]).to(backbone.device)
         z = noise.contiguous(memory_format=torch.channels_last)
         grid = flow_map.times(steps, backbone.config.time_shift)
-        return list(self.solver(lambda z, s, t: backbone.velocity(z, s, t, condition, self.skipped), z, grid))[-1]
+        drawn = {"generator": torch.Generator().manual_seed(seeds[0])} if self.renoised else {}
+        return list(self.solver(lambda z, s, t: backbone.velocity(z, s, t, condition, self.skipped), z, grid, **drawn))[-1]
 
 
 def seconds(sampler: Sampler, steps: int, repeats: int = 3) -> float:
@@ -154,6 +158,11 @@ def seconds(sampler: Sampler, steps: int, repeats: int = 3) -> float:
 def gflops(sampler: Sampler, steps: int) -> float:
     """Floating-point operations of text and denoising of one image, in 10^9 (a multiply-add is two)."""
     return counted_gflops(lambda: sampler([PROMPT], [0], steps))
+
+
+def _sharpness(each: Float[Tensor, "n 4"]) -> dict[str, float]:
+    """Root mean square of pictures' octaves, by octave."""
+    return dict(zip(OCTAVES, each.double().square().mean(0).sqrt().tolist(), strict=True))
 
 
 class Bench:
@@ -196,14 +205,18 @@ class Bench:
         """Pictures of full prompts, with all their figures."""
         backbone = sampler.backbone
         latents = sampler(self.prompts.texts[part], self.prompts.seeds[part], steps)
-        images = backbone.decode(latents).float()
-        sharp = [octaves(image[None].cpu()) for image in images[: max(0, SHARP - part.start)]]
-        levels = None
-        if self.reference is not None:
-            goal = backbone.decode(self.reference[part].to(backbone.device)).float()
-            levels = -10 * (images - goal).square().mean((1, 2, 3)).clamp(min=1e-10).log10().cpu()
-        kept = judged(self.model, images, part.start)
-        return replace(kept, latents=latents.cpu(), octaves=torch.tensor(sharp).reshape(-1, len(OCTAVES)), teacher_db=levels)
+        goals = None if self.reference is None else self.reference[part].to(backbone.device)
+        pieces = []
+        for j in range(0, len(latents), DECODED):
+            images, first = backbone.decode(latents[j : j + DECODED]).float(), part.start + j
+            sharp = [octaves(image[None].cpu()) for image in images[: max(0, SHARP - first)]]
+            levels = None
+            if goals is not None:
+                goal = backbone.decode(goals[j : j + DECODED]).float()
+                levels = -10 * (images - goal).square().mean((1, 2, 3)).clamp(min=1e-10).log10().cpu()
+            octave = torch.tensor(sharp).reshape(-1, len(OCTAVES))
+            pieces.append(replace(judged(self.model, images, first), octaves=octave, teacher_db=levels))
+        return replace(picture_set.joined(pieces), latents=latents.cpu())
 
     @torch.inference_mode()
     def _made_of_short(self, sampler: Sampler, steps: int, part: slice) -> Pictures:
@@ -213,12 +226,13 @@ class Bench:
             drafted = drafting.seeds_of(seeds[k], self.drafts)
             seeds[k] = drafted[drafting.best(text, sampler([text] * len(drafted), drafted, 1))]
         latents = sampler(texts, seeds, steps)
-        return replace(judged(self.model, sampler.backbone.decode(latents).float(), part.start), latents=latents.cpu())
+        decoded = ((j, sampler.backbone.decode(latents[j : j + DECODED]).float()) for j in range(0, len(latents), DECODED))
+        return replace(picture_set.joined([judged(self.model, x, part.start + j) for j, x in decoded]), latents=latents.cpu())
 
     def sharpness_of_renders(self, backbone: EmbeddedBackbone) -> dict[str, float]:
         """Octaves of the first scenes' renders at the backbone's size."""
         pictures = (render([s], backbone.config.image_px[0], self.device) for s in self.prompts.scenes[:SHARP])
-        return dict(zip(OCTAVES, np.mean([octaves(x.cpu()) for x in pictures], 0).tolist(), strict=True))
+        return _sharpness(torch.tensor([octaves(x.cpu()) for x in pictures]))
 
     def short(self, name: str, sampler: Sampler, steps: int) -> tuple[dict[str, Any], Sequence[dict[str, str]]]:
         """What short prompts get at one number of steps, and what the judge sees."""
@@ -256,7 +270,7 @@ class Bench:
             "scene_fd_excess": distance - self.floor,
             "density": density,
             "coverage": coverage,
-            "sharpness": dict(zip(OCTAVES, made.octaves.double().mean(0).tolist(), strict=True)),
+            "sharpness": _sharpness(made.octaves),
             **{f"{key}_full": value for key, value in rights(self.prompts.texts, made.seen).items()},
         }
         for unseen, suffix in ((False, ""), (True, "_unseen")):
@@ -296,10 +310,14 @@ def compare(
     if other is not None and other.latent_shape != backbone.latent_shape:
         raise InputError(f"the latents of the two backbones differ in shape: {backbone.latent_shape} and {other.latent_shape}")
     beside = {"teacher": teacher, "consistency": consistency, "other": other}
-    recipe = {"backbone": identity(backbone), **{k: identity(v) if v else None for k, v in beside.items()}, "skipped": skipped}
+    recipe: dict[str, Any] = {"backbone": identity(backbone), **{k: identity(v) if v else None for k, v in beside.items()}, "skipped": skipped}
     recipe |= {"prompts": _digest(prompts), "drafts": drafts, "batch": batch}
+    model = judge.load()
+    judges = [model, *([drafting.chooser()] if drafts > 1 else [])]
+    recipe |= {"device": str(backbone.device), "precision": str(backbone.precision)}
+    recipe |= {"judges": [weights.digest("", each.state_dict())[:16] for each in judges]}
     with run_folder.held(work, recipe):
-        bench = Bench(judge.load(), prompts, backbone.device, batch, say, drafts=drafts, work=work)
+        bench = Bench(model, prompts, backbone.device, batch, say, drafts=drafts, work=work)
         return _compared(bench, backbone, steps, teacher, consistency, other, skipped)
 
 
@@ -338,6 +356,6 @@ def _compared(
         for name, solver in (("teacher, Euler", flow_map.sample), ("teacher, midpoint", flow_map.sample_midpoint)):
             figures_[name] = {str(n): bench.measure(name, Sampler(teacher, solver), n)[0] for n in steps}
     if consistency is not None:
-        solver = partial(flow_map.sample_consistency, generator=torch.Generator().manual_seed(0))
-        figures_["consistency"] = {str(n): bench.measure("consistency", Sampler(consistency, solver), n)[0] for n in steps}
+        jumping = Sampler(consistency, flow_map.sample_consistency, renoised=True)
+        figures_["consistency"] = {str(n): bench.measure("consistency", jumping, n)[0] for n in steps}
     return figures_, picture_set.sheet({k: rows[k] for k in sorted(rows, key=lambda k: int(k.split()[-1]))})

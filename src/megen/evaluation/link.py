@@ -6,10 +6,11 @@ and link, so that distortion is the link's and the codec's alone.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -64,6 +65,11 @@ def sample_of(transmitter: Transmitter, receiver: Receives, text: str, seed: int
     """A prompt's latent and its reference image."""
     latent = transmitter.denoise([text], [seed], steps)
     return Sample(latent, receiver.image_of(Features.clean(tokens_of(latent))))
+
+
+def samples(transmitter: Transmitter, receiver: Receives, count: int, seed: int, steps: int) -> Iterator[Sample]:
+    """Latents of held-out prompts and their reference images."""
+    return (sample_of(transmitter, receiver, text, 1000 * seed + i, steps) for i, text in enumerate(prompts(count, seed)))
 
 
 @dataclass(frozen=True)
@@ -214,6 +220,19 @@ def _payload(sample: Sample, transmitter: Transmitter, receiver: Receives) -> di
     }
 
 
+def _halves_mark(transmitter: Transmitter, receiver: Receives) -> dict[str, Any]:
+    """What decides the pictures of both halves: nets, their arithmetic, the coder, and the graphs that clean."""
+    backbone = transmitter.backbone
+    graphs = (getattr(receiver, name, None) for name in ("noisy", "denoiser"))
+    return {
+        "backbone": identity(backbone),
+        "device": str(backbone.device),
+        "precision": str(getattr(backbone, "precision", None)),
+        "codec": transmitter.codec.fingerprint,
+        "cleaning": [path and hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in graphs],
+    }
+
+
 def _files(kinds: dict[str, FileKind], sample: Sample, target_db: float) -> dict[str, float]:
     """Bits and PSNR of one image's file of each kind."""
     row: dict[str, float] = {}
@@ -248,13 +267,16 @@ def compare(
         return _files(kinds, sample(i), rows[i]["psnr_db"])
 
     rows: list[dict[str, float]] = []
-    recipe = {"backbone": identity(transmitter.backbone), "codec": transmitter.codec.fingerprint, "seed": seed, "steps": steps}
+    recipe = {**_halves_mark(transmitter, receiver), "seed": seed, "first_prompt": texts[0], "steps": steps}
     with run_folder.held(work, {**recipe, "files": list(kinds), "avif_speed": avif_speed}):
         for i in range(count):
             rows.append(run_folder.kept(work, f"payload-{i:05d}", lambda: _payload(sample(i), transmitter, receiver)))  # noqa: B023
             on_progress(f"payloads {i + 1}/{count}")
         pool = ThreadPoolExecutor(os.cpu_count())  # the encoders leave the interpreter's lock
         try:
+            for i in range(count):
+                if not run_folder.has(work, f"files-{i:05d}"):
+                    sample(i)  # here, not in the pool's threads
             jobs = [pool.submit(run_folder.kept, work, f"files-{i:05d}", partial(files, i)) for i in range(count)]
             for i, job in enumerate(jobs):
                 rows[i] |= job.result()

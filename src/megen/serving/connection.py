@@ -55,6 +55,7 @@ class Connection:
         self._followed: dict[str, Served] = {}
         self._out: deque[tuple[str, Message | Piece | str]] = deque()  # with the request's id
         self._bytes, self._wake = 0, asyncio.Event()
+        self._closing = False
         self._sent_s = 0.0  # when the socket took the last message
 
     async def serve(self) -> None:
@@ -209,7 +210,9 @@ class Connection:
         self._sent_s = time.monotonic()
 
     async def _close(self, code: int, error: ErrorCode, message: str) -> None:
-        self.metrics.refused.labels(error).inc()
+        if not self._closing:  # reader and writer may both find a fault
+            self.metrics.refused.labels(error).inc()
+        self._closing = True
         await close_with(self.socket, code, error, message)
 
 

@@ -166,16 +166,11 @@ class LocalEngine:
     def _step(self, tickets: list[_Ticket], rows: Rows) -> tuple[list[_Ticket], Rows | None]:
         """One step of all rows; those that are finished leave."""
         clock = self.transmitter.clock()
-        try:
-            with clock.stage("denoise"):
-                after = denoise.advance(self.transmitter.backbone, rows)
-        except Exception as error:
-            if len(tickets) > 1:
-                log.warning("a step of %d rows failed, by %s: %s; each goes on alone", len(tickets), type(error).__name__, error)
-                return self._step_alone(tickets, rows)
-            said = error if isinstance(error, RunError | InputError) else RunError(f"a step failed, by {type(error).__name__}: {error}")
-            tickets[0].tell(said)
+        with clock.stage("denoise"):
+            stepped = self._advanced(tickets, rows)
+        if stepped is None:
             return [], None
+        tickets, rows, after = stepped
         spent_s = clock.seconds["denoise"]
         self.step_s = spent_s / len(tickets) if not self.step_s else 0.9 * self.step_s + 0.1 * spent_s / len(tickets)
         for i, (ticket, finished) in enumerate(zip(tickets, after.finished, strict=True)):
@@ -189,16 +184,31 @@ class LocalEngine:
         kept, left = _kept(after, tickets, [not f for f in after.finished])
         return left, kept
 
-    def _step_alone(self, tickets: list[_Ticket], rows: Rows) -> tuple[list[_Ticket], Rows | None]:
-        """The same step row by row: one that fails harms no other, and a batch that memory has no room for is still made."""
-        left: list[_Ticket] = []
-        kept: Rows | None = None
-        for i, ticket in enumerate(tickets):
-            stays, after = self._step([ticket], denoise.keep(rows, [i]))
-            left += stays
-            if after is not None:
-                kept = after if kept is None else denoise.join(kept, after)
-        return left, kept
+    def _advanced(self, tickets: list[_Ticket], rows: Rows) -> tuple[list[_Ticket], Rows, Rows] | None:
+        """Rows before and after a step; where it fails, by halves: a row that fails alone is told so and leaves. None: nobody is left.
+
+        Where memory was short, batches stay smaller from then on.
+        """
+        if len(tickets) <= self.rows:
+            try:
+                return tickets, rows, denoise.advance(self.transmitter.backbone, rows)
+            except Exception as error:
+                short = isinstance(error, MemoryError | torch.OutOfMemoryError)
+                said = error if isinstance(error, RunError | InputError) else RunError(f"a step failed, by {type(error).__name__}: {error}")
+                said = said.with_traceback(None)
+            # outside of the clause: its error holds all that the step had in memory
+            if len(tickets) == 1:
+                tickets[0].tell(said)
+                return None
+            self.rows = max(1, len(tickets) // 2) if short else self.rows
+            log.warning("a step of %d rows failed: %s; it is tried by halves, batches have %d rows at most", len(tickets), said, self.rows)
+        half = len(tickets) // 2
+        parts = [self._advanced(tickets[k], denoise.keep(rows, list(range(len(tickets)))[k])) for k in (slice(half), slice(half, None))]
+        done = [part for part in parts if part is not None]
+        if len(done) < 2:
+            return done[0] if done else None
+        (first, before, after), (second, before_too, after_too) = done
+        return [*first, *second], denoise.join(before, before_too), denoise.join(after, after_too)
 
     def _progress(self, ticket: _Ticket, before: Rows, after: Rows, i: int) -> None:
         done, of, now_s = after.done[i], len(after.times[i]) - 1, time.monotonic()

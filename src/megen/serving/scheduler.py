@@ -94,7 +94,7 @@ class Scheduler(Generic[T]):
         most = self.capacity + places
         if count > most:
             raise InputError(f"this server holds at most {most} requests at once, got {count}: ask for fewer")
-        if self.running + len(self._queue) + count > most:
+        if not self.capacity or self.running + len(self._queue) + count > most:
             raise self._busy()
 
     def _busy(self) -> BusyError:

@@ -130,7 +130,12 @@ class Service:
         return served
 
     def check_room(self, count: int) -> None:
-        """See that `count` new requests fit together. Errors: InputError where so many never do, BusyError where they do not now."""
+        """See that `count` new requests fit together.
+
+        Errors: InputError where so many never do, BusyError where they do not now, RunError where the server shuts down.
+        """
+        if self.draining:
+            raise RunError(DRAINING)
         self.scheduler.check_room(count, self._places)
 
     @property

@@ -38,7 +38,7 @@ export class Status {
 
   /** Loading of what decodes; it hides no line on how a request ended. */
   loading(bytes: number, of: number): void {
-    if (this.#trail.hidden && this.#of === null && this.#line.textContent !== '') return
+    if (this.#trail.hidden && !this.#free) return
     const share = Math.min(100, Math.round((100 * bytes) / of))
     this.#say(`Getting this device ready: ${share} %.`, 'loading')
   }
@@ -48,8 +48,13 @@ export class Status {
     if (this.#of === 'loading' && this.#trail.hidden) this.rest()
   }
 
+  /** Whether the line says nothing of a request. */
+  get #free(): boolean {
+    return this.#trail.hidden && (this.#of !== null || this.#line.textContent === '')
+  }
+
   #say(line: string, of: 'loading' | 'link' | null = null): void {
-    this.#line.textContent = line
+    if (this.#line.textContent !== line) this.#line.textContent = line
     this.#of = of
   }
 
@@ -58,8 +63,9 @@ export class Status {
     const refused = waiting?.refused === true
     this.#link.dataset['state'] = state
     this.#link.textContent = refused ? 'Refused' : LINK_WORDS[state]
-    if (waiting !== null && (asking || refused)) this.#say(againText(refused ? waiting.why : 'the connection is lost', waiting.ms), asking ? null : 'link')
-    else if (state === 'open' && this.#of === 'link') this.#say('')
+    if (waiting !== null && asking) this.#say(againText(refused ? waiting.why : 'the connection is lost', waiting.ms))
+    else if (refused && waiting !== null && this.#free) this.#say(sentence(`the server refuses the connection: ${waiting.why}`), 'link')
+    else if (state !== 'connecting' && this.#of === 'link') this.#say('')
     byId('offline').hidden = state !== 'waiting'
     const without = refused && waiting !== null ? `The server refuses the connection: ${waiting.why}.` : 'There is no connection to the server.'
     byId('offline').textContent = `${without} Your pictures still open: they are decoded on this device.`
