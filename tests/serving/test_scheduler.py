@@ -99,3 +99,17 @@ def test_bounds() -> None:
     for wrong in ({"capacity": -1}, {"capacity": 1, "engines": 0}):
         with pytest.raises(InputError):
             Scheduler(**wrong)
+
+
+def test_room_for_several_at_once() -> None:
+    scheduler = Scheduler[str](capacity=2)
+    scheduler.check_room(3, places=1)
+    with pytest.raises(InputError, match="holds at most 3 requests at once, got 4"):
+        scheduler.check_room(4, places=1)
+    scheduler.put("a", 1.0, 0.0)
+    assert scheduler.take() is not None
+    scheduler.check_room(2, places=1)
+    with pytest.raises(BusyError):
+        scheduler.check_room(3, places=1)
+    with pytest.raises(BusyError):
+        Scheduler[str](capacity=0).check_room(1, places=1)  # it takes none

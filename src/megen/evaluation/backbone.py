@@ -310,7 +310,11 @@ def compare(
     if other is not None and other.latent_shape != backbone.latent_shape:
         raise InputError(f"the latents of the two backbones differ in shape: {backbone.latent_shape} and {other.latent_shape}")
     beside = {"teacher": teacher, "consistency": consistency, "other": other}
-    recipe: dict[str, Any] = {"backbone": identity(backbone), **{k: identity(v) if v else None for k, v in beside.items()}, "skipped": skipped}
+    recipe: dict[str, Any] = {
+        "backbone": identity(backbone),
+        **{k: identity(v) if v else None for k, v in beside.items()},
+        "skipped": skipped,
+    }
     recipe |= {"prompts": _digest(prompts), "drafts": drafts, "batch": batch}
     model = judge.load()
     judges = [model, *([drafting.chooser()] if drafts > 1 else [])]

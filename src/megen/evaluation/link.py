@@ -10,7 +10,7 @@ import hashlib
 import io
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -233,12 +233,30 @@ def _halves_mark(transmitter: Transmitter, receiver: Receives) -> dict[str, Any]
     }
 
 
-def _files(kinds: dict[str, FileKind], sample: Sample, target_db: float) -> dict[str, float]:
-    """Bits and PSNR of one image's file of each kind."""
+def _files(kinds: dict[str, FileKind], sample: Sample | None, target_db: float) -> dict[str, float]:
+    """Bits and PSNR of one image's file of each kind. None where the files are known."""
+    assert sample is not None
     row: dict[str, float] = {}
     for name, kind in kinds.items():
         row[f"{name}_bits"], row[f"{name}_psnr_db"], _ = file_at(kind, sample.image, target_db)
     return row
+
+
+def _all_files(
+    kinds: dict[str, FileKind], sample_at: Callable[[int], Sample], targets_db: Sequence[float], work: Path | None
+) -> Iterator[dict[str, float]]:
+    """`_files` of every image in order, on all cores; what was not begun when the reader stops is not made."""
+    pool = ThreadPoolExecutor(os.cpu_count())  # the encoders leave the interpreter's lock
+    try:
+        jobs = []
+        for i, target_db in enumerate(targets_db):
+            name = f"files-{i:05d}"
+            missing = None if run_folder.has(work, name) else sample_at(i)  # made here, not in the pool's threads
+            jobs.append(pool.submit(run_folder.kept, work, name, partial(_files, kinds, missing, target_db)))
+        for job in jobs:
+            yield job.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def compare(
@@ -263,26 +281,15 @@ def compare(
     def sample(i: int) -> Sample:
         return sample_of(transmitter, receiver, texts[i], 1000 * seed + i, steps)
 
-    def files(i: int) -> dict[str, float]:
-        return _files(kinds, sample(i), rows[i]["psnr_db"])
-
     rows: list[dict[str, float]] = []
     recipe = {**_halves_mark(transmitter, receiver), "seed": seed, "first_prompt": texts[0], "steps": steps}
     with run_folder.held(work, {**recipe, "files": list(kinds), "avif_speed": avif_speed}):
         for i in range(count):
             rows.append(run_folder.kept(work, f"payload-{i:05d}", lambda: _payload(sample(i), transmitter, receiver)))  # noqa: B023
             on_progress(f"payloads {i + 1}/{count}")
-        pool = ThreadPoolExecutor(os.cpu_count())  # the encoders leave the interpreter's lock
-        try:
-            for i in range(count):
-                if not run_folder.has(work, f"files-{i:05d}"):
-                    sample(i)  # here, not in the pool's threads
-            jobs = [pool.submit(run_folder.kept, work, f"files-{i:05d}", partial(files, i)) for i in range(count)]
-            for i, job in enumerate(jobs):
-                rows[i] |= job.result()
-                on_progress(f"files {i + 1}/{count}")
-        finally:
-            pool.shutdown(cancel_futures=True)
+        for i, found in enumerate(_all_files(kinds, sample, [row["psnr_db"] for row in rows], work)):
+            rows[i] |= found
+            on_progress(f"files {i + 1}/{count}")
         crossings = []
         for i in range(min(sweep, count)):
             make = partial(_crossings, transmitter, receiver, sample, rows[i], seed, i, list(kinds))
