@@ -79,8 +79,10 @@ class Task(NamedTuple):
 
 def train_all(tasks: Sequence[Task], jobs: int, env: str, reward: str = "reference") -> list[Run]:
     """Train, `jobs` at a time; a folder with a finished training is read."""
+    from megen.training.latents import start_worker
+
     about = {"env": env, "reward": reward, **made_by()}
-    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=start_worker) as pool:
         futures = [pool.submit(_train, task, about) for task in tasks]
         for done, future in enumerate(as_completed(futures), 1):
             task = tasks[futures.index(future)]

@@ -27,6 +27,7 @@ from experiments.perceptual import ssimulacra2
 from megen.evaluation.link import Encoder, Sample, file_kinds, int8, prompts, reference_fp16
 from megen.halves import Transmitter, halves, tokens_of
 from megen.metrics import psnr_db, ssim
+from megen.training.latents import start_worker
 from megen.types import Features, InputError, Received
 from megen.ue import Receiver
 
@@ -172,7 +173,7 @@ def main() -> None:
     before = common.read("rate_curves", "result" if name == "rate_curves" else name) if args.ours else None
     tasks = [(n, args.seed, args.steps, args.budgets, not args.ours) for n in range(args.prompts)]
     found: dict[tuple[str, int], list[Level | None]] = defaultdict(list)
-    with ProcessPoolExecutor(args.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(args.jobs, mp_context=multiprocessing.get_context("spawn"), initializer=start_worker) as pool:
         for i, levels_of in enumerate(pool.map(of_prompt, tasks), 1):
             for key, level in levels_of.items():
                 found[key].append(level)

@@ -54,7 +54,7 @@ def test_a_plan_is_near_its_bound_and_a_hopeless_request_is_served_fast(usual: p
 
 
 def test_limits_that_cannot_be_kept_are_refused_or_give_way() -> None:
-    tight = long_run(late_limit=1e-5)
+    tight = long_run(late_limit=1e-5, deadline_s=0.4)
     with pytest.raises(InfeasibleError, match="late can be no less than"):
         planner.plan(tight, GRID, SERVER, PHONE)
     plan = planner.plan(tight, GRID, SERVER, PHONE, relax=True)
