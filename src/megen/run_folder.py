@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from megen.errors import InputError
-from megen.files import read_text, to_json, write_json
+from megen.files import read_text, to_json, write_json, write_text
 
 MARK, LOCK = "recipe.json", ".lock"
 SHOWN = 5  # differences that an error names
@@ -34,19 +34,23 @@ def kept(folder: Path | None, name: str, make: Callable[[], Any]) -> Any:
 
     Errors: InputError where the file is damaged.
     """
-    if folder is None:
-        return json.loads(to_json(make()))
-    if not has(folder, name):
-        write_json(folder / f"{name}.json", make(), None)
+    value = found(folder, name)
+    if value is None:
+        text = to_json(make())
+        if folder is not None:
+            write_text(folder / f"{name}.json", text + "\n")
+        value = json.loads(text)
+    return value
+
+
+def found(folder: Path | None, name: str) -> Any:
+    """The JSON value that `folder` holds by this name, or None. Errors: InputError where the file is damaged."""
+    if folder is None or not (folder / f"{name}.json").is_file():
+        return None
     try:
         return json.loads(read_text(folder / f"{name}.json"))
     except json.JSONDecodeError as error:
         raise InputError(f"{folder / name}.json is damaged ({error}): remove it") from error
-
-
-def has(folder: Path | None, name: str) -> bool:
-    """Whether `folder` holds a value by this name."""
-    return folder is not None and (folder / f"{name}.json").is_file()
 
 
 @contextmanager

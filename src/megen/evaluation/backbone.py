@@ -8,11 +8,11 @@ FLOPs. The teacher, a consistency model and nets of reduced depth are measured b
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +160,11 @@ def gflops(sampler: Sampler, steps: int) -> float:
     return counted_gflops(lambda: sampler([PROMPT], [0], steps))
 
 
+def _decoded(backbone: EmbeddedBackbone, latents: Float[Tensor, "n c h w"]) -> Iterator[tuple[int, Float[Tensor, "b 3 p q"]]]:
+    """Pictures of latents, `DECODED` at once, with the number of the first."""
+    return ((j, backbone.decode(latents[j : j + DECODED]).float()) for j in range(0, len(latents), DECODED))
+
+
 def _sharpness(each: Float[Tensor, "n 4"]) -> dict[str, float]:
     """Root mean square of pictures' octaves, by octave."""
     return dict(zip(OCTAVES, each.double().square().mean(0).sqrt().tolist(), strict=True))
@@ -205,14 +210,14 @@ class Bench:
         """Pictures of full prompts, with all their figures."""
         backbone = sampler.backbone
         latents = sampler(self.prompts.texts[part], self.prompts.seeds[part], steps)
-        goals = None if self.reference is None else self.reference[part].to(backbone.device)
+        goals = repeat(None) if self.reference is None else _decoded(backbone, self.reference[part].to(backbone.device))
         pieces = []
-        for j in range(0, len(latents), DECODED):
-            images, first = backbone.decode(latents[j : j + DECODED]).float(), part.start + j
+        for (j, images), known in zip(_decoded(backbone, latents), goals, strict=False):
+            first = part.start + j
             sharp = [octaves(image[None].cpu()) for image in images[: max(0, SHARP - first)]]
             levels = None
-            if goals is not None:
-                goal = backbone.decode(goals[j : j + DECODED]).float()
+            if known is not None:
+                goal = known[1]
                 levels = -10 * (images - goal).square().mean((1, 2, 3)).clamp(min=1e-10).log10().cpu()
             octave = torch.tensor(sharp).reshape(-1, len(OCTAVES))
             pieces.append(replace(judged(self.model, images, first), octaves=octave, teacher_db=levels))
@@ -226,8 +231,8 @@ class Bench:
             drafted = drafting.seeds_of(seeds[k], self.drafts)
             seeds[k] = drafted[drafting.best(text, sampler([text] * len(drafted), drafted, 1))]
         latents = sampler(texts, seeds, steps)
-        decoded = ((j, sampler.backbone.decode(latents[j : j + DECODED]).float()) for j in range(0, len(latents), DECODED))
-        return replace(picture_set.joined([judged(self.model, x, part.start + j) for j, x in decoded]), latents=latents.cpu())
+        pieces = [judged(self.model, images, part.start + j) for j, images in _decoded(sampler.backbone, latents)]
+        return replace(picture_set.joined(pieces), latents=latents.cpu())
 
     def sharpness_of_renders(self, backbone: EmbeddedBackbone) -> dict[str, float]:
         """Octaves of the first scenes' renders at the backbone's size."""
@@ -315,7 +320,7 @@ def compare(
         **{k: identity(v) if v else None for k, v in beside.items()},
         "skipped": skipped,
     }
-    recipe |= {"prompts": _digest(prompts), "drafts": drafts, "batch": batch}
+    recipe |= {"prompts": weights.digest(to_json([prompts.texts, prompts.seeds, prompts.drawn]), {})[:16], "drafts": drafts, "batch": batch}
     model = judge.load()
     judges = [model, *([drafting.chooser()] if drafts > 1 else [])]
     recipe |= {"device": str(backbone.device), "precision": str(backbone.precision)}
@@ -323,10 +328,6 @@ def compare(
     with run_folder.held(work, recipe):
         bench = Bench(model, prompts, backbone.device, batch, say, drafts=drafts, work=work)
         return _compared(bench, backbone, steps, teacher, consistency, other, skipped)
-
-
-def _digest(prompts: Prompts) -> str:
-    return hashlib.sha256(to_json([prompts.texts, prompts.seeds, prompts.drawn]).encode()).hexdigest()[:16]
 
 
 def _compared(

@@ -233,9 +233,8 @@ def _halves_mark(transmitter: Transmitter, receiver: Receives) -> dict[str, Any]
     }
 
 
-def _files(kinds: dict[str, FileKind], sample: Sample | None, target_db: float) -> dict[str, float]:
-    """Bits and PSNR of one image's file of each kind. None where the files are known."""
-    assert sample is not None
+def _files(kinds: dict[str, FileKind], sample: Sample, target_db: float) -> dict[str, float]:
+    """Bits and PSNR of one image's file of each kind."""
     row: dict[str, float] = {}
     for name, kind in kinds.items():
         row[f"{name}_bits"], row[f"{name}_psnr_db"], _ = file_at(kind, sample.image, target_db)
@@ -248,13 +247,15 @@ def _all_files(
     """`_files` of every image in order, on all cores; what was not begun when the reader stops is not made."""
     pool = ThreadPoolExecutor(os.cpu_count())  # the encoders leave the interpreter's lock
     try:
-        jobs = []
-        for i, target_db in enumerate(targets_db):
-            name = f"files-{i:05d}"
-            missing = None if run_folder.has(work, name) else sample_at(i)  # made here, not in the pool's threads
-            jobs.append(pool.submit(run_folder.kept, work, name, partial(_files, kinds, missing, target_db)))
-        for job in jobs:
-            yield job.result()
+        names = [f"files-{i:05d}" for i in range(len(targets_db))]
+        known = [run_folder.found(work, name) for name in names]
+        jobs = {  # images are made here, not in the pool's threads
+            i: pool.submit(run_folder.kept, work, names[i], partial(_files, kinds, sample_at(i), target_db))
+            for i, target_db in enumerate(targets_db)
+            if known[i] is None
+        }
+        for i, row in enumerate(known):
+            yield jobs[i].result() if row is None else row
     finally:
         pool.shutdown(cancel_futures=True)
 

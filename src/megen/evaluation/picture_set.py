@@ -66,14 +66,14 @@ def kept(folder: Path | None, name: str, make: Callable[[], Pictures]) -> Pictur
     path = folder / f"{name}.npz"
     if not path.is_file():
         part = make()
-        arrays = {key: value.numpy() for key, value in vars(part).items() if isinstance(value, Tensor)}
-        write_npz(path, {"format": FORMAT, "seen": part.seen}, arrays)
+        tensors = {key: value.numpy() for key, value in vars(part).items() if isinstance(value, Tensor)}
+        write_npz(path, {"format": FORMAT, "seen": part.seen}, tensors)
+        return part
     try:
         header, arrays = read_npz(path, FORMAT)
     except InputError as error:
         raise InputError(f"{path} is damaged ({error}): remove it") from error
-    tensors = {key: torch.from_numpy(value) for key, value in arrays.items() if key != "header"}
-    return Pictures(seen=tuple(header["seen"]), **tensors)
+    return Pictures(seen=tuple(header["seen"]), **{key: torch.from_numpy(value) for key, value in arrays.items() if key != "header"})
 
 
 def sheet(rows: dict[str, Pictures], columns: int = SHOWN) -> Image.Image:

@@ -185,7 +185,7 @@ class LocalEngine:
         return left, kept
 
     def _advanced(self, tickets: list[_Ticket], rows: Rows) -> tuple[list[_Ticket], Rows, Rows] | None:
-        """Rows before and after a step; where it fails, by halves: a row that fails alone is told so and leaves. None: nobody is left.
+        """Rows before and after a step; where it fails, by halves: a row that fails alone leaves, with the reason. None: nobody is left.
 
         Where memory was short, batches stay smaller from then on.
         """

@@ -60,14 +60,15 @@ export class Status {
 
   /** The connection as it is now. */
   link(state: LinkState, waiting: { readonly why: string; readonly ms: number; readonly refused: boolean } | null = null, asking = false): void {
-    const refused = waiting?.refused === true
+    const refusal = waiting?.refused ? waiting.why : null
+    const refuses = `The server refuses the connection: ${refusal}.`
     this.#link.dataset['state'] = state
-    this.#link.textContent = refused ? 'Refused' : LINK_WORDS[state]
-    if (waiting !== null && asking) this.#say(againText(refused ? waiting.why : 'the connection is lost', waiting.ms))
-    else if (refused && waiting !== null && this.#free) this.#say(sentence(`the server refuses the connection: ${waiting.why}`), 'link')
+    this.#link.textContent = refusal !== null ? 'Refused' : LINK_WORDS[state]
+    if (waiting !== null && asking) this.#say(againText(refusal ?? 'the connection is lost', waiting.ms))
+    else if (refusal !== null && this.#free) this.#say(refuses, 'link')
     else if (state !== 'connecting' && this.#of === 'link') this.#say('')
     byId('offline').hidden = state !== 'waiting'
-    const without = refused && waiting !== null ? `The server refuses the connection: ${waiting.why}.` : 'There is no connection to the server.'
+    const without = refusal !== null ? refuses : 'There is no connection to the server.'
     byId('offline').textContent = `${without} Your pictures still open: they are decoded on this device.`
   }
 
