@@ -29,7 +29,7 @@ from megen.models.embedded import EmbeddedBackbone
 from megen.models.placement import bf16_pays, device_of, place
 from megen.scenes import drafts
 from megen.training import adversarial, latents, loop
-from megen.training.adversarial import AdversarialRecipe, Student, start_times
+from megen.training.adversarial import AdversarialRecipe, Student, ways
 from megen.training.adversarial_batches import batches
 from megen.training.adversarial_health import Watch
 from megen.training.guided import encoded, velocity_of
@@ -59,7 +59,7 @@ def on_policy(recipe: AdversarialRecipe, start: EmbeddedBackbone, data: Callable
             condition = encoded(student.text, batch.tokens)
             with torch.no_grad():
                 teacher = velocity_of(start.denoiser, encoded(start.text, batch.tokens))
-                s = start_times(recipe.batch, start.config.time_shift, batch.generator)
+                s = ways(recipe.batch, start.config.time_shift, batch.generator)[:, -1]
                 z = flow_map.step(velocity_of(student.denoiser, condition), batch.noise, torch.zeros_like(s), s)
             t = losses.sample_spans(s, recipe.batch // 4, batch.generator)
             both = velocity_of(student.denoiser, Condition.cat([condition, condition]))  # either end of the difference

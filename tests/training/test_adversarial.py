@@ -8,12 +8,20 @@ import numpy as np
 import pytest
 import torch
 
+from megen.diffusion.flow_map import times as flow_map_times
+from megen.models import embedded
 from megen.models.embedded import EmbeddedBackbone
+from megen.scenes.captions import Scene
 from megen.scenes.latent_judge import LatentJudge, LatentJudgeConfig, targets
-from megen.scenes.splits import scene
+from megen.scenes.splits import STARRY_EVERY, scene
 from megen.training import adversarial, adversarial_batches, discriminator
+from megen.training import judges as training_judges
+from megen.training import latents as latent_sets
 from megen.training.adversarial import AdversarialRecipe
 from megen.training.adversarial_batches import Batch, Memory, batches
+from megen.training.autoencoder import AutoencoderRecipe
+from megen.training.backbone import Plan, train
+from megen.training.judges import JudgeRecipe
 from megen.training.latents import LatentSet
 from megen.types import InputError
 from tests.conftest import make_tiny
@@ -59,14 +67,46 @@ def test_it_logs_its_health_changes_the_weights_and_goes_on(change: dict[str, fl
         adversarial.train(replace(recipe, lr=1e-5), flow_map(), judges(), lambda step: data, data, tmp_path, CPU)
 
 
+def test_a_flow_map_is_sharpened_by_one_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latent_sets, "SHARD", 4)
+    monkeypatch.setattr(latent_sets, "PART", 2)
+    monkeypatch.setattr(training_judges, "MORE_SCENES", 1)
+    few = JudgeRecipe(LatentJudgeConfig(channels=8, widths=(4, 4, 4), features=8), steps=1, batch=4)
+    monkeypatch.setattr(training_judges, "REWARD", few)
+    monkeypatch.setattr(training_judges, "CHOOSING", few)
+    embedded.save(flow_map(), tmp_path / "start", {})
+    plan = Plan(
+        "sharp",
+        tmp_path / "out",
+        scenes=4,
+        fresh_scenes_per_step=0,
+        autoencoder=AutoencoderRecipe(steps=0),
+        receiver_steps=0,
+        start=str(tmp_path / "start"),
+        adversarial=replace(RECIPE, steps=3),
+        workers=2,
+    )
+    made = embedded.load(str(train(plan, CPU)))
+    assert (made.denoiser.outward.weight != flow_map().denoiser.outward.weight).any()
+    torch.testing.assert_close(made.autoencoder.state_dict(), embedded.load(plan.start or "").autoencoder.state_dict())
+    shown = latent_sets.load(tmp_path / "out" / "latents" / "train", 4).sources
+    assert [s.stars for s in shown if isinstance(s, Scene)][::STARRY_EVERY] == ["stars", "stars"]
+
+
 def test_the_times_are_those_at_which_offered_steps_begin() -> None:
-    times = adversarial.start_times(4000, 2.0, torch.Generator().manual_seed(0))
+    ways = adversarial.ways(4000, 2.0, torch.Generator().manual_seed(0))
+    times = ways[:, -1]
+    assert (ways[:, 0] == 0).all()
+    assert (ways.diff(dim=1) >= 0).all()
+    four = torch.tensor(flow_map_times(4, 2.0)[:4])  # the last of four steps begins where three have led
+    assert (ways - four).abs().amax(1).min() == 0
     assert 0.3 < float((times == 0).float().mean()) < 0.7
     assert 0.8 < float(times.max()) < 0.87
     assert len(times.unique()) > 15
 
 
-def test_the_discriminator_learns_to_tell_made_from_true_and_what_was_asked() -> None:
+def test_the_discriminator_learns_to_tell_made_from_true_and_what_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discriminator, "DETAIL", 8)
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     critic = discriminator.Discriminator(judges()[0])

@@ -1,6 +1,7 @@
 """Fine-tunes a flow map in latents: a discriminator for crispness, a judge's reward for what was asked, the start for everything else.
 
-Only the last jump s -> 1 carries a gradient; the states that it begins at are the flow map's own. What is learned is
+Only the last jump s -> 1 carries a gradient; the states that it begins at are the flow map's own, at the times of the offered
+numbers of steps. What is learned is
 1.5 GAN + 0.3 reward + 10 |v - v_start|^2 (weights: `AdversarialRecipe`). Health is in `health.jsonl`: the discriminator's win rate
 (healthy .7 to .87), the ratio of the two gradients, sharpness, diversity, and what the choosing judge says of held-out prompts.
 """
@@ -8,6 +9,7 @@ Only the last jump s -> 1 carries a gradient; the states that it begins at are t
 from __future__ import annotations
 
 import copy
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable
@@ -16,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from megen.backbone import Condition
@@ -28,7 +31,7 @@ from megen.scenes.latent_judge import LatentJudge, log_likelihood
 from megen.training import loop
 from megen.training.adversarial_batches import Batch, Memory, batches
 from megen.training.adversarial_health import Watch
-from megen.training.discriminator import Discriminator, beaten, discriminator_loss
+from megen.training.discriminator import SLOTS, Discriminator, beaten, discriminator_loss
 from megen.training.guided import encoded, velocity_of
 from megen.training.latents import LatentSet
 
@@ -66,18 +69,27 @@ class Student(nn.Module):
         self.text, self.denoiser = copy.deepcopy(backbone.text), copy.deepcopy(backbone.denoiser)
 
 
-START_TIMES = {1: 0.35, 2: 0.22, 4: 0.25, 8: 0.10, 12: 0.08}  # how often each step count's times are drawn
+START_TIMES = {1: 0.30, 2: 0.15, 4: 0.35, 8: 0.12, 12: 0.08}  # how often each step count's times are drawn
 
 
-def start_times(n: int, shift: float, generator: torch.Generator) -> Tensor:
-    """Times that a sampler of an offered number of steps begins its steps at: 0 in about half of the rows, at most .85."""
+RENOISED = 1 / 3  # of the states at s > 0 are a jump to data with new noise on it
+PASSES = 3  # steps, at most, in which a state of a training is reached: longer ways skip times
+
+
+def ways(n: int, shift: float, generator: torch.Generator) -> Float[Tensor, "n times"]:
+    """The times from 0 to where a sampler of an offered number of steps begins one of them: 0 in about half of the rows, at most .85.
+
+    Up to `PASSES` steps are those of the sampler itself; a way that is shorter stays at its end.
+    """
     device, counts = generator.device, torch.tensor(list(START_TIMES))
     grids = torch.zeros(len(counts), int(counts.max()) + 1)
     for row, count in zip(grids, counts.tolist(), strict=True):
         row[: count + 1] = torch.tensor(flow_map.times(count, shift))
     drawn = torch.multinomial(torch.tensor(list(START_TIMES.values()), device=device), n, replacement=True, generator=generator)
     place_in = torch.rand(n, generator=generator, device=device)
-    return grids.to(device)[drawn, (place_in * counts.to(device)[drawn]).long()]
+    last = (place_in * counts.to(device)[drawn]).long()[:, None]
+    turn = torch.arange(PASSES + 1, device=device)
+    return grids.to(device)[drawn[:, None], torch.where(last <= PASSES, torch.minimum(turn, last), (last * turn + 1) // PASSES)]
 
 
 def train(
@@ -189,20 +201,21 @@ def adamw(*parts: tuple[nn.Module, float]) -> torch.optim.Optimizer:
 def _made(student: Student, start: EmbeddedBackbone, condition: Condition, batch: Batch, *, grad: bool) -> tuple[Tensor, Tensor]:
     """The latents of the last jump: as a leaf whose gradient can be taken, and with their graph.
 
-    A state at s > 0 is, half and half, the flow map's own jump to data with new noise on it, or its own step from 0 to s.
+    A state at s > 0 is the flow map's own steps from 0 to s, or, a share `RENOISED`, its own jump to data with new noise on it.
     """
     n, generator = len(batch.noise), batch.generator
-    s = start_times(n, start.config.time_shift, generator)
-    later, jumps = s > 0, torch.rand(n, generator=generator, device=generator.device) < 0.5
+    way = ways(n, start.config.time_shift, generator)
+    s, jumps = way[:, -1].clone(), torch.rand(n, generator=generator, device=generator.device) < RENOISED
+    jumps &= s > 0
+    way[jumps, 1:] = 1.0
     fresh = torch.randn(batch.noise.shape, generator=generator, device=generator.device)
     z = batch.noise.clone()
-    if later.any():
-        with torch.no_grad():
-            chosen = condition.rows(later)
-            end = torch.where(jumps, torch.ones_like(s), s)[later]
-            moved = flow_map.step(velocity_of(student.denoiser, chosen), batch.noise[later], torch.zeros_like(end), end)
-            again = flow_map.interpolate(moved, fresh[later], s[later])
-            z[later] = torch.where(jumps[later][:, None, None, None], again, moved)
+    with torch.no_grad():
+        for begin, end in itertools.pairwise(way.T):
+            if (moves := end > begin).any():
+                velocity = velocity_of(student.denoiser, condition.rows(moves))
+                z[moves] = flow_map.step(velocity, z[moves], begin[moves], end[moves])
+        z = torch.where(jumps[:, None, None, None], flow_map.interpolate(z, fresh, s), z)
     with torch.set_grad_enabled(grad):
         made = flow_map.step(velocity_of(student.denoiser, condition), z, s, torch.ones_like(s))
     batch.made = made.detach()
@@ -252,7 +265,7 @@ def _gradients(
 
 
 def _distance(recipe: AdversarialRecipe, student: Student, start: EmbeddedBackbone, condition: Condition, batch: Batch) -> Tensor:
-    """|v - v_start|^2 at random times on a fifth of the rows."""
+    """|v - v_start|^2 at random times on a fifth of the rows, but for starry nights: the start may not draw stars."""
     few = slice(0, max(1, recipe.batch // 5))
     s = losses.sample_times(few.stop, start.config.time_shift, batch.generator)
     t = losses.sample_spans(s, few.stop // 3, batch.generator)
@@ -260,4 +273,5 @@ def _distance(recipe: AdversarialRecipe, student: Student, start: EmbeddedBackbo
     with torch.no_grad():
         before = encoded(start.text, batch.tokens[few])
         goal = velocity_of(start.denoiser, before)(z, s, t)
-    return (velocity_of(student.denoiser, condition.rows(few))(z, s, t) - goal).square().mean()
+    distance = (velocity_of(student.denoiser, condition.rows(few))(z, s, t) - goal).square().mean((1, 2, 3))
+    return (distance * (1 - batch.named[few, SLOTS["stars", "stars"]])).mean()

@@ -24,7 +24,7 @@ from megen.training.batches import normalised
 from megen.training.discriminator import named
 from megen.training.latents import LatentSet, start_worker
 
-NIGHT_WEIGHT = 2.0  # nights are drawn twice as often as they occur
+NIGHT_WEIGHT = 2.0  # nights without stars are drawn twice as often as they occur
 WRITERS = 4  # processes that write captions where a GPU trains: one alone would be slower than the GPU
 AHEAD = 3  # batches that each of them is asked for before they are needed
 
@@ -89,7 +89,8 @@ def batches(
     def asked(step: int) -> tuple[LatentSet, np.ndarray, Future[Written]]:
         nonlocal latents, chance
         if (newer := data(max(step, 0))) is not latents:
-            latents, weight = newer, np.array([NIGHT_WEIGHT if isinstance(s, Scene) and s.time == "night" else 1.0 for s in newer.sources])
+            dark = [isinstance(s, Scene) and s.time == "night" and s.stars != "stars" for s in newer.sources]
+            latents, weight = newer, np.where(dark, NIGHT_WEIGHT, 1.0)
             chance = weight / weight.sum()
         rng = np.random.default_rng([seed, 17, step + alone])
         index = rng.choice(len(latents), size, p=chance)

@@ -30,7 +30,7 @@ from megen.models.text import TextConfig
 from megen.provenance import provenance
 from megen.scenes import captions as scenes
 from megen.scenes.render import render
-from megen.scenes.splits import TRAIN_SEED, VALIDATION_SEED, scene
+from megen.scenes.splits import SHARPENING_SEED, TRAIN_SEED, VALIDATION_SEED, scene
 from megen.training import adversarial, distill, judges, loop, pictures, teacher
 from megen.training import autoencoder as autoencoder_training
 from megen.training import latents as latent_sets
@@ -84,7 +84,8 @@ def train(plan: Plan, device: torch.device) -> Path:
     if start is None and (plan.autoencoder.decoder_only or not plan.autoencoder.steps or not plan.teacher.steps):
         raise InputError("without a backbone to train on from, autoencoder and denoiser must both be trained, and whole")
     grown = start if start is not None and not plan.reset_denoiser else None  # whose denoiser is trained on
-    if grown is not None and grown.config.flow_map and plan.teacher.steps and plan.distill is None:
+    trained_on = plan.teacher.steps and plan.distill is None and plan.adversarial is None
+    if grown is not None and grown.config.flow_map and trained_on:
         raise InputError(f"{plan.start} is a flow map and learns from its teacher only: train one with --reset-denoiser, or --distill one")
     entries = pictures.read_captions(plan.pictures) if plan.pictures else []
     own_words = TextConfig(tuple(_vocabulary(entries)), layers=plan.text_layers, direct=True)
@@ -238,7 +239,7 @@ def _sharpen(plan: Plan, recipe: AdversarialRecipe, device: torch.device) -> Pat
         _keep_prior(embedded.folder_of(plan.start or ""), plan.folder / "weights")
         return plan.folder / "weights"
 
-    with _latents(plan, [], whole.autoencoder, device) as (data, validation):
+    with _latents(plan, [], whole.autoencoder, device, SHARPENING_SEED) as (data, validation):
         more = judges.more_latents(whole, judges.MORE_SCENES, plan.image_px, plan.folder / "latents")
         pair = [
             judges.train(recipe_of_judge, whole, data(0), more, plan.folder / f"judge-{name}.safetensors")
@@ -317,7 +318,7 @@ def _autoencoder(plan: Plan, entries: Sequence[Captioned], device: torch.device,
 
 @contextmanager
 def _latents(
-    plan: Plan, entries: Sequence[Captioned], autoencoder: Autoencoder, device: torch.device
+    plan: Plan, entries: Sequence[Captioned], autoencoder: Autoencoder, device: torch.device, seed: int = TRAIN_SEED
 ) -> Iterator[tuple[Callable[[int], LatentSet], LatentSet]]:
     """What a step draws from, and what is validated on."""
     folder, side = plan.folder / "latents", plan.image_px
@@ -325,7 +326,7 @@ def _latents(
         latent_sets.cache_scenes(autoencoder, VALIDATION_SEED, latent_sets.SHARD, side, folder / "validation", device, plan.workers)
         validation = latent_sets.load(folder / "validation", latent_sets.SHARD)
         growing = (plan.scenes, plan.fresh_scenes_per_step, side, folder / "train")
-        with latent_sets.growing_scenes(autoencoder, TRAIN_SEED, *growing, device=device, workers=plan.workers) as data:
+        with latent_sets.growing_scenes(autoencoder, seed, *growing, device=device, workers=plan.workers) as data:
             yield data, validation
         return
     latent_sets.cache_pictures(autoencoder, entries, side, folder / "train", device)

@@ -1,4 +1,4 @@
-"""Tells made latents from true ones of the same caption: relativistic losses, a logit a place at three levels and one for the whole."""
+"""Tells made latents from true ones of the same caption: relativistic losses, a logit a place at four levels and one for the whole."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from megen.scenes.latent_judge import COUNT, SLOPE, LatentJudge, asked
 
 SLOTS = {(k, v): i for i, (k, v) in enumerate((k, v) for k, values in ATTRIBUTES.items() for v in values)}
 Logits = list[Tensor]  # [b, places] of each level, then [b, 1]
+DETAIL = 128  # width of the layers that look at a token and its neighbours only: a star is a code of where it stands in its token
 
 
 def named(prompts: Sequence[str]) -> Float[Tensor, "b n"]:
@@ -28,11 +29,15 @@ def named(prompts: Sequence[str]) -> Float[Tensor, "b n"]:
 
 
 class Discriminator(nn.Module):
-    """Begins as the reward judge's trunk; what was asked meets the features as an inner product at every level (Miyato and Koyama 2018)."""
+    """Begins as the reward judge's trunk, beside layers for detail that begin anew.
+
+    What was asked meets the features as an inner product at every level (Miyato and Koyama 2018).
+    """
 
     def __init__(self, judge: LatentJudge) -> None:
         super().__init__()
-        widths, features = judge.config.widths, judge.config.features
+        widths, features = (DETAIL, *judge.config.widths), judge.config.features
+        self.detail = _detail(judge.config.channels)
         self.levels, self.last = copy.deepcopy(judge.levels), copy.deepcopy(judge.last)
         self.place = nn.ModuleList(nn.Conv2d(w, 1, 1) for w in widths)
         self.whole = nn.Linear(features, 1)
@@ -41,13 +46,21 @@ class Discriminator(nn.Module):
 
     def forward(self, latents: Float[Tensor, "b c 32 32"], wanted: Float[Tensor, "b n"]) -> Logits:
         x, out = latents, []
-        for level, place, asked_here in zip(self.levels, self.place, self.asked, strict=False):
-            x = level(x)
+        for number, (place, asked_here) in enumerate(zip(self.place, self.asked, strict=False)):
+            x = self.detail(latents) if number == 0 else self.levels[number - 1](latents if number == 1 else x)
             meets = (x * asked_here(wanted)[:, :, None, None]).sum(1) / x.shape[1] ** 0.5
             out.append((place(x)[:, 0] + meets).flatten(1))
         x = F.leaky_relu(self.last(x.flatten(1)), SLOPE)
         meets = (x * self.asked[-1](wanted)).sum(1, keepdim=True) / x.shape[1] ** 0.5
         return [*out, self.whole(x) + meets]
+
+
+def _detail(channels: int) -> nn.Sequential:
+    layers = [nn.Conv2d(channels, DETAIL, 1), nn.Conv2d(DETAIL, DETAIL, 3, padding=1), nn.Conv2d(DETAIL, DETAIL, 1)]
+    for layer in layers:
+        nn.init.kaiming_normal_(layer.weight, SLOPE)
+        nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return nn.Sequential(*(part for layer in layers for part in (layer, nn.LeakyReLU(SLOPE))))
 
 
 def beaten(lower: Logits, higher: Logits) -> Float[Tensor, ""]:

@@ -38,7 +38,7 @@ HELD_STREAM = 29  # of their links
 COARSE_SHARE, SNR_DB = 0.75, (-8.0, 20.0)  # of the quantisers; of analog links: what is milder is the restorer's
 LEAST_ERROR = 1e-4  # mean square below which a row's error counts no further
 CHUNK = 32  # crossings that a process makes at once
-BITS_EVERY = 8  # of so many crossings one is of bits, as it takes as long as 18 of symbols; of a batch's rows every second one is
+BITS_EVERY = 8  # of so many crossings one is of bits, as it takes as long as 18 of symbols; of a batch's rows every fourth one is
 AHEAD = 3  # chunks that each process is ahead
 
 
@@ -128,9 +128,9 @@ def crossing(latents: Float[Tensor, "n c h w"], learned: Prior, seed: int, numbe
 
 
 def drawn(room: int, count: int, generator: torch.Generator) -> Tensor:
-    """Places of a batch's rows in a pool of so many crossings, half of them of bits."""
-    bits = BITS_EVERY * torch.randint(room // BITS_EVERY, (count // 2,), generator=generator)
-    symbols = torch.randint(room - room // BITS_EVERY, (count - count // 2,), generator=generator)
+    """Places of a batch's rows in a pool of so many crossings, a quarter of them of bits."""
+    bits = BITS_EVERY * torch.randint(room // BITS_EVERY, (count // 4,), generator=generator)
+    symbols = torch.randint(room - room // BITS_EVERY, (count - count // 4,), generator=generator)
     return torch.cat([bits, symbols + symbols // (BITS_EVERY - 1) + 1])
 
 
