@@ -1,9 +1,8 @@
 """How well does the flow map denoise near data? Where it does not, many steps cannot draw small things.
 
-`python -m experiments.near_data.run` (two minutes): latents of true renders of held-out starry nights get noise of the times at which a
+`python -m experiments.near_data.run` (half a minute): latents of true renders of held-out starry nights get noise of the times at which a
 sampler's last step begins, and one jump of the flow map takes it away again. `error` is the root mean square of what is left, `noise` that of
-what was put on, in the same units; stars are counted as in `experiments.stars.run`. A second experiment by a longer training near data:
-`--weights FOLDER` measures another backbone of the same autoencoder.
+what was put on, in the same units; stars are counted as in `experiments.stars.run`.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from experiments import common
 from experiments.stars.run import spots, starry, stars
 from megen.diffusion import flow_map
 from megen.halves import halves, tokens_of
-from megen.models import embedded
 from megen.models.embedded import EmbeddedBackbone
 from megen.scenes.render import render
 from megen.training.guided import velocity_of
@@ -40,10 +38,10 @@ def denoised(backbone: EmbeddedBackbone, latent: torch.Tensor, text: str, start:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--prompts", type=int, default=32)
-    parser.add_argument("--weights", default="scenes", help="whose denoiser")
     args = parser.parse_args()
-    _, ue = halves()
-    backbone = embedded.load(args.weights)
+    es, ue = halves()
+    backbone = es.backbone
+    assert isinstance(backbone, EmbeddedBackbone)
     drawn = starry(args.prompts)
     with torch.inference_mode():
         latents = [backbone.encode_images(render([drawn[i][0]])) for i, _ in progress(0, len(drawn), "renders")]

@@ -3,7 +3,7 @@
 `python -m experiments.stars.run`: held-out nights whose captions name stars, made at each number of steps, beside true renders,
 renders of the same scenes without stars, and renders through the autoencoder. A star is a small round spot in the upper part of the
 sky, brighter than what is around it. A picture has stars where it has enough of them: how many is set on half of the renders, and
-tested on the other half.
+tested on the other half. Of another backbone (`--backbone FOLDER`) the result lies in a file of the folder's name.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -103,8 +104,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--prompts", type=int, default=120)
     parser.add_argument("--steps", type=int, nargs="+", default=(1, 4, 8))
+    parser.add_argument("--backbone", default="scenes")
     args = parser.parse_args()
-    es, ue = halves()
+    es, ue = halves(args.backbone)
     backbone = es.backbone
     assert isinstance(backbone, EmbeddedBackbone)
     model, drawn = judge.load(), starry(args.prompts)
@@ -130,7 +132,7 @@ def main() -> None:
         str(n): of_latents(f"pictures of {n} steps", lambda i, n=n: es.denoise([drawn[i][1]], [i], n))  # type: ignore[misc]
         for n in args.steps
     }
-    common.write("stars", result)
+    common.write("stars" if args.backbone == "scenes" else Path(args.backbone).name, result)
 
 
 if __name__ == "__main__":
