@@ -1,8 +1,8 @@
 """How well does the flow map denoise near data? Where it does not, many steps cannot draw small things.
 
 `python -m experiments.near_data.run` (half a minute): latents of true renders of held-out starry nights get noise of the times at which a
-sampler's last step begins, and one jump of the flow map takes it away again. `error` is the root mean square of what is left, `noise` that of
-what was put on, in the same units; stars are counted as in `experiments.stars.run`.
+sampler's last step begins, and one jump of the flow map takes it away again. `error` is the root mean square of what is left, `noise`
+that of what was put on, in the same units; stars are counted as in `experiments.stars.run`.
 """
 
 from __future__ import annotations
