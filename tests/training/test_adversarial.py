@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from megen.diffusion.flow_map import sample
 from megen.diffusion.flow_map import times as flow_map_times
 from megen.models import embedded
 from megen.models.embedded import EmbeddedBackbone
@@ -87,8 +88,9 @@ def test_a_flow_map_is_sharpened_by_one_plan(tmp_path: Path, monkeypatch: pytest
         workers=2,
     )
     made = embedded.load(str(train(plan, CPU)))
-    assert (made.denoiser.outward.weight != flow_map().denoiser.outward.weight).any()
-    torch.testing.assert_close(made.autoencoder.state_dict(), embedded.load(plan.start or "").autoencoder.state_dict())
+    start = embedded.load(plan.start or "")
+    assert (made.denoiser.outward.weight != start.denoiser.outward.weight).any()
+    torch.testing.assert_close(made.autoencoder.state_dict(), start.autoencoder.state_dict())
     shown = latent_sets.load(tmp_path / "out" / "latents" / "train", 4).sources
     assert [s.stars for s in shown if isinstance(s, Scene)][::STARRY_EVERY] == ["stars", "stars"]
 
@@ -100,13 +102,15 @@ def test_the_times_are_those_at_which_offered_steps_begin() -> None:
     assert (ways.diff(dim=1) >= 0).all()
     four = torch.tensor(flow_map_times(4, 2.0)[:4])  # the last of four steps begins where three have led
     assert (ways - four).abs().amax(1).min() == 0
+    grids = [{round(t, 5) for t in flow_map_times(count, 2.0)} for count in adversarial.START_TIMES]
+    assert all(any({round(t, 5) for t in way} <= grid for grid in grids) for way in ways[:200].tolist())
     assert 0.3 < float((times == 0).float().mean()) < 0.7
     assert 0.8 < float(times.max()) < 0.87
     assert len(times.unique()) > 15
 
 
 def test_the_discriminator_learns_to_tell_made_from_true_and_what_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(discriminator, "DETAIL", 8)
+    monkeypatch.setattr(discriminator, "DETAIL", 6)
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     critic = discriminator.Discriminator(judges()[0])
@@ -137,6 +141,34 @@ def test_a_batch_is_decided_by_its_step_alone() -> None:
     for a, b in zip(drawn[2:], resumed, strict=True):
         torch.testing.assert_close((a.true, a.tokens, a.named, a.noise, a.targets), (b.true, b.tokens, b.named, b.noise, b.targets))
     assert not torch.equal(drawn[0].noise, drawn[1].noise)
+
+
+def test_what_draws_toward_the_start_leaves_out_starry_nights() -> None:
+    start, data = flow_map(), latents()
+    student = adversarial.Student(flow_map())
+    torch.nn.init.ones_(student.denoiser.outward.bias)
+    (batch,) = batches(start, lambda step: data, 4, range(1), CPU, alone=0, seed=5)
+    condition = adversarial.encoded(student.text, batch.tokens)
+    column, distances = discriminator.SLOTS["stars", "stars"], []
+    for named in (0.0, 1.0):
+        batch.named[:, column] = named
+        distances.append(float(adversarial._distance(RECIPE, student, start, condition, batch).detach()))
+    assert distances[0] > 0
+    assert distances[1] == 0
+
+
+def test_a_state_is_where_the_sampler_s_own_steps_lead(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, data = flow_map(), latents()
+    student = adversarial.Student(start).eval()
+    (batch,) = batches(start, lambda step: data, 4, range(1), CPU, alone=0, seed=5)
+    times = flow_map_times(4, start.config.time_shift)
+    monkeypatch.setattr(adversarial, "ways", lambda n, shift, generator: torch.tensor([times[:4]] * n))
+    monkeypatch.setattr(adversarial, "RENOISED", 0.0)
+    condition = adversarial.encoded(student.text, batch.tokens)
+    made, _ = adversarial._made(student, start, condition, batch, grad=False)
+    with torch.no_grad():
+        *_, last = sample(adversarial.velocity_of(student.denoiser, condition), batch.noise, times)
+    torch.testing.assert_close(made.detach(), last)
 
 
 def test_each_step_draws_from_its_own_set() -> None:

@@ -91,7 +91,7 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(
         training.train(replace(RECIPE, lr=1e-3), tiny, PLAIN, tmp_path / "cut", 1, small())
 
 
-def test_the_oldest_crossings_are_renewed_and_half_of_a_batch_came_as_bits(tiny: EmbeddedBackbone, tmp_path: Path) -> None:
+def test_the_oldest_crossings_are_renewed_and_a_quarter_of_a_batch_came_as_bits(tiny: EmbeddedBackbone, tmp_path: Path) -> None:
     recipe = replace(RECIPE, crossings=64, fresh_per_step=24)
     latents = training.own_latents(tiny, recipe.latents, recipe.seed, tmp_path / training.LATENTS, 32)
     with training.crossings(tmp_path / training.LATENTS, latents, PLAIN, recipe, 1) as at:

@@ -29,7 +29,7 @@ from megen.link.fading import Forecast
 from megen.metrics import psnr_db, ssim
 from megen.models.fingerprint import identity
 from megen.scenes.captions import caption
-from megen.scenes.splits import scene
+from megen.scenes.splits import PROMPT_SEED, scene
 from megen.types import Features, FloatArray, Received
 
 SNRS_DB = tuple(float(s) for s in range(-6, 25, 3))
@@ -41,7 +41,6 @@ SCHEMES = (  # how features travel, merge ratio, receiver, name
     ("analog", 0.5, "knows", "analog 0.5"),
     ("analog", 0.5, "blind", "analog 0.5, blind receiver"),
 )
-PROMPT_SEED = 4  # captions of scenes that no training drew
 
 
 @dataclass(frozen=True)

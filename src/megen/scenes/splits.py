@@ -6,7 +6,9 @@ import numpy as np
 
 from megen.scenes.captions import Scene, sample_scene
 
-TRAIN_SEED, VALIDATION_SEED, TEST_SEED, SHARPENING_SEED = 1, 2, 3, 4
+TRAIN_SEED, VALIDATION_SEED, TEST_SEED = 1, 2, 3
+PROMPT_SEED = 4  # captions of scenes that no training drew
+SHARPENING_SEED = 7
 STARRY_EVERY = 3  # scene of the sharpening's set is a starry night: small spots anywhere are the hardest to draw, and rare by chance
 STARRY = {"time": "night", "weather": "clear", "stars": "stars"}
 

@@ -129,8 +129,8 @@ def crossing(latents: Float[Tensor, "n c h w"], learned: Prior, seed: int, numbe
 
 def drawn(room: int, count: int, generator: torch.Generator) -> Tensor:
     """Places of a batch's rows in a pool of so many crossings, a quarter of them of bits."""
-    bits = BITS_EVERY * torch.randint(room // BITS_EVERY, (count // 4,), generator=generator)
-    symbols = torch.randint(room - room // BITS_EVERY, (count - count // 4,), generator=generator)
+    bits = BITS_EVERY * torch.randint(room // BITS_EVERY, (-(-count // 4),), generator=generator)
+    symbols = torch.randint(room - room // BITS_EVERY, (count - len(bits),), generator=generator)
     return torch.cat([bits, symbols + symbols // (BITS_EVERY - 1) + 1])
 
 
