@@ -14,14 +14,13 @@ import numpy as np
 import torch
 
 from experiments import common
-from experiments.stars.run import spots, starry, stars
+from experiments.stars.run import decoded, spots, starry, stars
 from megen.diffusion import flow_map
-from megen.halves import halves, tokens_of
+from megen.halves import halves
 from megen.models.embedded import EmbeddedBackbone
 from megen.scenes.render import render
 from megen.training.guided import velocity_of
 from megen.training.loop import progress
-from megen.types import Features
 
 STEPS = (2, 4, 8, 12)  # whose last one is looked at
 NOISE_SEED = 1
@@ -48,11 +47,9 @@ def main() -> None:
         rows: dict[str, Any] = {}
         for count in STEPS:
             start = flow_map.times(count, backbone.config.time_shift)[-2]
-            errors, shapes = [], []
-            for i, _ in progress(0, len(drawn), f"the last of {count} steps"):
-                made = denoised(backbone, latents[i], drawn[i][1], start)
-                errors.append(float((made - latents[i]).square().mean()))
-                shapes.append(spots(ue.image_of(Features.clean(tokens_of(made)))))
+            made = [denoised(backbone, latent, text, start) for latent, (_, text) in zip(latents, drawn, strict=True)]
+            errors = [float((x - latent).square().mean()) for x, latent in zip(made, latents, strict=True)]
+            shapes = [spots(image) for image in decoded(len(made), f"the last of {count} steps", made.__getitem__, ue)]
             rows[str(count)] = {
                 "time": round(start, 3),
                 "noise": (1 - start) / start,

@@ -50,17 +50,21 @@ class LatentJudge(nn.Module):
         return {k: head(x) for k, head in self.heads.items()}
 
 
+def leaky(*layers: nn.Conv2d) -> nn.Sequential:
+    """Convolutions, a leaky rectifier after each."""
+    for layer in layers:
+        nn.init.kaiming_normal_(layer.weight, SLOPE)
+        nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return nn.Sequential(*(part for layer in layers for part in (layer, nn.LeakyReLU(SLOPE))))
+
+
 def trunk(config: LatentJudgeConfig) -> nn.ModuleList:
     """Three levels of two convolutions, at 32, 16 and 8 places a side."""
     inside = (config.channels, *config.widths[:-1])
 
     def level(number: int) -> nn.Sequential:
         out, stride = config.widths[number], 1 if number == 0 else 2
-        first, second = nn.Conv2d(inside[number], out, 3, stride, 1), nn.Conv2d(out, out, 3, 1, 1)
-        for layer in (first, second):
-            nn.init.kaiming_normal_(layer.weight, SLOPE)
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-        return nn.Sequential(first, nn.LeakyReLU(SLOPE), second, nn.LeakyReLU(SLOPE))
+        return leaky(nn.Conv2d(inside[number], out, 3, stride, 1), nn.Conv2d(out, out, 3, 1, 1))
 
     return nn.ModuleList(level(k) for k in range(3))
 

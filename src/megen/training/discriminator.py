@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from megen.scenes.captions import ATTRIBUTES
-from megen.scenes.latent_judge import COUNT, SLOPE, LatentJudge, asked
+from megen.scenes.latent_judge import COUNT, SLOPE, LatentJudge, asked, leaky
 
 SLOTS = {(k, v): i for i, (k, v) in enumerate((k, v) for k, values in ATTRIBUTES.items() for v in values)}
 Logits = list[Tensor]  # [b, places] of each level, then [b, 1]
@@ -29,7 +29,7 @@ def named(prompts: Sequence[str]) -> Float[Tensor, "b n"]:
 
 
 class Discriminator(nn.Module):
-    """Begins as the reward judge's trunk, beside layers for detail that begin anew.
+    """Begins as the reward judge's trunk, beside layers for detail that begin at random.
 
     What was asked meets the features as an inner product at every level (Miyato and Koyama 2018).
     """
@@ -37,7 +37,8 @@ class Discriminator(nn.Module):
     def __init__(self, judge: LatentJudge) -> None:
         super().__init__()
         widths, features = (DETAIL, *judge.config.widths), judge.config.features
-        self.detail = _detail(judge.config.channels)
+        own = nn.Conv2d(judge.config.channels, DETAIL, 1), nn.Conv2d(DETAIL, DETAIL, 3, padding=1), nn.Conv2d(DETAIL, DETAIL, 1)
+        self.detail = leaky(*own)
         self.levels, self.last = copy.deepcopy(judge.levels), copy.deepcopy(judge.last)
         self.place = nn.ModuleList(nn.Conv2d(w, 1, 1) for w in widths)
         self.whole = nn.Linear(features, 1)
@@ -45,22 +46,17 @@ class Discriminator(nn.Module):
         self.requires_grad_(True)
 
     def forward(self, latents: Float[Tensor, "b c 32 32"], wanted: Float[Tensor, "b n"]) -> Logits:
-        x, out = latents, []
-        for number, (place, asked_here) in enumerate(zip(self.place, self.asked, strict=False)):
-            x = self.detail(latents) if number == 0 else self.levels[number - 1](latents if number == 1 else x)
-            meets = (x * asked_here(wanted)[:, :, None, None]).sum(1) / x.shape[1] ** 0.5
-            out.append((place(x)[:, 0] + meets).flatten(1))
+        features, x = [self.detail(latents)], latents
+        for level in self.levels:
+            x = level(x)
+            features.append(x)
+        out = []
+        for seen, place, asked_here in zip(features, self.place, self.asked[:-1], strict=True):
+            meets = (seen * asked_here(wanted)[:, :, None, None]).sum(1) / seen.shape[1] ** 0.5
+            out.append((place(seen)[:, 0] + meets).flatten(1))
         x = F.leaky_relu(self.last(x.flatten(1)), SLOPE)
         meets = (x * self.asked[-1](wanted)).sum(1, keepdim=True) / x.shape[1] ** 0.5
         return [*out, self.whole(x) + meets]
-
-
-def _detail(channels: int) -> nn.Sequential:
-    layers = [nn.Conv2d(channels, DETAIL, 1), nn.Conv2d(DETAIL, DETAIL, 3, padding=1), nn.Conv2d(DETAIL, DETAIL, 1)]
-    for layer in layers:
-        nn.init.kaiming_normal_(layer.weight, SLOPE)
-        nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-    return nn.Sequential(*(part for layer in layers for part in (layer, nn.LeakyReLU(SLOPE))))
 
 
 def beaten(lower: Logits, higher: Logits) -> Float[Tensor, ""]:
