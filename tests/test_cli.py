@@ -104,6 +104,7 @@ def test_generate_writes_an_image_and_a_report(tiny_folder: Path, tmp_path: Path
         (["train", "scenes", "--out", "x", "--gan-weight", "1"], "--gan-weight needs --adversarial"),
         (["train", "scenes", "--out", "x", "--reward-weight", "0"], "--reward-weight needs --adversarial"),
         (["train", "scenes", "--out", "x", "--guidance", "3"], "--guidance needs --distill"),
+        (["train", "scenes", "--out", "x", "--save-every", "0"], "--save-every must lie in"),
         (["bench", "link", "--sheet", "x.jpg"], "--sheet is for megen bench backbone: bench link does not use it"),
         (["bench", "link", "--batch", "4"], "--batch is for megen bench backbone"),
         (["bench", "link", "--beside", "x"], "--beside is for megen bench backbone"),

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,10 @@ from megen.cost import quality_grid as quality
 from megen.cost.quality_grid import QualityGrid
 from megen.evaluation import quality_grid as measuring
 from megen.files import write_npz
+from megen.halves import halves
+from megen.link import NotDeliveredError, PerfectLink
 from megen.models import embedded
-from megen.types import Decision
+from megen.types import Decision, Delivery, Transmission
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +70,25 @@ def test_each_prompt_is_heard_once_and_in_one_half(measured: Path, tiny_folder: 
     of_class = draws[:, :, 0, 0]
     assert len(set(of_class.ravel())) == of_class.size  # [2, P, H]
     assert (draws == of_class[:, :, None, None]).all()
+
+
+def test_another_link_is_measured_as_it_is(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that never delivers above 0 dB and takes as many seconds as its SNR has decibels."""
+
+    @dataclass(frozen=True)
+    class Upside:
+        snr_db: float
+
+        def send(self, transmission: Transmission, rng: np.random.Generator) -> Delivery:
+            if self.snr_db > 0:
+                raise NotDeliveredError("too good", self.snr_db)
+            return replace(PerfectLink().send(transmission, rng), latency_s=1.0)
+
+    monkeypatch.setattr(measuring, "SNRS_DB", (-6.0, 18.0))
+    monkeypatch.setattr(measuring, "COARSER", ())
+    row = measuring.measure_prompt(*halves(str(tiny_folder)), None, (1,), 0, "fog", Upside)
+    assert row["delivered"] == [[1.0, 0.0]] * 4
+    assert row["airtime_s"] == [[[1.0] * measuring.AIR_DRAWS, [18.0] * measuring.AIR_DRAWS]] * 4
 
 
 def test_a_prompts_class_follows_its_words() -> None:

@@ -6,8 +6,14 @@ import csv
 import re
 import runpy
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from megen.errors import InputError
+from megen.evaluation import quality_grid as measuring
+from megen.halves import Receives, Transmitter, halves
+from megen.link import RadioLink
 
 PAGES = Path(__file__).parents[2] / "docs"
 MOST_LINES = 25
@@ -17,7 +23,7 @@ def programs(page: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```$", (PAGES / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
-LINK, POLICY, ASKED, BACKBONE, FAMILY, QUALITY = programs("extending.md")
+LINK, GRID, POLICY, ASKED, BACKBONE, FAMILY, QUALITY = programs("extending.md")
 
 
 def run(program: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
@@ -28,7 +34,9 @@ def run(program: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str
 
 
 @pytest.mark.parametrize(
-    "program", [LINK, POLICY, ASKED, BACKBONE, FAMILY, QUALITY], ids=["link", "policy", "asked", "backbone", "family", "quality"]
+    "program",
+    [LINK, GRID, POLICY, ASKED, BACKBONE, FAMILY, QUALITY],
+    ids=["link", "grid", "policy", "asked", "backbone", "family", "quality"],
 )
 def test_an_example_is_short(program: str) -> None:
     assert sum(bool(line.strip()) for line in program.splitlines()) <= MOST_LINES
@@ -40,6 +48,25 @@ def test_own_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert 0 < int(lost) < int(parts)
     sent, received = result.transmission.payload, result.delivery.received.payload  # type: ignore[attr-defined]
     assert [a == b for a, b in zip(sent.features, received.features, strict=True)].count(False) == int(lost)
+
+
+def test_own_grid(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    measure, small = measuring.measure, halves(str(tiny_folder))
+
+    def of_a_tiny_backbone(transmitter: Transmitter, receiver: Receives, *others: Any) -> list[dict[str, Any]]:
+        return measure(*small, *others)
+
+    for name, value in (
+        ("measure", of_a_tiny_backbone),
+        ("SNRS_DB", (-6.0, 6.0, 18.0)),
+        ("COARSER", (2.5,)),
+    ):  # for the seconds that it takes
+        monkeypatch.setattr(measuring, name, value)
+    made = run(GRID, tmp_path, monkeypatch)
+    assert float(capsys.readouterr().out.split()[-1]) > 0
+    assert made["link_of"](6.0) == RadioLink(6.0, fading="rayleigh", speed_m_s=10.0)  # type: ignore[operator]
+    with pytest.raises(InputError, match="link"):
+        measure(*small, (1, 4), measuring.captions(12), tmp_path / "grid.work", lambda n: None)
 
 
 def test_own_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

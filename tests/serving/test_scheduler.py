@@ -113,3 +113,9 @@ def test_room_for_several_at_once() -> None:
         scheduler.check_room(3, places=1)
     with pytest.raises(BusyError):
         Scheduler[str](capacity=0).check_room(1, places=1)  # it takes none
+    for name in "bc":
+        scheduler.put(name, 4.0, 0.0)
+    for missing in (1, 3):  # 9 s of work, 2 that wait
+        with pytest.raises(BusyError) as caught:
+            scheduler.check_room(missing, places=1)
+        assert caught.value.retry_after_s == missing * 4.5

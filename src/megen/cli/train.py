@@ -39,7 +39,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     t.add_argument(
         "--adversarial",
         action="store_true",
-        help="with --from a flow map of scenes: sharpen it by a discriminator and a judge's reward (--steps 4000 --batch 24 --lr 1.2e-4)",
+        help="with --from a flow map of scenes and --autoencoder-steps 0: sharpen it by a discriminator and a judge's reward",
     )
     t.add_argument("--gan-weight", type=float, help="with --adversarial; 0: without a discriminator (default: 1.5)")
     t.add_argument("--reward-weight", type=float, help="with --adversarial; 0: without a reward (default: 0.3)")
@@ -60,14 +60,14 @@ def add(commands: argparse._SubParsersAction) -> None:
     t.add_argument("--steps", type=int, default=4000, help="steps of the denoiser; 0 with --from: keep it (default: %(default)s)")
     t.add_argument("--batch", type=int, default=32)
     t.add_argument("--lr", type=float, help=f"(default: {LR:g}; with --adversarial 1.2e-4)")
-    t.add_argument("--time-shift", type=float, default=2.0, help="above 1: more of the training at high noise (default: %(default)s)")
+    t.add_argument("--time-shift", type=float, help="above 1: more of the training at high noise (default: 2; a fine-tuning keeps its own)")
     t.add_argument(
         "--receiver-steps",
         type=int,
         default=1200,
         help="steps of entropy coder and restorer; 0: keep those of --from (default: %(default)s)",
     )
-    t.add_argument("--save-every", type=int, default=250)
+    t.add_argument("--save-every", type=int, help="steps of the denoiser (default: 250; with --adversarial 25)")
     t.add_argument("--seed", type=int, default=0)
 
 
@@ -96,8 +96,8 @@ def _plan(args: argparse.Namespace) -> Plan:
     from megen.training.teacher import TeacherRecipe
 
     schedule = {"steps": args.steps, "batch": args.batch, "lr": LR if args.lr is None else args.lr, "seed": args.seed}
-    slow = {} if args.lr is None else {"lr": args.lr}  # of a fine-tuning, whose own rate is far lower
-    saved = {**schedule, "save_every": args.save_every}
+    slow = AdversarialRecipe.lr if args.lr is None else args.lr
+    saving, shift = _given(args, "save_every"), _given(args, "time_shift")
     weights, guidance = _given(args, "gan_weight", "reward_weight"), _given(args, "guidance")
     return Plan(
         name=args.name or (pictures.resolve().name if pictures else "scenes"),
@@ -108,8 +108,8 @@ def _plan(args: argparse.Namespace) -> Plan:
         fresh_scenes_per_step=args.fresh_scenes_per_step,
         start=args.start,
         reset_denoiser=args.reset_denoiser,
-        distill=DistillRecipe(args.distill, **saved, **guidance, elastic=args.elastic) if args.distill else None,
-        adversarial=AdversarialRecipe(steps=args.steps, batch=args.batch, seed=args.seed, **slow, **weights) if args.adversarial else None,
+        distill=DistillRecipe(args.distill, **schedule, **saving, **guidance, elastic=args.elastic) if args.distill else None,
+        adversarial=AdversarialRecipe(**(schedule | {"lr": slow}), **saving, **weights) if args.adversarial else None,
         student=args.student,
         receiver_steps=args.receiver_steps,
         finest_width=args.finest_width,
@@ -121,7 +121,7 @@ def _plan(args: argparse.Namespace) -> Plan:
             seed=args.seed,
             decoder_only=args.decoder_only,
         ),
-        teacher=TeacherRecipe(**saved, time_shift=args.time_shift),
+        teacher=TeacherRecipe(**schedule, **saving, **shift),
     )
 
 
@@ -143,7 +143,6 @@ def _check_numbers(args: argparse.Namespace) -> None:
         "autoencoder_batch": 1,
         "pool": 1,
         "finest_width": 0,
-        "save_every": 1,
         "steps": 0 if args.start else 1,
         "autoencoder_steps": 0 if args.start else 1,
     }
@@ -152,6 +151,7 @@ def _check_numbers(args: argparse.Namespace) -> None:
             raise InputError(f"--{option.replace('_', '-')} must be at least {bound}, got {getattr(args, option)}")
     output.bounded("--seed", args.seed, 0, 2**31 - 1)
     output.bounded("--guidance", args.guidance, 1, 20)
+    output.bounded("--save-every", args.save_every, 1, 10**6)
     output.bounded("--time-shift", args.time_shift, 0.1, 20)
     output.bounded("--lr", LR if args.lr is None else args.lr, 1e-9, 0.999)
     output.bounded("--gan-weight", args.gan_weight, 0, 100)
@@ -176,6 +176,8 @@ def _check_pairs(args: argparse.Namespace) -> None:
                 f"--{option} keeps the autoencoder of --from: give --autoencoder-steps 0, one step or more,"
                 " no --reset-denoiser and no --decoder-only"
             )
+    if args.adversarial or args.distill:
+        output.refuse(args, ["time_shift"], "cannot change: a fine-tuning keeps that of --from")
     if args.adversarial and (args.distill or args.data != "scenes"):
         raise InputError("--adversarial works on scenes, whose captions can be judged, and not together with --distill")
     if args.reset_denoiser and not args.steps:

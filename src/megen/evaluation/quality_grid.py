@@ -1,7 +1,7 @@
 """Measures the quality grid of `cost/quality_grid.py` by running a backbone: `megen measure`.
 
 Each held-out prompt is denoised at every number of steps, merged at every ratio or coded with a coarser quantiser, and sent over the
-digital link at every SNR. The image is decoded again only where parts of it were lost. Finished prompts are kept in a work
+digital link, or another one, at every SNR. The image is decoded again only where parts of it were lost. Finished prompts are kept in a work
 folder, so that an interrupted run goes on.
 """
 
@@ -21,7 +21,7 @@ from megen.cost import quality_grid as quality
 from megen.cost.quality_grid import QualityGrid
 from megen.errors import InputError
 from megen.halves import Receives, Transmitter, tokens_of
-from megen.link import NotDeliveredError, RadioLink
+from megen.link import Link, NotDeliveredError, RadioLink
 from megen.metrics import log_mse, psnr_db
 from megen.models import weights
 from megen.models.embedded import EmbeddedBackbone
@@ -42,7 +42,13 @@ NO_IMAGE = 128  # what is shown where nothing arrived
 
 
 def measure_prompt(
-    transmitter: Transmitter, receiver: Receives, model: judge.Classifier | None, steps: Sequence[int], index: int, text: str
+    transmitter: Transmitter,
+    receiver: Receives,
+    model: judge.Classifier | None,
+    steps: Sequence[int],
+    index: int,
+    text: str,
+    link_of: Callable[[float], Link] = RadioLink,
 ) -> dict[str, Any]:
     """All figures of one prompt: lists over steps x codings, and x SNRs; without a judge's `model` fidelity is None."""
     seed = PROMPT_OFFSET + index
@@ -71,7 +77,7 @@ def measure_prompt(
                 return known[arrived]
 
             outcomes = _Outcomes(_errors(image, target, made), nothing, errors_of)
-            across = [_crossed(sent, RadioLink(snr_db), np.random.default_rng(rng_of), outcomes) for snr_db in SNRS_DB]
+            across = [_crossed(sent, link_of(snr_db), np.random.default_rng(rng_of), outcomes) for snr_db in SNRS_DB]
             for name in ("log_mse", "airtime_s", "delivered", "coded_db"):
                 figures[name].append([row[name] for row in across])
     return figures
@@ -110,7 +116,7 @@ class _Outcomes:
     errors_of: Callable[[Received], tuple[float, float]]
 
 
-def _crossed(sent: Transmission, link: RadioLink, rng: np.random.Generator, outcomes: _Outcomes) -> dict[str, Any]:
+def _crossed(sent: Transmission, link: Link, rng: np.random.Generator, outcomes: _Outcomes) -> dict[str, Any]:
     """Several transmissions of one payload: ln MSE to the reference in the mean, seconds of each, share that was delivered, and each
     one's PSNR to what was made, None where nothing arrived.
     """
@@ -140,18 +146,23 @@ def measure(
     prompts: Sequence[str],
     work: Path,
     on_prompt: Callable[[int], object],
+    link_of: Callable[[float], Link] = RadioLink,
 ) -> list[dict[str, Any]]:
     """Figures of prompts; those that `work` holds of an earlier run are kept. The embedded backbone's pictures are judged, others are not.
 
-    Errors: InputError where `work` holds those of another backbone, of other decisions or prompts, or is being measured in.
+    `link_of` makes the link of an SNR in dB.
+
+    Errors: InputError where `work` holds those of another backbone or link, of other decisions or prompts, or is being measured in.
     """
     backbone, rows = transmitter.backbone, []
     model = judge.load() if isinstance(backbone, EmbeddedBackbone) else None
     recipe = {"receiver": transmitter.codec.fingerprint, "backbone": _mark(backbone)[:16], "steps": steps, "snrs_db": SNRS_DB}
+    if link_of is not RadioLink:
+        recipe["link"] = repr(link_of(SNRS_DB[0]))
     with run_folder.held(work, {**recipe, "air_draws": AIR_DRAWS, "codings": [list(pair) for pair in codings(backbone.spec.merge_ratios)]}):
         for i, text in enumerate(prompts):
             name = f"prompt-{i:05d}"
-            row = run_folder.kept(work, name, lambda: measure_prompt(transmitter, receiver, model, steps, i, text))  # noqa: B023
+            row = run_folder.kept(work, name, lambda: measure_prompt(transmitter, receiver, model, steps, i, text, link_of))  # noqa: B023
             if row["prompt"] != text:
                 raise InputError(f"{name} of {work} is another prompt, {row['prompt']!r}: give the same prompts, or another --work folder")
             rows.append(row)

@@ -94,11 +94,14 @@ class Scheduler(Generic[T]):
         most = self.capacity + places
         if count > most:
             raise InputError(f"this server holds at most {most} requests at once, got {count}: ask for fewer")
-        if not self.capacity or self.running + len(self._queue) + count > most:
-            raise self._busy()
+        missing = self.running + len(self._queue) + count - most
+        if not self.capacity or missing > 0:
+            raise self._busy(missing)
 
-    def _busy(self) -> BusyError:
-        return BusyError(len(self._queue), max(1.0, self.backlog_s() / max(1, len(self._queue))))
+    def _busy(self, missing: int = 1) -> BusyError:
+        """That so many places are missing: a request leaves one about as often as the work of one is done."""
+        waiting = len(self._queue)
+        return BusyError(waiting, max(1.0, missing * self.backlog_s() / max(1, waiting)))
 
     def put(self, item: T, work_s: float, now_s: float, deadline_s: float | None = None) -> Waiting[T]:
         """Queue a request that came at `now_s`, to be finished `deadline_s` later. Errors: BusyError where the queue is full."""
