@@ -29,6 +29,7 @@ COMMANDS = (
     "scenes",
     "train",
     "train_receiver",
+    "train_refiner",
     "bench",
     "profile",
     "measure",
@@ -50,7 +51,7 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-TWO_WORDS = ("decoder", "prior", "denoiser")  # after train
+TWO_WORDS = ("decoder", "prior", "denoiser", "refiner")  # after train
 
 
 def parser() -> argparse.ArgumentParser:
@@ -64,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def joined(arguments: Sequence[str]) -> list[str]:
-    """`train decoder`, `train prior` and `train denoiser` are commands of two words; anything else after train is its data."""
+    """`train decoder` and its like are commands of two words; anything else after train is its data."""
     first, *rest = arguments if len(arguments) > 1 else (*arguments, "")
     return [f"{first} {rest[0]}", *rest[1:]] if first == "train" and rest[0] in TWO_WORDS else list(arguments)
 

@@ -171,10 +171,10 @@ def measure(
 
 
 def _mark(backbone: Backbone) -> str:
-    """Of all that decides a latent: of the embedded backbone configuration, text encoder and denoiser, of another its identity."""
+    """Of all that decides a latent: of the embedded backbone configuration, text encoder, denoiser and refiner, of another its identity."""
     if not isinstance(backbone, EmbeddedBackbone):
         return identity(backbone)
-    nets = {k: v for k, v in backbone.state_dict().items() if k.startswith(("text.", "denoiser."))}
+    nets = {k: v for k, v in backbone.state_dict().items() if k.startswith(("text.", "denoiser.", "refiner."))}
     return weights.digest(repr(backbone.config), nets)
 
 

@@ -88,10 +88,10 @@ class Denoiser(nn.Module):
         last1, middle, last0 = (skipped > k for k in (0, 1, 2))
         precision = self.inward.weight.dtype
         text, pooled = text.to(precision), pooled.to(precision)
-        times = torch.cat([_frequencies(s), _frequencies(t - s)], -1).to(precision)
+        times = torch.cat([frequencies(s), frequencies(t - s)], -1).to(precision)
         pooled, bag = pooled.chunk(2, -1) if self.config.placed else (pooled, pooled)
         cond = each_row(lambda row: self.condition(self.time(row[0]) + self.pooled(row[1])), times, pooled)
-        place = _coordinates(int(z.shape[-2]), int(z.shape[-1]), z).expand(len(z), -1, -1, -1)
+        place = coordinates(int(z.shape[-2]), int(z.shape[-1]), z).expand(len(z), -1, -1, -1)
         x = self.inward(torch.cat([z, place], 1).to(precision))
         for block in self.down0:
             x = block(x, cond)
@@ -113,13 +113,13 @@ class Denoiser(nn.Module):
         return out
 
 
-def _frequencies(t: Tensor) -> Tensor:
+def frequencies(t: Tensor) -> Tensor:
     rates = torch.exp(torch.linspace(0, math.log(200.0), N_FREQUENCIES, device=t.device))
     angle = t.float()[:, None] * rates
     return torch.cat([angle.cos(), angle.sin()], -1)
 
 
-def _coordinates(height: int, width: int, like: Tensor) -> Tensor:
+def coordinates(height: int, width: int, like: Tensor) -> Tensor:
     """[1, 16, h, w]: sines and cosines of four octaves of x and y."""
     y = (torch.arange(height, device=like.device, dtype=like.dtype) + 0.5) / height
     x = (torch.arange(width, device=like.device, dtype=like.dtype) + 0.5) / width
@@ -139,7 +139,7 @@ def _act_on_places(x: Tensor, layer: nn.Linear | None, bag: Tensor) -> Tensor:
     if layer is None:
         return x
     weights = each_row(lambda row: layer(row[0]), bag).view(len(x), x.shape[1], N_PLACES).float()
-    return x + torch.einsum("bck,khw->bchw", weights, _coordinates(int(x.shape[-2]), int(x.shape[-1]), weights)[0]).to(x.dtype)
+    return x + torch.einsum("bck,khw->bchw", weights, coordinates(int(x.shape[-2]), int(x.shape[-1]), weights)[0]).to(x.dtype)
 
 
 def _alone(x: Tensor) -> bool:

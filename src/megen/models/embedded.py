@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from megen.backbone import BackboneSpec, Condition
 from megen.diffusion import flow_map
 from megen.errors import RunError
-from megen.models import weights
+from megen.models import refiner, weights
 from megen.models.autoencoder import PATCH, Autoencoder, AutoencoderConfig
 from megen.models.denoiser import Denoiser, DenoiserConfig
 from megen.models.placement import bf16_pays, place
+from megen.models.refiner import Refiner, noise_left
 from megen.models.restorer import Restorer, RestorerConfig
 from megen.models.text import TextConfig, TextEncoder
 from megen.words import left_out
@@ -60,6 +61,7 @@ class EmbeddedBackbone(nn.Module):
         self.denoiser = Denoiser(config.denoiser)
         self.autoencoder = Autoencoder(config.autoencoder)
         self.restorer = Restorer(config.restorer, config.autoencoder.channels)
+        self.refiner: Refiner | None = None  # it lies in a file of its own
         self.register_buffer("latent_mean", torch.zeros(config.autoencoder.channels))
         self.register_buffer("latent_scale", torch.ones(config.autoencoder.channels))
         self.latent_mean: Tensor
@@ -128,11 +130,14 @@ class EmbeddedBackbone(nn.Module):
         condition: Condition,
         noise: Tensor | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """X_{s,t}(z) = z + (t - s) v(z, s, t); `noise` is not used.
+        """X_{s,t}(z) = z + (t - s) v(z, s, t), and at t = 1 what the refiner draws; `noise` is not used.
 
-        Errors: RunError where the denoiser gives NaN or infinity.
+        Errors: RunError where a net gives NaN or infinity.
         """
         out = flow_map.step(lambda z, s, t: self.velocity(z, s, t, condition), z, s, t)
+        if self.refiner is not None and (last := t >= 1).any():
+            end, left = out[last], noise_left(z[last], out[last], s[last])
+            out[last] = self.refiner.draw(end, left, s[last], condition.pooled[last])
         if not torch.isfinite(out).all():
             raise RunError("the denoiser gave NaN or infinity: its weights are broken")
         return out
@@ -181,8 +186,10 @@ class EmbeddedBackbone(nn.Module):
 
 
 def save(backbone: EmbeddedBackbone, folder: Path, extra: dict[str, Any]) -> list[Path]:
-    """Write a backbone in half precision, with its configuration and provenance."""
-    halves = {k: v.half() for k, v in backbone.state_dict().items()}
+    """Write a backbone in half precision, with its configuration and provenance; its refiner, where it has one, in a file of its own."""
+    halves = {k: v.half() for k, v in backbone.state_dict().items() if not k.startswith("refiner.")}
+    if backbone.refiner is not None:
+        refiner.save(backbone.refiner, folder, extra)
     about = {"format": "megen-backbone-1", "config": asdict(backbone.config), **extra}
     return weights.save_sharded(halves, folder, STEM, about)
 
@@ -209,10 +216,15 @@ def load(name_or_path: str, device: str = "cpu", quick: bool = False) -> Embedde
         raise weights.WeightsError(f"{folder} was not written by megen train")
     backbone = EmbeddedBackbone(_config(about["config"]))
     weights.load_into(backbone, tensors, str(folder))
+    if found := refiner.load(folder):
+        backbone.refiner, drawing = found
+        tensors |= {f"refiner.{name}": tensor for name, tensor in drawing.items()}
     backbone.digest = weights.digest("", tensors)[:16]
     place(backbone, device).eval()
     if quick and bf16_pays(torch.device(device)):
         backbone.denoiser.bfloat16()
+        if backbone.refiner is not None:
+            backbone.refiner.bfloat16()
     return backbone
 
 

@@ -138,6 +138,7 @@ def _train(
         whole = EmbeddedBackbone(config)
         if start and keeps_latents:
             whole.restorer.load_state_dict(start.restorer.state_dict())
+            whole.refiner = None if plan.teacher.steps else start.refiner
             _keep_prior(start_folder, plan.folder / "weights")
         whole.text.load_state_dict(average.text.state_dict())
         whole.denoiser.load_state_dict(average.denoiser.state_dict())
@@ -193,6 +194,7 @@ def _distill(plan: Plan, entries: Sequence[Captioned], recipe: DistillRecipe, au
     whole = embedded.load(plan.start, str(device))
     if whole.config.flow_map:
         raise InputError(f"{plan.start} is a flow map already: distil the teacher that it was made from")
+    whole.refiner = None  # it is of the teacher's ends
     start = embedded.load(plan.student, str(device)).denoiser if plan.student else None
     teacher_folder, prompts = embedded.folder_of(plan.start), _sample_prompts(entries)
     flow = replace(whole.config, name=plan.name, guidance=1.0, flow_map=True, steps=(1, 2, 4, 8, 12))
@@ -228,6 +230,7 @@ def _sharpen(plan: Plan, recipe: AdversarialRecipe, device: torch.device) -> Pat
     whole = embedded.load(plan.start, str(device))
     if not whole.config.flow_map:
         raise InputError(f"{plan.start} is no flow map: distil one of it first, with --distill")
+    whole.refiner = None  # it is of the ends before
     plan.folder.mkdir(parents=True, exist_ok=True)
 
     def assemble(student: Student, step: int) -> Path:

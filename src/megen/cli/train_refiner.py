@@ -1,0 +1,64 @@
+"""`megen train refiner`: what draws small things after a flow map's last step."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from megen.cli import output
+from megen.errors import InputError
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Options of the command."""
+    r = commands.add_parser(
+        "train refiner",
+        help="train the refiner that draws small things after a flow map's last step",
+        description="Train the refiner of an embedded flow map on renders and on where the flow map's steps end that begin at noise over them. "
+        "Run the same command again to go on after an interruption. Beside the backbone's weights its file is used.",
+    )
+    r.set_defaults(run=run)
+    r.add_argument("--backbone", default="scenes", metavar="NAME|PATH", help="whose steps (default: %(default)s)")
+    r.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="latents, paths, checkpoints and the weights")
+    r.add_argument("--steps", type=int, default=8000, help="(default: %(default)s)")
+    r.add_argument("--batch", type=int, default=16, help="(default: %(default)s)")
+    r.add_argument("--lr", type=float, default=2e-3, help="(default: %(default)s)")
+    r.add_argument("--scenes", type=int, default=6144, help="scenes to render, every third a starry night (default: %(default)s)")
+    r.add_argument("--paths", type=int, default=12288, help="of the flow map over their latents (default: %(default)s)")
+    r.add_argument("--width", type=int, default=96, help="of its layers (default: %(default)s)")
+    r.add_argument("--blocks", type=int, default=4, help="(default: %(default)s)")
+    r.add_argument("--evaluations", type=int, default=4, help="of the net for each picture (default: %(default)s)")
+    r.add_argument("--save-every", type=int, default=200, help="steps between checkpoints (default: %(default)s)")
+    r.add_argument("--seed", type=int, default=0)
+    r.add_argument("--device", default="auto")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train, or go on where the folder left off."""
+    import os
+
+    from megen import run_folder
+    from megen.models import embedded
+    from megen.models.placement import device_of
+    from megen.models.refiner import RefinerConfig
+    from megen.scenes.splits import SHARPENING_SEED
+    from megen.training import latents
+    from megen.training.refiner import RefinerRecipe, train
+
+    output.bounded("--scenes", args.scenes, 2, 10**6)
+    recipe = RefinerRecipe(args.steps, args.batch, args.lr, args.paths, save_every=args.save_every, seed=args.seed)
+    device = device_of(args.device)
+    backbone = embedded.load(args.backbone, str(device), quick=True)
+    if not backbone.config.flow_map:
+        raise InputError(f"{args.backbone} is no flow map: distil one of it first, with megen train --distill")
+    if backbone.config.image_px[0] != backbone.config.image_px[1]:
+        raise InputError(f"{args.backbone} makes pictures of {backbone.config.image_px} px, and scenes are square")
+    channels, pooled = backbone.latent_shape[0], backbone.config.text.width * (2 if backbone.config.text.direct else 1)
+    config = RefinerConfig(channels, pooled, args.width, args.blocks, evaluations=args.evaluations)
+    backbone.refiner = None
+    about = {"backbone": backbone.digest, "recipe": vars(recipe), "config": vars(config), "scenes": args.scenes}
+    with run_folder.held(args.out, about):
+        side, workers = backbone.config.image_px[0], max(1, os.cpu_count() or 1)
+        folder = args.out / "latents"
+        latents.cache_scenes(backbone.autoencoder, SHARPENING_SEED, args.scenes, side, folder, device, workers)
+        print(train(recipe, config, backbone, latents.load(folder, args.scenes), args.out))

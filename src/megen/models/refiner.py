@@ -1,0 +1,145 @@
+"""The refiner: a small net on the latent grid that draws small things where the flow map leaves a mixture of them.
+
+A flow map's last step ends at something like the mean of all latents that the noise still allows. Of a star that may stand in many
+places that mean is a smudge. What is missing is a residual: latent = y + scale * r, y the flow map's end. The refiner is an ordinary
+flow for r, given y: from noise (t = 0) to the residual (t = 1) on the straight path r_t = (1 - t) e + t r, in a few Euler steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from megen.models import weights
+from megen.models.denoiser import N_FREQUENCIES, N_PLACES, coordinates, each_row, frequencies
+
+FILE = "refiner.safetensors"
+FORMAT = "megen-refiner-1"
+
+
+@dataclass(frozen=True)
+class RefinerConfig:
+    """Shape of the net, and in how many Euler steps it draws."""
+
+    channels: int = 32
+    pooled_width: int = 384
+    width: int = 96
+    blocks: int = 4
+    condition_width: int = 256
+    evaluations: int = 4
+
+
+class Refiner(nn.Module):
+    """The residual of a latent, estimated from a state on its path, the flow map's end and what that ended from."""
+
+    def __init__(self, config: RefinerConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels, width, cond = config.channels, config.width, config.condition_width
+        self.register_buffer("scale", torch.ones(channels))  # of the residual, root mean square of each channel
+        self.scale: Tensor
+        self.time, self.pooled = nn.Linear(4 * N_FREQUENCIES, cond), nn.Linear(config.pooled_width, cond)
+        self.condition = nn.Sequential(nn.SiLU(), nn.Linear(cond, cond), nn.SiLU())
+        self.inward = nn.Conv2d(2 * channels + N_PLACES, width, 3, padding=1)
+        self.blocks = nn.ModuleList(Block(width, cond) for _ in range(config.blocks))
+        self.norm = TokenNorm(width)
+        self.outward = nn.Conv2d(width, channels, 3, padding=1)
+        nn.init.zeros_(self.outward.weight)
+        nn.init.zeros_(self.outward.bias)  # type: ignore[arg-type]
+
+    def forward(
+        self,
+        r: Float[Tensor, "b c h w"],
+        y: Float[Tensor, "b c h w"],
+        t: Float[Tensor, "b"],
+        source: Float[Tensor, "b"],
+        pooled: Float[Tensor, "b e"],
+    ) -> Float[Tensor, "b c h w"]:
+        """The residual r_1 that belongs to r_t; `source` is the time at which the flow map's last step began."""
+        precision = self.inward.weight.dtype
+        place = coordinates(int(y.shape[-2]), int(y.shape[-1]), y).expand(len(y), -1, -1, -1)
+        times = torch.cat([frequencies(t), frequencies(source)], -1).to(precision)
+        cond = each_row(lambda row: self.condition(self.time(row[0]) + self.pooled(row[1])), times, pooled.to(precision))
+        x = self.inward(torch.cat([r, y, place], 1).to(precision))
+        for block in self.blocks:
+            x = block(x, cond)
+        out: Tensor = self.outward(F.silu(self.norm(x)))
+        return out.to(y.dtype)
+
+    def draw(
+        self, y: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], source: Float[Tensor, "b"], pooled: Float[Tensor, "b e"]
+    ) -> Float[Tensor, "b c h w"]:
+        """y with the residual that the noise leads to."""
+        count, r = self.config.evaluations, noise
+        for k in range(count):
+            end = self(r, y, torch.full((len(y),), k / count, device=y.device), source, pooled)
+            r = r + (end - r) / (count - k)
+        return y + self.scale[:, None, None] * r
+
+
+def noise_left(state: Float[Tensor, "b c h w"], end: Float[Tensor, "b c h w"], time: Float[Tensor, "b"]) -> Float[Tensor, "b c h w"]:
+    """The noise of a state at `time`, if `end` is its clean latent: (state - time * end) / (1 - time)."""
+    share = time[:, None, None, None]
+    return (state - share * end) / (1 - share)
+
+
+class TokenNorm(nn.Module):
+    """Root mean square norm over the channels of each token: it does not depend on the rest of the grid."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        wide = x.float()
+        normal: Tensor = wide * torch.rsqrt(wide.square().mean(1, keepdim=True) + 1e-5)
+        return normal.to(x.dtype) * self.gain[:, None, None]
+
+
+class Block(nn.Module):
+    """x + mix(silu(conv(norm(x)) * (1 + gain) + shift)), mix two layers on each token, gain and shift from the condition."""
+
+    def __init__(self, width: int, condition_width: int) -> None:
+        super().__init__()
+        self.norm, self.first = TokenNorm(width), nn.Conv2d(width, width, 3, padding=1)
+        self.modulation = nn.Linear(condition_width, 2 * width)
+        self.widen, self.narrow = nn.Conv2d(width, 2 * width, 1), nn.Conv2d(2 * width, width, 1)
+        nn.init.normal_(self.narrow.weight, std=0.02)
+        for layer in (self.modulation, self.narrow):
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        nn.init.zeros_(self.modulation.weight)
+
+    def forward(self, x: Tensor, cond: Tensor) -> Tensor:
+        gain, shift = each_row(lambda row: self.modulation(row[0]), cond)[:, :, None, None].chunk(2, 1)
+        y = torch.addcmul(shift, self.first(self.norm(x)), 1 + gain)
+        out: Tensor = x + self.narrow(F.silu(self.widen(F.silu(y))))
+        return out
+
+
+def save(refiner: Refiner, folder: Path, extra: dict[str, Any]) -> Path:
+    """Write the weights in half precision, with their shape and provenance."""
+    tensors = {name: tensor.half() for name, tensor in refiner.state_dict().items()}
+    weights.write_safely(tensors, folder / FILE, {"format": FORMAT, "config": asdict(refiner.config), **extra})
+    return folder / FILE
+
+
+def load(folder: Path) -> tuple[Refiner, dict[str, Tensor]] | None:
+    """What `save` wrote into a backbone's folder, and its tensors; None where it has none. Errors: weights.WeightsError."""
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    tensors, about = weights.read(path)
+    if about.get("format") != FORMAT or not isinstance(about.get("config"), dict):
+        raise weights.WeightsError(f"{path} was not written by megen train refiner")
+    try:
+        refiner = Refiner(RefinerConfig(**about["config"]))
+    except TypeError as error:
+        raise weights.WeightsError(f"{path} is of another version ({error}): train it again") from error
+    weights.load_into(refiner, tensors, str(path))
+    return refiner.eval(), tensors

@@ -1,0 +1,177 @@
+"""Trains the refiner of a flow map, on true latents and on where the flow map's own steps end that begin at noise over them.
+
+The noise hides small things, and leaves the composition. So the flow map's end has the mixtures of its own making, at places that say
+nothing of where the true latent has its small things: the refiner learns to draw these from noise, and to keep the rest.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from megen import run_folder
+from megen.diffusion import flow_map
+from megen.models import refiner as refining
+from megen.models import weights
+from megen.models.embedded import EmbeddedBackbone
+from megen.models.placement import bf16_pays, place
+from megen.models.refiner import Refiner, RefinerConfig
+from megen.provenance import provenance
+from megen.scenes.captions import Scene
+from megen.scenes.completion import training_caption
+from megen.training import loop
+from megen.training.batches import normalised
+from megen.training.guided import encoded, velocity_of
+from megen.training.latents import LatentSet
+from megen.training.restorer import optimisers_of
+from megen.types import check_number
+
+HIDES = 1 / 3  # time whose noise hides small things
+COUNTS = {2: 0.2, 4: 0.5, 8: 0.2, 12: 0.1}  # how often each number of steps ends a path
+SHARD = 256  # paths in a file
+CHUNK = 64  # paths that are made at once
+LATEST = 0.98  # time of a training state: the last evaluation is at 1 - 1/evaluations
+UNPROMPTED = 0.1  # share of rows that see no prompt
+FLOOR = 0.1  # of 1 - t in the weight of a row
+CHECKPOINT = "refiner.checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class RefinerRecipe:
+    """How the refiner is trained, and on how many paths."""
+
+    steps: int = 8000
+    batch: int = 16
+    lr: float = 2e-3
+    paths: int = 12288
+    ema: float = 0.999
+    save_every: int = 200
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "paths", "save_every"):
+            check_number(name, getattr(self, name), 1, whole=True)
+        check_number("lr", self.lr, 1e-9, 1)
+        check_number("ema", self.ema, 0, 1)
+        check_number("seed", self.seed, 0, 2**31 - 1, whole=True)
+
+
+def way(steps: int, shift: float) -> tuple[float, ...]:
+    """The times of a sampler of so many steps from the last one on whose noise hides small things."""
+    grid = flow_map.times(steps, shift)
+    return tuple(grid[max(k for k, t in enumerate(grid[:-1]) if t <= HIDES + 1e-6) :])
+
+
+@dataclass(frozen=True)
+class Paths:
+    """True latents, ends of paths, and the noise that the ends leave of the states before them [n, c, h, w]; the times of these states
+    [n], and the prompts' vectors [n, e]."""
+
+    true: Tensor
+    end: Tensor
+    noise: Tensor
+    source: Tensor
+    pooled: Tensor
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+
+def paths(backbone: EmbeddedBackbone, data: LatentSet, count: int, seed: int, folder: Path) -> Paths:
+    """`count` paths over latents drawn from `data`; shards of this backbone in `folder` are kept. Errors: InputError on others."""
+    made_from = f"{backbone.digest}, {len(data)} latents, seed {seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for k, _ in loop.progress(0, -(-count // SHARD), f"paths ({SHARD} each)"):
+        file = folder / f"paths-{k:05d}.safetensors"
+        if file.is_file():
+            run_folder.check_same({"made_from": made_from}, {"made_from": weights.about(file).get("made_from")}, str(file))
+            continue
+        parts = [_chunk(backbone, data, np.random.default_rng([seed, k, i])) for i in range(SHARD // CHUNK)]
+        columns = zip(*((p.true, p.end, p.noise, p.source, p.pooled) for p in parts), strict=True)
+        names = ("true", "end", "noise", "source", "pooled")
+        weights.write_safely(
+            {name: torch.cat(column) for name, column in zip(names, columns, strict=True)}, file, {"made_from": made_from, **provenance()}
+        )
+    shards = [weights.read(folder / f"paths-{k:05d}.safetensors")[0] for k in range(-(-count // SHARD))]
+    return Paths(**{name: torch.cat([shard[name] for shard in shards])[:count] for name in shards[0]})
+
+
+@torch.no_grad()
+def _chunk(backbone: EmbeddedBackbone, data: LatentSet, rng: np.random.Generator) -> Paths:
+    device, shift = backbone.device, backbone.config.time_shift
+    index = rng.integers(len(data), size=CHUNK)
+    sources = [data.sources[i] for i in index]
+    captions = [training_caption(s, rng) if isinstance(s, Scene) else s for s in sources]
+    true = normalised(data.latents[torch.from_numpy(index)], backbone.latent_mean, backbone.latent_scale, device)
+    noise = torch.randn(true.shape, generator=torch.Generator().manual_seed(int(rng.integers(2**31)))).to(device)
+    ways = [way(int(n), shift) for n in rng.choice(list(COUNTS), CHUNK, p=list(COUNTS.values()))]
+    longest = max(map(len, ways))
+    times = torch.tensor([[w[min(j, len(w) - 1)] for j in range(longest)] for w in ways], device=device)
+    condition = encoded(backbone.text, backbone.text.tokenise(captions).to(device))
+    z = flow_map.interpolate(true, noise, times[:, 0])
+    before = z.clone()
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16_pays(device)):
+        for s, t in itertools.pairwise(times.T):
+            if (moves := t > s).any():
+                before[moves] = z[moves]
+                z[moves] = flow_map.step(velocity_of(backbone.denoiser, condition.rows(moves)), z[moves], s[moves], t[moves])
+    source = torch.tensor([w[-2] for w in ways])
+    left = refining.noise_left(before, z, source.to(device))
+    return Paths(true.half().cpu(), z.half().cpu(), left.half().cpu(), source, condition.pooled.half().cpu())
+
+
+def train(recipe: RefinerRecipe, config: RefinerConfig, backbone: EmbeddedBackbone, data: LatentSet, folder: Path) -> Path:
+    """Train (or resume from `folder`) the refiner of a backbone on `data`; returns the file of its averaged weights.
+
+    The loss is |r - net(r_t)|^2 / (1 - t + FLOOR)^2, about that of a velocity. Errors: InputError on a folder of another recipe.
+    """
+    device, bf16 = backbone.device, bf16_pays(backbone.device)
+    of = paths(backbone, data, recipe.paths, recipe.seed, folder / "paths")
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        net = place(Refiner(config), device)
+    residual = (of.true[:: max(1, len(of) // 2048)].float() - of.end[:: max(1, len(of) // 2048)].float()).square().mean((0, 2, 3)).sqrt()
+    net.scale.copy_(residual)
+    average = copy.deepcopy(net)
+    ema, optimisers = loop.Average(net, average, recipe.ema), optimisers_of(net, recipe.lr, bf16)
+    about = {"recipe": asdict(recipe), "config": asdict(config), "backbone": backbone.digest}
+    path, done = folder / CHECKPOINT, 0
+    if path.is_file():
+        done = int(loop.load_checkpoint(path, {"net": net, "average": average}, optimisers, about)["step"])
+    shown_loss = loop.Smoothed()
+    for step, shown in loop.progress(done, recipe.steps, "refiner"):
+        loop.set_lr(optimisers, loop.lr_factor(step, recipe.steps, decay_share=0.5))
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            value = loss(net, of, recipe.batch, loop.step_generator(recipe.seed, step))
+        loop.descend(value, net, optimisers)
+        ema.update(net, step)
+        shown_loss.add(value)
+        if (step + 1) % 50 == 0:
+            shown["loss"] = shown_loss.read()
+        if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps:
+            loop.save_checkpoint(path, {"net": net, "average": average}, optimisers, {"step": step + 1, "recipe": about, **provenance()})
+    return refining.save(average.cpu(), folder, {"recipe": about, **provenance()})
+
+
+def loss(net: Refiner, of: Paths, rows: int, generator: torch.Generator) -> Float[Tensor, ""]:
+    """The mean over `rows` rows of any paths, at any times."""
+    device = net.scale.device
+    index = torch.randint(len(of), (rows,), generator=generator)
+    t = (LATEST * torch.rand(rows, generator=generator)).to(device)
+    seen = (torch.rand(rows, 1, generator=generator) >= UNPROMPTED).to(device)
+    true, end, noise, pooled = (
+        part[index].to(device).float() for part in (of.true, of.end, of.noise, of.pooled)
+    )  # halves take half of the memory
+    residual = ((true - end) / net.scale[:, None, None]).contiguous(memory_format=torch.channels_last)
+    state = flow_map.interpolate(residual, noise, t)
+    made = net(state, end, t, of.source[index].to(device), pooled * seen)
+    error = (made.float() - residual).square().mean((1, 2, 3))
+    weighted: Tensor = error / (1 - t + FLOOR).square()
+    return weighted.mean()
