@@ -14,7 +14,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     r = commands.add_parser(
         "train refiner",
         help="train the refiner that draws small things after a flow map's last step",
-        description="Train the refiner of an embedded flow map on renders and on where the flow map's steps end that begin at noise over them. "
+        description="Train the refiner of an embedded flow map, on renders and on where the flow map's steps end from noise over them. "
         "Run the same command again to go on after an interruption. Beside the backbone's weights its file is used.",
     )
     r.set_defaults(run=run)
@@ -53,8 +53,7 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"{args.backbone} is no flow map: distil one of it first, with megen train --distill")
     if backbone.config.image_px[0] != backbone.config.image_px[1]:
         raise InputError(f"{args.backbone} makes pictures of {backbone.config.image_px} px, and scenes are square")
-    channels, pooled = backbone.latent_shape[0], backbone.config.text.width * (2 if backbone.config.text.direct else 1)
-    config = RefinerConfig(channels, pooled, args.width, args.blocks, evaluations=args.evaluations)
+    config = RefinerConfig(*backbone.refined_widths, args.width, args.blocks, evaluations=args.evaluations)
     backbone.refiner = None
     about = {"backbone": backbone.digest, "recipe": vars(recipe), "config": vars(config), "scenes": args.scenes}
     with run_folder.held(args.out, about):

@@ -95,7 +95,7 @@ class Fit:
     def server(self, profile: DeviceProfile) -> DeviceProfile:
         """The edge server's profile with these seconds."""
         scale = self.es_fixed_s / max(profile.es_s(0), 1e-9)
-        parts = {name: getattr(profile, name) * scale for name in ("text_s", "merge_s", "code_s", "code_first_s")}
+        parts = {name: getattr(profile, name) * scale for name in ("text_s", "refine_s", "merge_s", "code_s", "code_first_s")}
         return replace(profile, **parts, step_s=self.es_step_s, spread=self.es_spread, source=f"fitted to {self.requests} requests")
 
     def phone(self, profile: DeviceProfile) -> DeviceProfile:

@@ -28,6 +28,7 @@ ASSETS = Path(__file__).parents[1] / "assets" / "profiles"
 SECONDS = (
     "text_s",
     "step_s",
+    "refine_s",
     "merge_s",
     "code_s",
     "code_first_s",
@@ -72,6 +73,7 @@ class DeviceProfile:
     fine_bits: float = 0.0  # the coarsest quantiser whose features need no cleaning, in bits
     code_first_s: float = 0.0  # of code_s, until the first parts can leave: header, map and base; 0 where nobody measured it
     arrive_last_s: float = 0.0  # of arrive_s, what is left to do when the last part arrives; 0 where nobody measured it
+    refine_s: float = 0.0  # of one image, by the refiner after its last step; 0 where there is none
     text_gflop: float = 0.0  # 0 where nobody counted; merging and coding run in NumPy, whose operations nothing counts
     assumed: tuple[str, ...] = ()
 
@@ -91,8 +93,8 @@ class DeviceProfile:
         return self.step_s * (self.batch_fixed + (1 - self.batch_fixed) * rows)
 
     def es_s(self, steps: int, rows: int = 1) -> float:
-        """Seconds that an image takes at the edge server, in batches of so many rows: text + steps * batch's step + merge + code."""
-        return self.text_s + steps * self.batch_step_s(rows) + self.merge_s + self.code_s
+        """Seconds that an image takes at the edge server, in such batches: text + steps * a step + refine + merge + code."""
+        return self.text_s + steps * self.batch_step_s(rows) + self.refine_s + self.merge_s + self.code_s
 
     def es_share_s(self, steps: int, rows: int = 1) -> float:
         """Seconds that the edge server works on one image: of a batch of so many rows its share."""

@@ -142,7 +142,9 @@ class Sampler:
         z = noise.contiguous(memory_format=torch.channels_last)
         grid = flow_map.times(steps, backbone.config.time_shift)
         drawn = {"generator": torch.Generator().manual_seed(seeds[0])} if self.renoised else {}
-        return list(self.solver(lambda z, s, t: backbone.velocity(z, s, t, condition, self.skipped), z, grid, **drawn))[-1]
+        end = list(self.solver(lambda z, s, t: backbone.velocity(z, s, t, condition, self.skipped), z, grid, **drawn))[-1]
+        fresh = torch.cat([noise_of(backbone.latent_shape, seed, steps) for seed in seeds]).to(backbone.device)
+        return backbone.refined(end, fresh, torch.full((len(z),), grid[-2], device=z.device), condition)
 
 
 def seconds(sampler: Sampler, steps: int, repeats: int = 3) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -82,11 +83,17 @@ def gflops(work: Callable[[], object]) -> float:
     return float(counter.get_total_flops()) / 1e9
 
 
-def step_of(backbone: Backbone, rows: int) -> Callable[[], object]:
-    """A denoising step of so many rows."""
-    times = backbone.spec.times[min(backbone.spec.steps)]
+def step_of(backbone: Backbone, rows: int, *, last: bool = False) -> Callable[[], object]:
+    """A denoising step of so many rows, the first one of the most steps; the `last` one ends at data, where a refiner draws."""
+    times = backbone.spec.times[max(backbone.spec.steps)]
     started = denoise.start(backbone, backbone.condition([PROMPT] * rows), [0] * rows, [times] * rows)
-    return lambda: denoise.advance(backbone, started)
+    begun = replace(started, done=(len(times) - 2,) * rows) if last else started
+    return lambda: denoise.advance(backbone, begun)
+
+
+def refines(backbone: Backbone) -> bool:
+    """Whether something draws after the last step."""
+    return getattr(backbone, "refiner", None) is not None
 
 
 def fixed_share(alone_s: float, batch_s: float) -> float:
@@ -110,6 +117,7 @@ def profile(transmitter: Transmitter, receiver: Receives, name: str, repeats: in
         if measured := spent_j > 0:  # a counter that wrapped says nothing
             power_w = spent_j / (time.perf_counter() - since)
         batch_fixed = fixed_share(step_s, median_s(step_of(backbone, BATCH), repeats))
+        refine_s = max(median_s(step_of(backbone, 1, last=True), repeats) - step_s, 0.0) if refines(backbone) else 0.0
         step_gflop, text_gflop = gflops(step), gflops(lambda: backbone.condition([f"{PROMPT}, fog"]))
         decode_gflop = gflops(lambda: backbone.decode(torch.zeros(1, *shape, device=device)))
     latent = transmitter.denoise([PROMPT], [0], min(backbone.spec.steps))
@@ -136,6 +144,7 @@ def profile(transmitter: Transmitter, receiver: Receives, name: str, repeats: in
         backbone=backbone.spec.name,
         text_s=text_s,
         step_s=step_s,
+        refine_s=refine_s,
         merge_s=median_s(lambda: merging.merged(tokens_of(latent), grid, RATIO), repeats),
         code_s=code_s,
         code_first_s=float(np.median(first_s[1:])),

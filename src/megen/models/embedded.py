@@ -18,7 +18,7 @@ from megen.models import refiner, weights
 from megen.models.autoencoder import PATCH, Autoencoder, AutoencoderConfig
 from megen.models.denoiser import Denoiser, DenoiserConfig
 from megen.models.placement import bf16_pays, place
-from megen.models.refiner import Refiner, noise_left
+from megen.models.refiner import Refiner
 from megen.models.restorer import Restorer, RestorerConfig
 from megen.models.text import TextConfig, TextEncoder
 from megen.words import left_out
@@ -73,6 +73,12 @@ class EmbeddedBackbone(nn.Module):
         return self.config.autoencoder.channels, *self.config.grid
 
     @property
+    def refined_widths(self) -> tuple[int, int]:
+        """Channels of a latent and width of a prompt's vector, as its refiner must have them."""
+        text = self.config.text
+        return self.config.autoencoder.channels, text.width * (2 if text.direct else 1)
+
+    @property
     def device(self) -> torch.device:
         """Where the weights lie."""
         return self.latent_mean.device
@@ -87,7 +93,8 @@ class EmbeddedBackbone(nn.Module):
         """What is offered."""
         config = self.config
         times = {n: tuple(flow_map.times(n, config.time_shift)) for n in config.steps}
-        return BackboneSpec(config.name, self.latent_shape, config.image_px, times, config.merge_ratios, config.text.max_words)
+        shapes = (config.name, self.latent_shape, config.image_px)
+        return BackboneSpec(*shapes, times, config.merge_ratios, config.text.max_words, stochastic=self.refiner is not None)
 
     def left_out(self, prompt: str) -> list[str]:
         """What of the prompt this backbone never learned and does not read: unknown words, digits, symbols."""
@@ -130,17 +137,23 @@ class EmbeddedBackbone(nn.Module):
         condition: Condition,
         noise: Tensor | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """X_{s,t}(z) = z + (t - s) v(z, s, t), and at t = 1 what the refiner draws; `noise` is not used.
+        """X_{s,t}(z) = z + (t - s) v(z, s, t), and at t = 1 what the refiner draws from `noise`, where there is one.
 
         Errors: RunError where a net gives NaN or infinity.
         """
         out = flow_map.step(lambda z, s, t: self.velocity(z, s, t, condition), z, s, t)
         if self.refiner is not None and (last := t >= 1).any():
-            end, left = out[last], noise_left(z[last], out[last], s[last])
-            out[last] = self.refiner.draw(end, left, s[last], condition.pooled[last])
+            assert noise is not None, "a backbone with a refiner is stochastic"
+            out[last] = self.refined(out[last], noise[last], s[last], condition.rows(last))
         if not torch.isfinite(out).all():
             raise RunError("the denoiser gave NaN or infinity: its weights are broken")
         return out
+
+    def refined(
+        self, end: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], s: Float[Tensor, "b"], condition: Condition
+    ) -> Float[Tensor, "b c h w"]:
+        """Ends of last steps that began at s, with what the refiner draws from the noise; as they are where there is none."""
+        return end if self.refiner is None else self.refiner.draw(end, noise, s, condition.pooled)
 
     def encode_images(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
         """Images in [0, 1] to normalised latents."""
@@ -218,6 +231,8 @@ def load(name_or_path: str, device: str = "cpu", quick: bool = False) -> Embedde
     weights.load_into(backbone, tensors, str(folder))
     if found := refiner.load(folder):
         backbone.refiner, drawing = found
+        if (has := backbone.refiner.config.channels, backbone.refiner.config.pooled_width) != (wanted := backbone.refined_widths):
+            raise weights.WeightsError(f"{folder / refiner.FILE} is for channels and pooled width {has}, the backbone has {wanted}")
         tensors |= {f"refiner.{name}": tensor for name, tensor in drawing.items()}
     backbone.digest = weights.digest("", tensors)[:16]
     place(backbone, device).eval()

@@ -66,7 +66,7 @@ class Refiner(nn.Module):
         place = coordinates(int(y.shape[-2]), int(y.shape[-1]), y).expand(len(y), -1, -1, -1)
         times = torch.cat([frequencies(t), frequencies(source)], -1).to(precision)
         cond = each_row(lambda row: self.condition(self.time(row[0]) + self.pooled(row[1])), times, pooled.to(precision))
-        x = self.inward(torch.cat([r, y, place], 1).to(precision))
+        x = self.inward(torch.cat([r, y, place], 1).to(precision, memory_format=torch.channels_last))
         for block in self.blocks:
             x = block(x, cond)
         out: Tensor = self.outward(F.silu(self.norm(x)))
@@ -81,12 +81,6 @@ class Refiner(nn.Module):
             end = self(r, y, torch.full((len(y),), k / count, device=y.device), source, pooled)
             r = r + (end - r) / (count - k)
         return y + self.scale[:, None, None] * r
-
-
-def noise_left(state: Float[Tensor, "b c h w"], end: Float[Tensor, "b c h w"], time: Float[Tensor, "b"]) -> Float[Tensor, "b c h w"]:
-    """The noise of a state at `time`, if `end` is its clean latent: (state - time * end) / (1 - time)."""
-    share = time[:, None, None, None]
-    return (state - share * end) / (1 - share)
 
 
 class TokenNorm(nn.Module):

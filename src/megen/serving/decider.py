@@ -133,7 +133,7 @@ class Decider:
         if len(self._recent) < LEAST_RECENT:
             return 0, 0
         server = controller.server
-        lone = np.array([steps * server.batch_step_s(rows) for steps, rows, _ in self._recent])
+        lone = np.array([steps * server.batch_step_s(rows) + server.refine_s for steps, rows, _ in self._recent])
         ratios = np.array([taken_s for *_, taken_s in self._recent]) / np.maximum(lone, 1e-9)
         median = float(np.median(ratios))
         spread = NORMAL_DEVIATION * float(np.median(np.abs(ratios - median))) / median

@@ -71,12 +71,10 @@ def way(steps: int, shift: float) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Paths:
-    """True latents, ends of paths, and the noise that the ends leave of the states before them [n, c, h, w]; the times of these states
-    [n], and the prompts' vectors [n, e]."""
+    """True latents and ends of paths [n, c, h, w], the times at which the last steps began [n], and the prompts' vectors [n, e]."""
 
     true: Tensor
     end: Tensor
-    noise: Tensor
     source: Tensor
     pooled: Tensor
 
@@ -94,8 +92,8 @@ def paths(backbone: EmbeddedBackbone, data: LatentSet, count: int, seed: int, fo
             run_folder.check_same({"made_from": made_from}, {"made_from": weights.about(file).get("made_from")}, str(file))
             continue
         parts = [_chunk(backbone, data, np.random.default_rng([seed, k, i])) for i in range(SHARD // CHUNK)]
-        columns = zip(*((p.true, p.end, p.noise, p.source, p.pooled) for p in parts), strict=True)
-        names = ("true", "end", "noise", "source", "pooled")
+        columns = zip(*((p.true, p.end, p.source, p.pooled) for p in parts), strict=True)
+        names = ("true", "end", "source", "pooled")
         weights.write_safely(
             {name: torch.cat(column) for name, column in zip(names, columns, strict=True)}, file, {"made_from": made_from, **provenance()}
         )
@@ -116,15 +114,12 @@ def _chunk(backbone: EmbeddedBackbone, data: LatentSet, rng: np.random.Generator
     times = torch.tensor([[w[min(j, len(w) - 1)] for j in range(longest)] for w in ways], device=device)
     condition = encoded(backbone.text, backbone.text.tokenise(captions).to(device))
     z = flow_map.interpolate(true, noise, times[:, 0])
-    before = z.clone()
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16_pays(device)):
         for s, t in itertools.pairwise(times.T):
             if (moves := t > s).any():
-                before[moves] = z[moves]
                 z[moves] = flow_map.step(velocity_of(backbone.denoiser, condition.rows(moves)), z[moves], s[moves], t[moves])
     source = torch.tensor([w[-2] for w in ways])
-    left = refining.noise_left(before, z, source.to(device))
-    return Paths(true.half().cpu(), z.half().cpu(), left.half().cpu(), source, condition.pooled.half().cpu())
+    return Paths(true.half().cpu(), z.half().cpu(), source, condition.pooled.half().cpu())
 
 
 def train(recipe: RefinerRecipe, config: RefinerConfig, backbone: EmbeddedBackbone, data: LatentSet, folder: Path) -> Path:
@@ -166,9 +161,8 @@ def loss(net: Refiner, of: Paths, rows: int, generator: torch.Generator) -> Floa
     index = torch.randint(len(of), (rows,), generator=generator)
     t = (LATEST * torch.rand(rows, generator=generator)).to(device)
     seen = (torch.rand(rows, 1, generator=generator) >= UNPROMPTED).to(device)
-    true, end, noise, pooled = (
-        part[index].to(device).float() for part in (of.true, of.end, of.noise, of.pooled)
-    )  # halves take half of the memory
+    true, end, pooled = (part[index].to(device).float() for part in (of.true, of.end, of.pooled))
+    noise = torch.randn(true.shape, generator=generator).to(device)
     residual = ((true - end) / net.scale[:, None, None]).contiguous(memory_format=torch.channels_last)
     state = flow_map.interpolate(residual, noise, t)
     made = net(state, end, t, of.source[index].to(device), pooled * seen)

@@ -1,0 +1,124 @@
+"""The refiner: closed forms of its path, rows that do not depend on their batch, and its file beside a backbone's weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from megen.diffusion import denoise, flow_map
+from megen.models import embedded, refiner, weights
+from megen.models.embedded import EmbeddedBackbone
+from megen.models.placement import place
+from megen.models.refiner import Refiner, RefinerConfig, noise_left
+from tests.conftest import make_tiny
+
+SMALL = RefinerConfig(channels=8, pooled_width=64, width=16, blocks=2, condition_width=32)
+
+
+def small(seed: int = 0, config: RefinerConfig = SMALL) -> Refiner:
+    """Of random weights, the last ones too."""
+    torch.manual_seed(seed)
+    net = Refiner(config)
+    for parameter in net.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    net.scale.uniform_(0.2, 0.6)
+    return net.eval()
+
+
+def refined(seed: int = 0) -> EmbeddedBackbone:
+    backbone = make_tiny()
+    backbone.refiner = small(seed)
+    return backbone
+
+
+def ends(rows: int = 3, config: RefinerConfig = SMALL, side: int = 8) -> tuple[Tensor, ...]:
+    """Ends, noise, times and prompts' vectors of so many rows."""
+    generator = torch.Generator().manual_seed(0)
+    y, noise = torch.randn(2, rows, config.channels, side, side, generator=generator)
+    return y, noise, torch.linspace(0.3, 0.8, rows), torch.randn(rows, config.pooled_width, generator=generator)
+
+
+@pytest.mark.parametrize("evaluations", [1, 4, 7])
+def test_a_net_that_knows_the_residual_draws_it_in_any_number_of_steps(evaluations: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, (y, noise, source, pooled) = small(), ends()
+    residual = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
+    object.__setattr__(net.config, "evaluations", evaluations)
+    seen: list[float] = []
+
+    def knows(r: Tensor, y: Tensor, t: Tensor, source: Tensor, pooled: Tensor) -> Tensor:
+        torch.testing.assert_close(r, flow_map.interpolate(residual, noise, t))  # the states lie on the straight path
+        seen.append(float(t[0]))
+        return residual
+
+    monkeypatch.setattr(net, "forward", knows)
+    torch.testing.assert_close(net.draw(y, noise, source, pooled), y + net.scale[:, None, None] * residual)
+    assert seen == pytest.approx([k / evaluations for k in range(evaluations)])
+    object.__setattr__(net.config, "evaluations", 4)
+
+
+def test_the_noise_that_is_left_is_the_noise_where_the_end_is_right() -> None:
+    y, noise, source, _ = ends()
+    torch.testing.assert_close(noise_left(flow_map.interpolate(y, noise, source), y, source), noise)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_a_row_does_not_depend_on_its_batch(precision: torch.dtype) -> None:
+    """At the size that ships: torch takes other kernels for a lone row of a tiny convolution."""
+    net = place(small(config=RefinerConfig(blocks=2)), "cpu").to(precision)
+    y, noise, source, pooled = ends(3, RefinerConfig(), 32)
+    with torch.inference_mode():
+        together = net.draw(y, noise, source, pooled)
+        for i in range(3):
+            one = slice(i, i + 1)
+            assert torch.equal(net.draw(y[one], noise[one], source[one], pooled[one]), together[one])
+
+
+def test_the_last_step_alone_is_refined() -> None:
+    plain, whole = make_tiny(), refined()
+    with torch.inference_mode():
+        condition = whole.condition(["a cabin", "snow"])
+        z = torch.randn(2, 8, 8, 8, generator=torch.Generator().manual_seed(2))
+        s, t = torch.tensor([0.3, 0.6]), torch.tensor([0.6, 1.0])
+        without, with_it = plain.step(z, s, t, condition), whole.step(z, s, t, condition)
+        assert torch.equal(with_it[0], without[0])
+        end = flow_map.step(lambda z, s, t: plain.velocity(z, s, t, condition), z, s, t)[1:]
+        assert whole.refiner is not None
+        drawn = whole.refiner.draw(end, noise_left(z[1:], end, s[1:]), s[1:], condition.pooled[1:])
+        torch.testing.assert_close(with_it[1:], drawn)
+        assert (drawn - end).abs().mean() > 0.1
+
+
+def test_it_lies_beside_the_weights_and_counts_for_what_pictures_come_from(tmp_path: Path) -> None:
+    embedded.save(make_tiny(), tmp_path, {})
+    before = embedded.load(str(tmp_path))
+    assert before.refiner is None
+    shards = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    refiner.save(small(), tmp_path, {})
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != refiner.FILE} == shards
+    after = embedded.load(str(tmp_path))
+    assert after.digest != before.digest
+    times = [flow_map.times(2, 2.0)]
+    with torch.inference_mode():
+        first, second = (
+            denoise.sample(b, b.condition(["a cabin"]), [1], times[0]) for b in (after, embedded.load(str(tmp_path), quick=True))
+        )
+    torch.testing.assert_close(first, second)
+    embedded.save(after, tmp_path / "copy", {})
+    assert embedded.load(str(tmp_path / "copy")).digest == after.digest
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    embedded.save(make_tiny(), tmp_path, {})
+    weights.write_safely({"a": torch.zeros(1)}, tmp_path / refiner.FILE, {"format": "other"})
+    with pytest.raises(weights.WeightsError, match="not written by megen train refiner"):
+        embedded.load(str(tmp_path))
+    weights.write_safely({"a": torch.zeros(1)}, tmp_path / refiner.FILE, {"format": refiner.FORMAT, "config": {"depth": 3}})
+    with pytest.raises(weights.WeightsError, match="another version"):
+        embedded.load(str(tmp_path))
+    refiner.save(Refiner(RefinerConfig(channels=4, pooled_width=64, width=16, blocks=1)), tmp_path, {})
+    with pytest.raises(weights.WeightsError, match="channels"):
+        embedded.load(str(tmp_path))

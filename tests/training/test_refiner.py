@@ -1,0 +1,104 @@
+"""The refiner's training: its paths, that it learns what a mixture cannot show, and that an interruption changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from megen.cli.main import main
+from megen.diffusion import flow_map
+from megen.errors import InputError
+from megen.models import refiner, weights
+from megen.models.embedded import EmbeddedBackbone
+from megen.models.refiner import Refiner, RefinerConfig
+from megen.scenes.splits import SHARPENING_SEED, scene
+from megen.training import loop
+from megen.training import refiner as training
+from megen.training.latents import LatentSet
+from megen.training.refiner import Paths, RefinerRecipe
+from megen.training.restorer import optimisers_of
+from tests.conftest import interrupted_at
+
+SMALL = RefinerConfig(channels=8, pooled_width=64, width=16, blocks=1, condition_width=32)
+RECIPE = RefinerRecipe(steps=5, batch=2, paths=300, save_every=2)
+
+
+@pytest.fixture
+def data() -> LatentSet:
+    latents = torch.randn(8, 8, 8, 8, generator=torch.Generator().manual_seed(0)).half()
+    return LatentSet(latents, tuple(scene(SHARPENING_SEED, i) for i in range(8)))
+
+
+@pytest.mark.parametrize("steps", [2, 4, 8, 12])
+def test_a_way_begins_where_noise_hides_small_things_and_goes_on_as_the_sampler(steps: int) -> None:
+    way, grid = training.way(steps, 2.0), tuple(flow_map.times(steps, 2.0))
+    assert way == grid[-len(way) :]
+    assert way[0] == pytest.approx(1 / 3)
+    assert len(way) == steps // 2 + 1
+
+
+def test_paths_end_where_the_flow_map_leads_and_leave_their_noise(tiny: EmbeddedBackbone, data: LatentSet, tmp_path: Path) -> None:
+    made = training.paths(tiny, data, 300, 0, tmp_path)
+    assert len(made) == 300
+    assert made.true.shape == made.end.shape == made.noise.shape == (300, 8, 8, 8)
+    time = made.source[:, None, None, None]
+    before = time * made.end.float() + (1 - time) * made.noise.float()  # the state that the last step began at
+    words = made.pooled.float()
+    assert words.shape == (300, 64)
+    two = made.source < 0.34  # one step from the noise over the true latent
+    noise = (before[two] - made.true[two].float() / 3) * 1.5
+    assert noise.mean().abs() < 0.02
+    assert noise.std() == pytest.approx(1, abs=0.02)
+    files = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    (tmp_path / "paths-00001.safetensors").unlink()
+    again = training.paths(tiny, data, 300, 0, tmp_path)
+    assert torch.equal(again.end, made.end)
+    assert (tmp_path / "paths-00000.safetensors").stat().st_mtime_ns == files["paths-00000.safetensors"]
+    with pytest.raises(InputError, match="made_from"):
+        training.paths(tiny, data, 300, 1, tmp_path)
+
+
+def test_it_draws_one_of_two_and_not_their_mean() -> None:
+    """Where the truth is the end plus or minus one, the mean is the end itself: the refiner must choose."""
+    generator = torch.Generator().manual_seed(0)
+    sign = torch.randint(2, (256, 1, 1, 1), generator=generator).float() * 2 - 1
+    end, noise = torch.randn(2, 256, 8, 4, 4, generator=generator)
+    of = Paths((end + sign).half(), end.half(), noise.half(), torch.full((256,), 0.6), torch.zeros(256, 64).half())
+    torch.manual_seed(0)
+    net = Refiner(SMALL)
+    optimisers = optimisers_of(net, 5e-3, bf16=False)
+    for step in range(400):
+        loop.set_lr(optimisers, loop.lr_factor(step, 400, warmup=20))
+        loop.descend(training.loss(net, of, 32, loop.step_generator(0, step)), net, optimisers)
+    end, noise = torch.randn(2, 64, 8, 4, 4, generator=generator)
+    with torch.inference_mode():
+        drawn = net.draw(end, noise, torch.full((64,), 0.6), torch.zeros(64, 64)) - end
+    each = drawn.mean((1, 2, 3))
+    assert (each.abs() - 1).abs().mean() < 0.2
+    assert 0.2 < (each > 0).float().mean() < 0.8
+
+
+def test_a_run_that_was_interrupted_ends_as_one_that_was_not(
+    tiny: EmbeddedBackbone, data: LatentSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training.train(RECIPE, SMALL, tiny, data, tmp_path / "whole")
+    calls = interrupted_at(monkeypatch, 3)
+    with pytest.raises(KeyboardInterrupt):
+        training.train(RECIPE, SMALL, tiny, data, tmp_path / "cut")
+    training.train(RECIPE, SMALL, tiny, data, tmp_path / "cut")
+    assert next(calls) == 7  # steps 2, 3 and 4 came after the checkpoint
+    first, second = (weights.read(tmp_path / name / refiner.FILE)[0] for name in ("whole", "cut"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    with pytest.raises(InputError, match="lr"):
+        training.train(replace(RECIPE, lr=1e-3), SMALL, tiny, data, tmp_path / "cut")
+
+
+def test_the_command_refuses_what_is_no_flow_map(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "refiner", "--backbone", str(tiny_folder), "--out", str(tmp_path / "x")]) == 2
+    assert "is no flow map" in capsys.readouterr().err
+    assert main(["train", "refiner", "--out", str(tmp_path / "x"), "--paths", "0"]) == 2
+    assert "paths must be" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
