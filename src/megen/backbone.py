@@ -77,7 +77,8 @@ def unscaled(start: float) -> float:
 class BackboneSpec:
     """What a backbone offers: `times[steps]` is its time grid for an offered number of steps, from 0 (noise) or a little later to 1 (data).
 
-    A row starts at `start_scale(times[steps][0])` times noise of unit variance. `stochastic`: each step draws fresh noise.
+    A row starts at `start_scale(times[steps][0])` times noise of unit variance. `stochastic`: each step draws fresh noise; `refines`: the
+    last one does.
     `memory`: how many channels a row carries from step to step besides its latent. Errors: InputError on what no backbone can offer.
     """
 
@@ -89,6 +90,7 @@ class BackboneSpec:
     max_words: int
     start_scale: Callable[[float], float] = unscaled
     stochastic: bool = False
+    refines: bool = False
     memory: int = 0
 
     def __post_init__(self) -> None:
@@ -151,7 +153,7 @@ class Backbone(Protocol):
         ...
 
     def step(self, z: Tensor, s: Tensor, t: Tensor, condition: Condition, noise: Tensor | None = None) -> Tensor:
-        """From time s to t, a time and a condition for each row; `noise` where the spec says `stochastic`.
+        """From time s to t, a time and a condition for each row; `noise` where the spec says `stochastic`, or `refines` and t is 1.
 
         Where it says `memory`, z has that many more channels, zero before the first step, and so has the result.
         """

@@ -12,7 +12,7 @@ from megen.diffusion import denoise, flow_map
 from megen.models import embedded, refiner, weights
 from megen.models.embedded import EmbeddedBackbone
 from megen.models.placement import place
-from megen.models.refiner import Refiner, RefinerConfig, noise_left
+from megen.models.refiner import Refiner, RefinerConfig
 from tests.conftest import make_tiny
 
 SMALL = RefinerConfig(channels=8, pooled_width=64, width=16, blocks=2, condition_width=32)
@@ -56,13 +56,8 @@ def test_a_net_that_knows_the_residual_draws_it_in_any_number_of_steps(evaluatio
 
     monkeypatch.setattr(net, "forward", knows)
     torch.testing.assert_close(net.draw(y, noise, source, pooled), y + net.scale[:, None, None] * residual)
-    assert seen == pytest.approx([k / evaluations for k in range(evaluations)])
+    assert seen == pytest.approx([(k / evaluations) ** refiner.EARLY for k in range(evaluations)])
     object.__setattr__(net.config, "evaluations", 4)
-
-
-def test_the_noise_that_is_left_is_the_noise_where_the_end_is_right() -> None:
-    y, noise, source, _ = ends()
-    torch.testing.assert_close(noise_left(flow_map.interpolate(y, noise, source), y, source), noise)
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
@@ -83,11 +78,12 @@ def test_the_last_step_alone_is_refined() -> None:
         condition = whole.condition(["a cabin", "snow"])
         z = torch.randn(2, 8, 8, 8, generator=torch.Generator().manual_seed(2))
         s, t = torch.tensor([0.3, 0.6]), torch.tensor([0.6, 1.0])
-        without, with_it = plain.step(z, s, t, condition), whole.step(z, s, t, condition)
+        noise = torch.randn(2, 8, 8, 8, generator=torch.Generator().manual_seed(3))
+        without, with_it = plain.step(z, s, t, condition), whole.step(z, s, t, condition, noise)
         assert torch.equal(with_it[0], without[0])
         end = flow_map.step(lambda z, s, t: plain.velocity(z, s, t, condition), z, s, t)[1:]
         assert whole.refiner is not None
-        drawn = whole.refiner.draw(end, noise_left(z[1:], end, s[1:]), s[1:], condition.pooled[1:])
+        drawn = whole.refiner.draw(end, noise[1:], s[1:], condition.pooled[1:])
         torch.testing.assert_close(with_it[1:], drawn)
         assert (drawn - end).abs().mean() > 0.1
 
@@ -101,6 +97,7 @@ def test_it_lies_beside_the_weights_and_counts_for_what_pictures_come_from(tmp_p
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != refiner.FILE} == shards
     after = embedded.load(str(tmp_path))
     assert after.digest != before.digest
+    assert after.spec.refines
     times = [flow_map.times(2, 2.0)]
     with torch.inference_mode():
         first, second = (
@@ -122,3 +119,17 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     refiner.save(Refiner(RefinerConfig(channels=4, pooled_width=64, width=16, blocks=1)), tmp_path, {})
     with pytest.raises(weights.WeightsError, match="channels"):
         embedded.load(str(tmp_path))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_its_noise_is_the_seeds_whatever_the_number_of_steps_and_the_batch(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone, seen = refined(), []
+    assert backbone.refiner is not None
+    monkeypatch.setattr(backbone.refiner, "draw", lambda end, noise, *others: seen.append(noise) or end)
+    first = denoise.start(backbone, backbone.condition(["fog"]), [5], [tuple(flow_map.times(steps, 2.0))])
+    late = denoise.start(backbone, backbone.condition(["snow"]), [6], [tuple(flow_map.times(4, 2.0))])
+    rows = denoise.join(first, late)
+    while not rows.finished[0]:
+        rows = denoise.advance(backbone, rows)
+    assert torch.equal(seen[-1][:1], denoise.noise_of(backbone.latent_shape, 5, 1))
+    assert len(seen[-1]) == 1 + (steps == 4)

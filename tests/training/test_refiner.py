@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
+from megen.backbone import Condition
 from megen.cli.main import main
 from megen.diffusion import flow_map
+from megen.diffusion.flow_map import Velocity
 from megen.errors import InputError
 from megen.models import refiner, weights
 from megen.models.embedded import EmbeddedBackbone
@@ -40,19 +43,31 @@ def test_a_way_begins_where_noise_hides_small_things_and_goes_on_as_the_sampler(
     assert len(way) == steps // 2 + 1
 
 
-def test_paths_end_where_the_flow_map_leads_and_leave_their_noise(tiny: EmbeddedBackbone, data: LatentSet, tmp_path: Path) -> None:
-    made = training.paths(tiny, data, 300, 0, tmp_path)
-    assert len(made) == 300
-    assert made.true.shape == made.end.shape == made.noise.shape == (300, 8, 8, 8)
-    time = made.source[:, None, None, None]
-    before = time * made.end.float() + (1 - time) * made.noise.float()  # the state that the last step began at
-    words = made.pooled.float()
-    assert words.shape == (300, 64)
-    two = made.source < 0.34  # one step from the noise over the true latent
-    noise = (before[two] - made.true[two].float() / 3) * 1.5
-    assert noise.mean().abs() < 0.02
+def test_paths_begin_at_noise_over_true_latents_and_end_where_the_flow_map_leads(
+    tiny: EmbeddedBackbone, data: LatentSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def to_nothing(net: nn.Module, condition: Condition) -> Velocity:
+        def velocity(z: Tensor, s: Tensor, t: Tensor) -> Tensor:
+            states.append((z, s, t))
+            return -z / (1 - s)[:, None, None, None]
+
+        return velocity
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "velocity_of", to_nothing)
+        made = training.paths(tiny, data, 64, 0, tmp_path / "nothing")
+    assert made.end.abs().max() < 1e-2
+    first, begun, _ = states[0]
+    assert begun.tolist() == pytest.approx([1 / 3] * training.CHUNK)
+    noise = (first - made.true.float()[: training.CHUNK] / 3) * 1.5
     assert noise.std() == pytest.approx(1, abs=0.02)
-    files = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert made.source.unique().tolist() == pytest.approx(sorted(training.way(n, 2.0)[-2] for n in training.COUNTS))
+    made = training.paths(tiny, data, 300, 0, tmp_path)
+    assert made.true.shape == made.end.shape == (300, 8, 8, 8)
+    assert made.pooled.shape == (300, 64)
+    files = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")}
     (tmp_path / "paths-00001.safetensors").unlink()
     again = training.paths(tiny, data, 300, 0, tmp_path)
     assert torch.equal(again.end, made.end)
@@ -65,8 +80,8 @@ def test_it_draws_one_of_two_and_not_their_mean() -> None:
     """Where the truth is the end plus or minus one, the mean is the end itself: the refiner must choose."""
     generator = torch.Generator().manual_seed(0)
     sign = torch.randint(2, (256, 1, 1, 1), generator=generator).float() * 2 - 1
-    end, noise = torch.randn(2, 256, 8, 4, 4, generator=generator)
-    of = Paths((end + sign).half(), end.half(), noise.half(), torch.full((256,), 0.6), torch.zeros(256, 64).half())
+    end = torch.randn(256, 8, 4, 4, generator=generator)
+    of = Paths((end + sign).half(), end.half(), torch.full((256,), 0.6), torch.zeros(256, 64).half())
     torch.manual_seed(0)
     net = Refiner(SMALL)
     optimisers = optimisers_of(net, 5e-3, bf16=False)

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from megen.backbone import Backbone, Condition
+from megen.backbone import Backbone, BackboneSpec, Condition
 from megen.errors import InputError
 
 
@@ -75,13 +75,21 @@ def keep(rows: Rows, chosen: Sequence[int]) -> Rows:
     return Rows(z, times, done, rows.condition.rows(list(chosen)), tuple(rows.seeds[i] for i in chosen), rows.memory[index])
 
 
+def _fresh(spec: BackboneSpec, rows: Rows) -> Float[Tensor, "b c h w"]:
+    """The noise of each row's next step, 0 where that draws none; a refiner's is the same whatever the number of steps."""
+    nothing, drawn = torch.zeros(1, *spec.latent_shape), []
+    for k, seed, grid in zip(rows.done, rows.seeds, rows.times, strict=True):
+        draw = k + 1 if spec.stochastic else int(k + 2 == len(grid))
+        drawn.append(noise_of(spec.latent_shape, seed, draw) if draw else nothing)
+    return torch.cat(drawn)
+
+
 @torch.inference_mode()
 def advance(backbone: Backbone, rows: Rows) -> Rows:
     """One step of every row; none may be finished. Errors: InputError where the backbone returns another shape."""
     spec, device = backbone.spec, rows.z.device
     s, t = (torch.tensor([grid[k + j] for k, grid in zip(rows.done, rows.times, strict=True)], device=device) for j in (0, 1))
-    drawn = [noise_of(spec.latent_shape, seed, k + 1) for k, seed in zip(rows.done, rows.seeds, strict=True)] if spec.stochastic else []
-    noise = torch.cat(drawn).to(device) if drawn else None
+    noise = _fresh(spec, rows).to(device) if spec.stochastic or spec.refines else None
     state = torch.cat([rows.z, rows.memory], 1) if spec.memory else rows.z
     after = backbone.step(state, s, t, rows.condition, noise)
     if after.shape != state.shape:

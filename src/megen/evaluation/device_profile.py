@@ -91,9 +91,10 @@ def step_of(backbone: Backbone, rows: int, *, last: bool = False) -> Callable[[]
     return lambda: denoise.advance(backbone, begun)
 
 
-def refines(backbone: Backbone) -> bool:
-    """Whether something draws after the last step."""
-    return getattr(backbone, "refiner", None) is not None
+def _refine_s(backbone: Backbone, step_s: float, repeats: int) -> float:
+    """By how many seconds the last step takes longer than one of `step_s`, where a backbone has a refiner."""
+    refines = getattr(backbone, "refiner", None) is not None
+    return max(median_s(step_of(backbone, 1, last=True), repeats) - step_s, 0.0) if refines else 0.0
 
 
 def fixed_share(alone_s: float, batch_s: float) -> float:
@@ -117,12 +118,10 @@ def profile(transmitter: Transmitter, receiver: Receives, name: str, repeats: in
         if measured := spent_j > 0:  # a counter that wrapped says nothing
             power_w = spent_j / (time.perf_counter() - since)
         batch_fixed = fixed_share(step_s, median_s(step_of(backbone, BATCH), repeats))
-        refine_s = max(median_s(step_of(backbone, 1, last=True), repeats) - step_s, 0.0) if refines(backbone) else 0.0
         step_gflop, text_gflop = gflops(step), gflops(lambda: backbone.condition([f"{PROMPT}, fog"]))
         decode_gflop = gflops(lambda: backbone.decode(torch.zeros(1, *shape, device=device)))
     latent = transmitter.denoise([PROMPT], [0], min(backbone.spec.steps))
-    grid = (shape[1], shape[2])
-    merged = merging.merged(tokens_of(latent), grid, RATIO)
+    merged = merging.merged(tokens_of(latent), shape[1:], RATIO)
     received = Received(transmitter.codec.encode(merged, order=SERVED).payload)
     first_s: list[float] = []
     code_s = median_s(lambda: first_s.append(_first_parts_s(transmitter.codec, merged)), repeats)
@@ -144,8 +143,8 @@ def profile(transmitter: Transmitter, receiver: Receives, name: str, repeats: in
         backbone=backbone.spec.name,
         text_s=text_s,
         step_s=step_s,
-        refine_s=refine_s,
-        merge_s=median_s(lambda: merging.merged(tokens_of(latent), grid, RATIO), repeats),
+        refine_s=_refine_s(backbone, step_s, repeats),
+        merge_s=median_s(lambda: merging.merged(tokens_of(latent), shape[1:], RATIO), repeats),
         code_s=code_s,
         code_first_s=float(np.median(first_s[1:])),
         arrive_s=median_s(lambda: transmitter.codec.decode(received), repeats),

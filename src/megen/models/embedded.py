@@ -94,7 +94,7 @@ class EmbeddedBackbone(nn.Module):
         config = self.config
         times = {n: tuple(flow_map.times(n, config.time_shift)) for n in config.steps}
         shapes = (config.name, self.latent_shape, config.image_px)
-        return BackboneSpec(*shapes, times, config.merge_ratios, config.text.max_words, stochastic=self.refiner is not None)
+        return BackboneSpec(*shapes, times, config.merge_ratios, config.text.max_words, refines=self.refiner is not None)
 
     def left_out(self, prompt: str) -> list[str]:
         """What of the prompt this backbone never learned and does not read: unknown words, digits, symbols."""
@@ -143,7 +143,7 @@ class EmbeddedBackbone(nn.Module):
         """
         out = flow_map.step(lambda z, s, t: self.velocity(z, s, t, condition), z, s, t)
         if self.refiner is not None and (last := t >= 1).any():
-            assert noise is not None, "a backbone with a refiner is stochastic"
+            assert noise is not None, "a refiner draws from noise"
             out[last] = self.refined(out[last], noise[last], s[last], condition.rows(last))
         if not torch.isfinite(out).all():
             raise RunError("the denoiser gave NaN or infinity: its weights are broken")

@@ -7,6 +7,7 @@ flow for r, given y: from noise (t = 0) to the residual (t = 1) on the straight 
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from megen.models.denoiser import N_FREQUENCIES, N_PLACES, coordinates, each_row
 
 FILE = "refiner.safetensors"
 FORMAT = "megen-refiner-1"
+EARLY = 1.5  # power of the times: the first steps are small, as they decide what stands where
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,10 @@ class Refiner(nn.Module):
         self, y: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], source: Float[Tensor, "b"], pooled: Float[Tensor, "b e"]
     ) -> Float[Tensor, "b c h w"]:
         """y with the residual that the noise leads to."""
-        count, r = self.config.evaluations, noise
-        for k in range(count):
-            end = self(r, y, torch.full((len(y),), k / count, device=y.device), source, pooled)
-            r = r + (end - r) / (count - k)
+        r, count = noise, self.config.evaluations
+        for t, u in itertools.pairwise((k / count) ** EARLY for k in range(count + 1)):
+            end = self(r, y, torch.full((len(y),), t, device=y.device), source, pooled)
+            r = r + (u - t) / (1 - t) * (end - r)
         return y + self.scale[:, None, None] * r
 
 

@@ -78,7 +78,7 @@ def of_samples(backbone: Backbone, prompts: Sequence[str], seed: int) -> Source:
         steps = offered[int(torch.randint(len(offered), (), generator=drawn))]
         condition = backbone.condition([prompts[index % len(prompts)]])
         sent = denoise.sample(backbone, condition, [seed + index], backbone.spec.times[steps])
-        if backbone.spec.stochastic:
+        if backbone.spec.stochastic or backbone.spec.refines:
             return sent, sent
         return sent, denoise.sample(backbone, condition, [seed + index], backbone.spec.times[max(offered)])
 
