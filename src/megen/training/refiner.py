@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -92,13 +92,10 @@ def paths(backbone: EmbeddedBackbone, data: LatentSet, count: int, seed: int, fo
             run_folder.check_same({"made_from": made_from}, {"made_from": weights.about(file).get("made_from")}, str(file))
             continue
         parts = [_chunk(backbone, data, np.random.default_rng([seed, k, i])) for i in range(SHARD // CHUNK)]
-        columns = zip(*((p.true, p.end, p.source, p.pooled) for p in parts), strict=True)
-        names = ("true", "end", "source", "pooled")
-        weights.write_safely(
-            {name: torch.cat(column) for name, column in zip(names, columns, strict=True)}, file, {"made_from": made_from, **provenance()}
-        )
+        columns = {f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Paths)}
+        weights.write_safely(columns, file, {"made_from": made_from, **provenance()})
     shards = [weights.read(folder / f"paths-{k:05d}.safetensors")[0] for k in range(-(-count // SHARD))]
-    return Paths(**{name: torch.cat([shard[name] for shard in shards])[:count] for name in shards[0]})
+    return Paths(**{f.name: torch.cat([shard[f.name] for shard in shards])[:count] for f in fields(Paths)})
 
 
 @torch.no_grad()
