@@ -45,6 +45,12 @@ def write(name: str, result: dict[str, Any]) -> None:
     emit(result, "-")
 
 
+def name_of(backbone: str, experiment: str) -> str:
+    """What a result of a backbone is called: as the experiment for the bundled one, else by its folder, `weights` by the one around it."""
+    folder = Path(backbone).resolve()
+    return experiment if backbone == "scenes" else (folder.parent if folder.name == "weights" else folder).name
+
+
 def read(name: str, file: str = "result") -> dict[str, Any]:
     """A result that an experiment wrote."""
     result: dict[str, Any] = json.loads((HERE / name / f"{file}.json").read_text(encoding="utf-8"))

@@ -91,7 +91,7 @@ def measure(count: int, seed: int, on_progress: Callable[[str], object]) -> dict
             air_s, row["arrived"] = airtime(int(row["bits"] / pieces), near_db, BANDWIDTH_HZ, np.random.default_rng([seed, i]))
             row["air_s"] = pieces * air_s
             step_s = share * es.step_s if "pruned" in name else es.step_s
-            row["s"] = row["air_s"] + _machines_s(name, es, ue, row) + steps * step_s
+            row["s"] = row["air_s"] + _machines_s(name, es, ue, row) + steps * step_s + (0.0 if "pruned" in name else es.refine_s)
         alone_s = ue.text_s + STEPS * ue.step_s + ue.decode_s
         sent["on the device"] = {"bits": 0.0, "psnr_db": math.inf, "air_s": 0.0, "s": alone_s, "arrived": True}
         rows.append(sent)

@@ -28,7 +28,7 @@ from megen.cost.device_profile import DeviceProfile
 
 REQUESTS = 10_000  # of a log
 SPREAD = 0.05  # of stage times around their mean, assumed: the bundled profiles are of a machine with nothing else to do
-STAGES = ("text_s", "step_s", "merge_s", "code_s", "arrive_s", "decode_s")
+STAGES = ("text_s", "step_s", "refine_s", "merge_s", "code_s", "arrive_s", "decode_s")
 
 
 def slower(profile: DeviceProfile, factor: float) -> DeviceProfile:

@@ -125,7 +125,7 @@ def profiles(rows: dict[str, dict[str, float]]) -> dict[str, DeviceProfile]:
     out = {}
     for name, net, decoder, doubled in SHIPPED:
         step, decode = (1 + doubled) * rows[net]["tflop"], rows[decoder]["tflop"]
-        seconds = {"step_s": S_PER_TFLOP * step, "decode_s": S_PER_TFLOP * decode, "decode_torch_s": S_PER_TFLOP * decode}
+        seconds = {"refine_s": 0.0, "step_s": S_PER_TFLOP * step, "decode_s": S_PER_TFLOP * decode, "decode_torch_s": S_PER_TFLOP * decode}
         counts = {"step_gflop": 1e3 * step, "decode_gflop": 1e3 * decode}
         guided = " with guidance" * doubled
         source = f"counted by experiments.published.run: {step:.3g} TFLOP a step{guided}, {decode:.3g} for its decoder ({decoder}); "

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,7 +34,7 @@ def drawn(refiner: Refiner, evaluations: int, end: torch.Tensor, source: float, 
     """An end, drawn on from the noise of a seed in so many evaluations."""
     refiner.config = replace(refiner.config, evaluations=evaluations)
     shape = (int(end.shape[1]), int(end.shape[2]), int(end.shape[3]))
-    return refiner.draw(end, noise_of(shape, seed, 1), torch.tensor([source]), pooled)
+    return refiner.draw(end, noise_of(shape, seed, 1).to(end.device), torch.tensor([source], device=end.device), pooled)
 
 
 def main() -> None:
@@ -49,6 +48,7 @@ def main() -> None:
     refiner, backbone.refiner = backbone.refiner, None
     if refiner is None:
         raise InputError(f"{args.backbone} has no refiner: train one with megen train refiner, and put its file beside the weights")
+    config = vars(refiner.config)
     source = backbone.spec.times[STEPS][-2]
     with torch.inference_mode():
         texts = [text for _, text in starry(args.prompts)]
@@ -70,8 +70,8 @@ def main() -> None:
                 "steps": median_s(lambda: latent_of(0), REPEATS) / step_s if count else 0.0,
                 "gflop": gflops(lambda: latent_of(0)) if count else 0.0,
             }
-    result = {"prompts": args.prompts, "weights": backbone.digest, "config": vars(refiner.config), "evaluations": rows}
-    common.write("refiner" if args.backbone == "scenes" else Path(args.backbone).name, result)
+    result = {"prompts": args.prompts, "weights": backbone.digest, "config": config, "evaluations": rows}
+    common.write(common.name_of(args.backbone, "refiner"), result)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -132,7 +131,7 @@ def main() -> None:
         str(n): of_latents(f"pictures of {n} steps", lambda i, n=n: es.denoise([drawn[i][1]], [i], n))  # type: ignore[misc]
         for n in args.steps
     }
-    common.write("stars" if args.backbone == "scenes" else Path(args.backbone).name, result)
+    common.write(common.name_of(args.backbone, "stars"), result)
 
 
 if __name__ == "__main__":

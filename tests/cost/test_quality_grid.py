@@ -18,7 +18,7 @@ from megen.files import write_npz
 from megen.halves import halves
 from megen.link import NotDeliveredError, PerfectLink
 from megen.models import embedded
-from megen.types import Decision, Delivery, Transmission
+from megen.types import Decision, Delivery, InputError, Received, Transmission
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +89,35 @@ def test_another_link_is_measured_as_it_is(tiny_folder: Path, monkeypatch: pytes
     row = measuring.measure_prompt(*halves(str(tiny_folder)), None, (1,), 0, "fog", Upside)
     assert row["delivered"] == [[1.0, 0.0]] * 4
     assert row["airtime_s"] == [[[1.0] * measuring.AIR_DRAWS, [18.0] * measuring.AIR_DRAWS]] * 4
+
+
+def test_a_link_without_a_name_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    class Nameless(PerfectLink):
+        __repr__ = object.__repr__
+
+    with pytest.raises(InputError, match="give the link a repr"):
+        measuring.measure(*halves(str(tiny_folder)), (1,), ["fog"], tmp_path / "work", print, lambda snr_db: Nameless())
+    assert not (tmp_path / "work").exists()
+
+
+def test_what_a_link_does_not_tell_of_is_seen_all_the_same(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that loses all parts but the base, and counts none."""
+
+    class Silent:
+        def __init__(self, snr_db: float) -> None:
+            pass
+
+        def send(self, transmission: Transmission, rng: np.random.Generator) -> Delivery:
+            base, *others = transmission.payload.features
+            return Delivery(Received(replace(transmission.payload, features=(base, *(b"" for _ in others)))), 1.0)
+
+    monkeypatch.setattr(measuring, "SNRS_DB", (6.0,))
+    monkeypatch.setattr(measuring, "COARSER", ())
+    lost, whole = (
+        measuring.measure_prompt(*halves(str(tiny_folder)), None, (1,), 0, "fog", link_of)
+        for link_of in (Silent, lambda snr_db: PerfectLink())
+    )
+    assert lost["coded_db"][0][0][0] < whole["coded_db"][0][0][0] - 3
 
 
 def test_a_prompts_class_follows_its_words() -> None:
@@ -173,9 +202,9 @@ def test_a_profile_is_measured_and_read(tiny_folder: Path, tmp_path: Path, grid:
     assert here.name == "here"
     assert all(
         getattr(here, name) > 0
-        for name in (*sorted({*profile.SECONDS} - {"clean_s"}), "text_gflop", "step_gflop", "decode_gflop", "power_w")
+        for name in (*sorted({*profile.SECONDS} - {"clean_s", "refine_s"}), "text_gflop", "step_gflop", "decode_gflop", "power_w")
     )
-    assert (here.clean_s, here.fine_bits) == (0, 0)  # it has no denoiser
+    assert (here.clean_s, here.fine_bits, here.refine_s) == (0, 0, 0)  # it has no denoiser and no refiner
     assert here.power_w == 25 or "power_w" not in here.assumed
     assert here.es_s(3) - here.es_s(1) == pytest.approx(2 * here.step_s)
     cmdp = build_cmdp(grid, here, here, Scenario(backlog_cells=5), radio_w=3.06, radio_w_per_mbps=0.0115)

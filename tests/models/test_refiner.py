@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from megen.diffusion import denoise, flow_map
+from megen.errors import InputError
 from megen.models import embedded, refiner, weights
 from megen.models.embedded import EmbeddedBackbone
 from megen.models.placement import place
@@ -44,9 +46,8 @@ def ends(rows: int = 3, config: RefinerConfig = SMALL, side: int = 8) -> tuple[T
 
 @pytest.mark.parametrize("evaluations", [1, 4, 7])
 def test_a_net_that_knows_the_residual_draws_it_in_any_number_of_steps(evaluations: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    net, (y, noise, source, pooled) = small(), ends()
+    net, (y, noise, source, pooled) = small(config=replace(SMALL, evaluations=evaluations)), ends()
     residual = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
-    object.__setattr__(net.config, "evaluations", evaluations)
     seen: list[float] = []
 
     def knows(r: Tensor, y: Tensor, t: Tensor, source: Tensor, pooled: Tensor) -> Tensor:
@@ -57,7 +58,6 @@ def test_a_net_that_knows_the_residual_draws_it_in_any_number_of_steps(evaluatio
     monkeypatch.setattr(net, "forward", knows)
     torch.testing.assert_close(net.draw(y, noise, source, pooled), y + net.scale[:, None, None] * residual)
     assert seen == pytest.approx([(k / evaluations) ** refiner.EARLY for k in range(evaluations)])
-    object.__setattr__(net.config, "evaluations", 4)
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
@@ -100,9 +100,7 @@ def test_it_lies_beside_the_weights_and_counts_for_what_pictures_come_from(tmp_p
     assert after.spec.refines
     times = [flow_map.times(2, 2.0)]
     with torch.inference_mode():
-        first, second = (
-            denoise.sample(b, b.condition(["a cabin"]), [1], times[0]) for b in (after, embedded.load(str(tmp_path), quick=True))
-        )
+        first, second = (denoise.sample(b, b.condition(["a cabin"]), [1], times[0]) for b in (after, embedded.load(str(tmp_path))))
     torch.testing.assert_close(first, second)
     embedded.save(after, tmp_path / "copy", {})
     assert embedded.load(str(tmp_path / "copy")).digest == after.digest
@@ -117,7 +115,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(weights.WeightsError, match="another version"):
         embedded.load(str(tmp_path))
     refiner.save(Refiner(RefinerConfig(channels=4, pooled_width=64, width=16, blocks=1)), tmp_path, {})
-    with pytest.raises(weights.WeightsError, match="channels"):
+    with pytest.raises(weights.WeightsError, match=r"width \(4, 64\), the backbone has \(8, 64\)"):
         embedded.load(str(tmp_path))
 
 
@@ -133,3 +131,31 @@ def test_its_noise_is_the_seeds_whatever_the_number_of_steps_and_the_batch(steps
         rows = denoise.advance(backbone, rows)
     assert torch.equal(seen[-1][:1], denoise.noise_of(backbone.latent_shape, 5, 1))
     assert len(seen[-1]) == 1 + (steps == 4)
+
+
+def test_a_refiner_of_another_flow_map_is_refused_and_one_of_the_same_keeps_what_its_file_says(tmp_path: Path) -> None:
+    embedded.save(make_tiny(), tmp_path, {})
+    refiner.save(small(), tmp_path, {"flow_map": embedded.load(str(tmp_path)).flow_digest, "recipe": {"steps": 3}})
+    backbone = embedded.load(str(tmp_path))
+    embedded.save(backbone, tmp_path / "copy", {"decoder_step": 1})
+    assert weights.about(tmp_path / "copy" / refiner.FILE)["recipe"] == {"steps": 3}
+    (tmp_path / "copy" / refiner.FILE).replace(tmp_path / "kept")
+    embedded.save(make_tiny(1), tmp_path / "copy", {})
+    (tmp_path / "kept").replace(tmp_path / "copy" / refiner.FILE)
+    with pytest.raises(weights.WeightsError, match="of another flow map: remove it, or train one"):
+        embedded.load(str(tmp_path / "copy"))
+    embedded.save(make_tiny(1), tmp_path / "copy", {})  # takes the other's away
+    assert embedded.load(str(tmp_path / "copy")).refiner is None
+
+
+def test_one_step_is_refined_as_the_earliest_that_was_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, (y, noise, _, pooled) = small(), ends()
+    with torch.inference_mode():
+        first, second = (net.draw(y, noise, torch.full((3,), source), pooled) for source in (0.0, 1 / 3))
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("wrong", [{"width": 0}, {"blocks": -1}, {"evaluations": 0}, {"evaluations": 65}, {"width": 1.5}])
+def test_shapes_that_cannot_be(wrong: dict[str, float], unchecked: None) -> None:
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        RefinerConfig(**wrong)  # type: ignore[arg-type]

@@ -108,7 +108,7 @@ def test_what_no_stage_accounts_for_is_added(decider: Decider) -> None:
     now = Decider(SPEC, Adaptive(decider.policy.planned.controller, decider.policy.planned.scenario))
     asked = Asked(PROMPT, steps=4, merge_ratio=0.0, quantiser_bits=5.0)
     before_s = now.decide(asked, FAST, 1, None).expected_s
-    beside_s = decider.policy.planned.controller.server.es_s(0)
+    beside_s = decider.policy.planned.controller.server.beside_s
     assert before_s is not None
     for rest_s in (0.2, 0.2, 9.0, 0.2):  # one connection that was slow to open
         now.learn(now.decide(asked, FAST, 1, None), 0.61 + beside_s + rest_s, 0.61)

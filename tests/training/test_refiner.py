@@ -14,16 +14,18 @@ from megen.cli.main import main
 from megen.diffusion import flow_map
 from megen.diffusion.flow_map import Velocity
 from megen.errors import InputError
-from megen.models import refiner, weights
+from megen.models import embedded, refiner, weights
 from megen.models.embedded import EmbeddedBackbone
 from megen.models.refiner import Refiner, RefinerConfig
+from megen.models.restorer import RestorerConfig
 from megen.scenes.splits import SHARPENING_SEED, scene
-from megen.training import loop
+from megen.training import latents, loop
 from megen.training import refiner as training
+from megen.training.backbone import Plan, finish_receiver
 from megen.training.latents import LatentSet
 from megen.training.refiner import Paths, RefinerRecipe
 from megen.training.restorer import optimisers_of
-from tests.conftest import interrupted_at
+from tests.conftest import interrupted_at, make_tiny
 
 SMALL = RefinerConfig(channels=8, pooled_width=64, width=16, blocks=1, condition_width=32)
 RECIPE = RefinerRecipe(steps=5, batch=2, paths=300, save_every=2)
@@ -38,9 +40,14 @@ def data() -> LatentSet:
 @pytest.mark.parametrize("steps", [2, 4, 8, 12])
 def test_a_way_begins_where_noise_hides_small_things_and_goes_on_as_the_sampler(steps: int) -> None:
     way, grid = training.way(steps, 2.0), tuple(flow_map.times(steps, 2.0))
-    assert way == grid[-len(way) :]
-    assert way[0] == pytest.approx(1 / 3)
+    assert way == pytest.approx(grid[-len(way) :])
+    assert way[0] == 1 / 3
     assert len(way) == steps // 2 + 1
+
+
+def test_a_way_never_begins_at_noise_alone() -> None:
+    assert training.way(2, 1.0) == pytest.approx((1 / 3, 0.5, 1.0))
+    assert training.way(2, 5.0) == pytest.approx((1 / 3, 1.0))
 
 
 def test_paths_begin_at_noise_over_true_latents_and_end_where_the_flow_map_leads(
@@ -111,9 +118,39 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(
         training.train(replace(RECIPE, lr=1e-3), SMALL, tiny, data, tmp_path / "cut")
 
 
+def test_the_command_trains_one_that_is_used_beside_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the same command again goes on where it is used already."""
+    for module, name, value in ((latents, "SHARD", 16), (training, "SHARD", 16), (training, "CHUNK", 8)):
+        monkeypatch.setattr(module, name, value)
+    backbone = make_tiny()
+    backbone.config = replace(backbone.config, flow_map=True)
+    place, out = tmp_path / "weights", tmp_path / "out"
+    embedded.save(backbone, place, {})
+    few = ["--scenes", "16", "--paths", "16", "--steps", "2", "--batch", "2", "--width", "8", "--blocks", "1"]
+    command = ["train", "refiner", "--backbone", str(place), "--out", str(out), *few]
+    assert main(command) == 0
+    made = (out / refiner.FILE).read_bytes()
+    (place / refiner.FILE).write_bytes(made)
+    assert embedded.load(str(place)).spec.refines
+    assert main(command) == 0
+    first, second = (weights.read(folder / refiner.FILE)[0] for folder in (out, place))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_receiver_is_trained_beside_a_refiner(tmp_path: Path, data: LatentSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `--decoder-only` does, which keeps the flow map and what it is drawn on by."""
+    backbone = make_tiny()
+    backbone.refiner = Refiner(SMALL)
+    embedded.save(backbone, tmp_path, {})
+    plan = Plan("tiny", tmp_path, pictures=None, made=8, receiver_steps=1, restorer=RestorerConfig(8, 1))
+    finish_receiver(tmp_path, data, plan, torch.device("cpu"))
+    assert embedded.load(str(tmp_path)).spec.refines
+
+
 def test_the_command_refuses_what_is_no_flow_map(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "refiner", "--backbone", str(tiny_folder), "--out", str(tmp_path / "x")]) == 2
     assert "is no flow map" in capsys.readouterr().err
-    assert main(["train", "refiner", "--out", str(tmp_path / "x"), "--paths", "0"]) == 2
-    assert "paths must be" in capsys.readouterr().err
+    for option, value in (("paths", "0"), ("width", "0"), ("blocks", "-1"), ("evaluations", "0")):
+        assert main(["train", "refiner", "--out", str(tmp_path / "x"), f"--{option}", value]) == 2
+        assert f"{option} must" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()

@@ -60,7 +60,9 @@ def add(commands: argparse._SubParsersAction) -> None:
     t.add_argument("--steps", type=int, default=4000, help="steps of the denoiser; 0 with --from: keep it (default: %(default)s)")
     t.add_argument("--batch", type=int, default=32)
     t.add_argument("--lr", type=float, help=f"(default: {LR:g}; with --adversarial 1.2e-4)")
-    t.add_argument("--time-shift", type=float, help="above 1: more of the training at high noise (default: 2; a fine-tuning keeps its own)")
+    t.add_argument(
+        "--time-shift", type=float, help="above 1: more of the training at high noise (default: 2; not with --distill or --adversarial)"
+    )
     t.add_argument(
         "--receiver-steps",
         type=int,
@@ -177,7 +179,7 @@ def _check_pairs(args: argparse.Namespace) -> None:
                 " no --reset-denoiser and no --decoder-only"
             )
     if args.adversarial or args.distill:
-        output.refuse(args, ["time_shift"], "cannot change: a fine-tuning keeps that of --from")
+        output.refuse(args, ["time_shift"], "cannot change with --distill or --adversarial: it is that of --from")
     if args.adversarial and (args.distill or args.data != "scenes"):
         raise InputError("--adversarial works on scenes, whose captions can be judged, and not together with --distill")
     if args.reset_denoiser and not args.steps:

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"{args.backbone} makes pictures of {backbone.config.image_px} px, and scenes are square")
     config = RefinerConfig(*backbone.refined_widths, args.width, args.blocks, evaluations=args.evaluations)
     backbone.refiner = None
-    about = {"backbone": backbone.digest, "recipe": vars(recipe), "config": vars(config), "scenes": args.scenes}
+    about = {"flow_map": backbone.flow_digest, "recipe": vars(recipe), "config": vars(config), "scenes": args.scenes}
     with run_folder.held(args.out, about):
         side, workers = backbone.config.image_px[0], max(1, os.cpu_count() or 1)
         folder = args.out / "latents"

@@ -92,9 +92,18 @@ class DeviceProfile:
         """Seconds of one denoising step of a batch of so many rows."""
         return self.step_s * (self.batch_fixed + (1 - self.batch_fixed) * rows)
 
+    def batch_refine_s(self, rows: float) -> float:
+        """Seconds of refining so many rows at once, by the rule of a step."""
+        return self.refine_s * (self.batch_fixed + (1 - self.batch_fixed) * rows) if rows else 0.0
+
+    @property
+    def beside_s(self) -> float:
+        """Seconds of an image at the edge server beside its net's: text + merge + code."""
+        return self.text_s + self.merge_s + self.code_s
+
     def es_s(self, steps: int, rows: int = 1) -> float:
-        """Seconds that an image takes at the edge server, in such batches: text + steps * a step + refine + merge + code."""
-        return self.text_s + steps * self.batch_step_s(rows) + self.refine_s + self.merge_s + self.code_s
+        """Seconds that an image takes at the edge server, in batches of so many rows: text + steps + refine + merge + code."""
+        return self.text_s + steps * self.batch_step_s(rows) + self.batch_refine_s(rows) + self.merge_s + self.code_s
 
     def es_share_s(self, steps: int, rows: int = 1) -> float:
         """Seconds that the edge server works on one image: of a batch of so many rows its share."""
@@ -164,6 +173,8 @@ def to_measure() -> str:
         return "again, as its profile does not tell what cleaning takes"
     if own.name == BY_ITSELF and not own.code_first_s and load(SERVER).code_first_s:
         return "again, as its profile does not tell what can run while parts cross"
+    if own.name == BY_ITSELF and not own.refine_s and load(SERVER).refine_s:
+        return "again, as its profile does not tell what refining takes"
     return "again, as it was busy the last time" if own.name == BY_ITSELF and own.load > BUSY >= load_a_core() else ""
 
 

@@ -143,6 +143,8 @@ class Sampler:
         grid = flow_map.times(steps, backbone.config.time_shift)
         drawn = {"generator": torch.Generator().manual_seed(seeds[0])} if self.renoised else {}
         end = list(self.solver(lambda z, s, t: backbone.velocity(z, s, t, condition, self.skipped), z, grid, **drawn))[-1]
+        if backbone.refiner is None:
+            return end
         fresh = torch.cat([noise_of(backbone.latent_shape, seed, 1) for seed in seeds]).to(backbone.device)
         return backbone.refined(end, fresh, torch.full((len(z),), grid[-2], device=z.device), condition)
 

@@ -93,8 +93,7 @@ def step_of(backbone: Backbone, rows: int, *, last: bool = False) -> Callable[[]
 
 def _refine_s(backbone: Backbone, step_s: float, repeats: int) -> float:
     """By how many seconds the last step takes longer than one of `step_s`, where a backbone has a refiner."""
-    refines = getattr(backbone, "refiner", None) is not None
-    return max(median_s(step_of(backbone, 1, last=True), repeats) - step_s, 0.0) if refines else 0.0
+    return max(median_s(step_of(backbone, 1, last=True), repeats) - step_s, 0.0) if backbone.spec.refines else 0.0
 
 
 def fixed_share(alone_s: float, batch_s: float) -> float:

@@ -132,7 +132,7 @@ def _crossed(sent: Transmission, link: Link, rng: np.random.Generator, outcomes:
             coded_db.append(None)
             continue
         times.append(delivery.latency_s)
-        error_and_db = outcomes.errors_of(delivery.received) if delivery.parts_lost else outcomes.whole
+        error_and_db = outcomes.whole if delivery.received.payload == sent.payload else outcomes.errors_of(delivery.received)
         errors.append(error_and_db[0])
         coded_db.append(error_and_db[1])
     delivered = 1 - coded_db.count(None) / AIR_DRAWS
@@ -158,7 +158,9 @@ def measure(
     model = judge.load() if isinstance(backbone, EmbeddedBackbone) else None
     recipe = {"receiver": transmitter.codec.fingerprint, "backbone": _mark(backbone)[:16], "steps": steps, "snrs_db": SNRS_DB}
     if link_of is not RadioLink:
-        recipe["link"] = repr(link_of(SNRS_DB[0]))
+        recipe["link"] = link = repr(link_of(SNRS_DB[0]))
+        if " at 0x" in link:
+            raise InputError("give the link a repr that tells its fields, such as a dataclass's: finished prompts are kept with it")
     with run_folder.held(work, {**recipe, "air_draws": AIR_DRAWS, "codings": [list(pair) for pair in codings(backbone.spec.merge_ratios)]}):
         for i, text in enumerate(prompts):
             name = f"prompt-{i:05d}"

@@ -25,6 +25,7 @@ from megen.words import left_out
 
 ASSETS = Path(__file__).parent.parent / "assets"
 STEM = "backbone"
+FLOW = ("text.", "denoiser.", "latent_")  # names of the tensors that decide where steps end
 PREVIEW_PX = 8  # of a token's side
 
 
@@ -57,6 +58,7 @@ class EmbeddedBackbone(nn.Module):
         super().__init__()
         self.config = config
         self.digest = ""  # of the weights, where they were loaded
+        self.flow_digest = ""  # of those that decide where the flow map's steps end
         self.text = TextEncoder(config.text)
         self.denoiser = Denoiser(config.denoiser)
         self.autoencoder = Autoencoder(config.autoencoder)
@@ -202,7 +204,9 @@ def save(backbone: EmbeddedBackbone, folder: Path, extra: dict[str, Any]) -> lis
     """Write a backbone in half precision, with its configuration and provenance; its refiner, where it has one, in a file of its own."""
     halves = {k: v.half() for k, v in backbone.state_dict().items() if not k.startswith("refiner.")}
     if backbone.refiner is not None:
-        refiner.save(backbone.refiner, folder, extra)
+        refiner.save(backbone.refiner, folder, {})
+    else:
+        (folder / refiner.FILE).unlink(missing_ok=True)  # one of the weights that lay there
     about = {"format": "megen-backbone-1", "config": asdict(backbone.config), **extra}
     return weights.save_sharded(halves, folder, STEM, about)
 
@@ -229,10 +233,14 @@ def load(name_or_path: str, device: str = "cpu", quick: bool = False) -> Embedde
         raise weights.WeightsError(f"{folder} was not written by megen train")
     backbone = EmbeddedBackbone(_config(about["config"]))
     weights.load_into(backbone, tensors, str(folder))
-    if found := refiner.load(folder):
+    backbone.flow_digest = weights.digest("", {k: v for k, v in tensors.items() if k.startswith(FLOW)})[:16]
+    if found := refiner.load(folder, backbone.flow_digest):
         backbone.refiner, drawing = found
-        if (has := backbone.refiner.config.channels, backbone.refiner.config.pooled_width) != (wanted := backbone.refined_widths):
-            raise weights.WeightsError(f"{folder / refiner.FILE} is for channels and pooled width {has}, the backbone has {wanted}")
+        has = backbone.refiner.config.channels, backbone.refiner.config.pooled_width
+        if has != backbone.refined_widths:
+            raise weights.WeightsError(
+                f"{folder / refiner.FILE} is for channels and pooled width {has}, the backbone has {backbone.refined_widths}"
+            )
         tensors |= {f"refiner.{name}": tensor for name, tensor in drawing.items()}
     backbone.digest = weights.digest("", tensors)[:16]
     place(backbone, device).eval()

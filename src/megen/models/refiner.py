@@ -19,9 +19,12 @@ from torch import Tensor, nn
 
 from megen.models import weights
 from megen.models.denoiser import N_FREQUENCIES, N_PLACES, coordinates, each_row, frequencies
+from megen.types import InputError, check_number
 
 FILE = "refiner.safetensors"
 FORMAT = "megen-refiner-1"
+MOST_WIDTH, MOST_EVALUATIONS = 4096, 64
+SEEN = (1 / 3, 0.85)  # times of last steps that it is trained at; another is taken as the nearest
 EARLY = 1.5  # power of the times: the first steps are small, as they decide what stands where
 
 
@@ -36,6 +39,10 @@ class RefinerConfig:
     condition_width: int = 256
     evaluations: int = 4
 
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            check_number(name, value, 1, MOST_EVALUATIONS if name == "evaluations" else MOST_WIDTH, whole=True)
+
 
 class Refiner(nn.Module):
     """The residual of a latent, estimated from a state on its path, the flow map's end and what that ended from."""
@@ -43,6 +50,7 @@ class Refiner(nn.Module):
     def __init__(self, config: RefinerConfig) -> None:
         super().__init__()
         self.config = config
+        self.about: dict[str, Any] = {}  # where its weights come from, as its file says
         channels, width, cond = config.channels, config.width, config.condition_width
         self.register_buffer("scale", torch.ones(channels))  # of the residual, root mean square of each channel
         self.scale: Tensor
@@ -78,7 +86,7 @@ class Refiner(nn.Module):
         self, y: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], source: Float[Tensor, "b"], pooled: Float[Tensor, "b e"]
     ) -> Float[Tensor, "b c h w"]:
         """y with the residual that the noise leads to."""
-        r, count = noise, self.config.evaluations
+        r, count, source = noise, self.config.evaluations, source.clamp(*SEEN)
         for t, u in itertools.pairwise((k / count) ** EARLY for k in range(count + 1)):
             end = self(r, y, torch.full((len(y),), t, device=y.device), source, pooled)
             r = r + (u - t) / (1 - t) * (end - r)
@@ -119,14 +127,17 @@ class Block(nn.Module):
 
 
 def save(refiner: Refiner, folder: Path, extra: dict[str, Any]) -> Path:
-    """Write the weights in half precision, with their shape and provenance."""
+    """Write the weights in half precision, with their shape and provenance: its own, and `extra`."""
     tensors = {name: tensor.half() for name, tensor in refiner.state_dict().items()}
-    weights.write_safely(tensors, folder / FILE, {"format": FORMAT, "config": asdict(refiner.config), **extra})
+    weights.write_safely(tensors, folder / FILE, {**refiner.about, "format": FORMAT, "config": asdict(refiner.config), **extra})
     return folder / FILE
 
 
-def load(folder: Path) -> tuple[Refiner, dict[str, Tensor]] | None:
-    """What `save` wrote into a backbone's folder, and its tensors; None where it has none. Errors: weights.WeightsError."""
+def load(folder: Path, flow_map: str) -> tuple[Refiner, dict[str, Tensor]] | None:
+    """What `save` wrote into the folder of a backbone whose `flow_digest` is given, and its tensors; None where it has none.
+
+    Errors: weights.WeightsError, also where it was trained for another flow map.
+    """
     path = folder / FILE
     if not path.is_file():
         return None
@@ -135,7 +146,10 @@ def load(folder: Path) -> tuple[Refiner, dict[str, Tensor]] | None:
         raise weights.WeightsError(f"{path} was not written by megen train refiner")
     try:
         refiner = Refiner(RefinerConfig(**about["config"]))
-    except TypeError as error:
+    except (TypeError, InputError) as error:
         raise weights.WeightsError(f"{path} is of another version ({error}): train it again") from error
+    if about.get("flow_map", flow_map) != flow_map:
+        raise weights.WeightsError(f"{path} is the refiner of another flow map: remove it, or train one with megen train refiner")
     weights.load_into(refiner, tensors, str(path))
+    refiner.about = about
     return refiner.eval(), tensors

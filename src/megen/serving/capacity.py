@@ -101,7 +101,7 @@ def simulate(
         if not batch:
             idle.append(engine)
             return
-        refined_s = server.refine_s * sum(left[number] == 1 for number in batch)
+        refined_s = server.batch_refine_s(sum(left[number] == 1 for number in batch))
         taken_s = (step_s[len(batch)] + refined_s) * spread[batch[0]] + (joined * before_s if shared else 0.0)
         busy_s, row_steps, step_count = busy_s + taken_s, row_steps + len(batch), step_count + 1
         heapq.heappush(boundaries, (max(now_s, free_s[engine]) + taken_s, engine))
@@ -165,7 +165,7 @@ def engines_for(load: Load, late: float, server: DeviceProfile, phone: DevicePro
     def tried(engines: int) -> Forecast:
         return forecast(load, engines, server, phone, **options)
 
-    work_s = server.step_s * float(np.average(load.steps, weights=load.shares)) * (1 - server.batch_fixed) + server.refine_s
+    work_s = (server.step_s * float(np.average(load.steps, weights=load.shares)) + server.refine_s) * (1 - server.batch_fixed)
     high = max(1, int(load.requests_an_hour / 3600 * work_s))
     while (found := tried(high)).late > late:
         if high >= MOST_ENGINES:

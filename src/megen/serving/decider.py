@@ -133,7 +133,7 @@ class Decider:
         if len(self._recent) < LEAST_RECENT:
             return 0, 0
         server = controller.server
-        lone = np.array([steps * server.batch_step_s(rows) + server.refine_s for steps, rows, _ in self._recent])
+        lone = np.array([steps * server.batch_step_s(rows) + server.batch_refine_s(rows) for steps, rows, _ in self._recent])
         ratios = np.array([taken_s for *_, taken_s in self._recent]) / np.maximum(lone, 1e-9)
         median = float(np.median(ratios))
         spread = NORMAL_DEVIATION * float(np.median(np.abs(ratios - median))) / median
@@ -170,7 +170,7 @@ class Decider:
             change = longer - ALPHA if decided.fits else -ALPHA * UNPROMISED * (not longer)
             self.margin = min(max(self.margin + MISSED * change, 0.0), MOST_MARGIN)
         controller = None if self.policy is None else self._controller(None, streams=decided.streams)
-        beside_s = 0.0 if controller is None else controller.server.es_s(0) - float(controller.overlap_s(air_s))
+        beside_s = 0.0 if controller is None else controller.server.beside_s - float(controller.overlap_s(air_s))
         self._rest_s.append(latency_s - stages_s - air_s - beside_s)
 
 

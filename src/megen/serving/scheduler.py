@@ -99,7 +99,7 @@ class Scheduler(Generic[T]):
             raise self._busy(missing)
 
     def _busy(self, missing: int = 1) -> BusyError:
-        """That so many places are missing: a request leaves one about as often as the work of one is done."""
+        """`missing` places are needed; one is freed about as often as the work of one request is done."""
         waiting = len(self._queue)
         return BusyError(waiting, max(1.0, missing * self.backlog_s() / max(1, waiting)))
 

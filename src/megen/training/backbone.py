@@ -274,6 +274,7 @@ def finish_receiver(folder: Path, data: LatentSet, plan: Plan, device: torch.dev
     priors.save(prior, folder, {"steps": plan.receiver_steps, **provenance()})
     config = replace(backbone.config, restorer=plan.restorer)
     whole = EmbeddedBackbone(config)
+    whole.refiner = backbone.refiner
     whole.load_state_dict({**backbone.cpu().state_dict(), **whole.restorer.state_dict(prefix="restorer.")})
     model = restorer_training.train(latents, prior, config.restorer, plan.folder, device, steps=plan.receiver_steps)
     whole.restorer.load_state_dict(model.cpu().state_dict())

@@ -33,11 +33,11 @@ from megen.training.latents import LatentSet
 from megen.training.restorer import optimisers_of
 from megen.types import check_number
 
-HIDES = 1 / 3  # time whose noise hides small things
+HIDES = refining.SEEN[0]  # time whose noise hides small things
 COUNTS = {2: 0.2, 4: 0.5, 8: 0.2, 12: 0.1}  # how often each number of steps ends a path
 SHARD = 256  # paths in a file
 CHUNK = 64  # paths that are made at once
-LATEST = 0.98  # time of a training state: the last evaluation is at 1 - 1/evaluations
+LATEST = 0.98  # time of a training state: the last of `MOST_EVALUATIONS` begins before
 UNPROMPTED = 0.1  # share of rows that see no prompt
 FLOOR = 0.1  # of 1 - t in the weight of a row
 CHECKPOINT = "refiner.checkpoint.safetensors"
@@ -64,9 +64,8 @@ class RefinerRecipe:
 
 
 def way(steps: int, shift: float) -> tuple[float, ...]:
-    """The times of a sampler of so many steps from the last one on whose noise hides small things."""
-    grid = flow_map.times(steps, shift)
-    return tuple(grid[max(k for k, t in enumerate(grid[:-1]) if t <= HIDES + 1e-6) :])
+    """The times of a sampler of so many steps after the one whose noise hides small things, and that one first."""
+    return HIDES, *(t for t in flow_map.times(steps, shift) if t > HIDES + 1e-6)
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class Paths:
 
 def paths(backbone: EmbeddedBackbone, data: LatentSet, count: int, seed: int, folder: Path) -> Paths:
     """`count` paths over latents drawn from `data`; shards of this backbone in `folder` are kept. Errors: InputError on others."""
-    made_from = f"{backbone.digest}, {len(data)} latents, seed {seed}"
+    made_from = f"{backbone.flow_digest}, {len(data)} latents, seed {seed}"
     folder.mkdir(parents=True, exist_ok=True)
     for k, _ in loop.progress(0, -(-count // SHARD), f"paths ({SHARD} each)"):
         file = folder / f"paths-{k:05d}.safetensors"
@@ -133,7 +132,7 @@ def train(recipe: RefinerRecipe, config: RefinerConfig, backbone: EmbeddedBackbo
     net.scale.copy_(residual)
     average = copy.deepcopy(net)
     ema, optimisers = loop.Average(net, average, recipe.ema), optimisers_of(net, recipe.lr, bf16)
-    about = {"recipe": asdict(recipe), "config": asdict(config), "backbone": backbone.digest}
+    about = {"recipe": asdict(recipe), "config": asdict(config), "flow_map": backbone.flow_digest}
     path, done = folder / CHECKPOINT, 0
     if path.is_file():
         done = int(loop.load_checkpoint(path, {"net": net, "average": average}, optimisers, about)["step"])
@@ -149,7 +148,8 @@ def train(recipe: RefinerRecipe, config: RefinerConfig, backbone: EmbeddedBackbo
             shown["loss"] = shown_loss.read()
         if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps:
             loop.save_checkpoint(path, {"net": net, "average": average}, optimisers, {"step": step + 1, "recipe": about, **provenance()})
-    return refining.save(average.cpu(), folder, {"recipe": about, **provenance()})
+    whose = {"flow_map": backbone.flow_digest} if backbone.flow_digest else {}  # one that lies in no file has no digest
+    return refining.save(average.cpu(), folder, {"recipe": about, **whose, **provenance()})
 
 
 def loss(net: Refiner, of: Paths, rows: int, generator: torch.Generator) -> Float[Tensor, ""]:
