@@ -64,8 +64,12 @@ def test_paths_begin_at_noise_over_true_latents_and_end_where_the_flow_map_leads
 
     with monkeypatch.context() as patch:
         patch.setattr(training, "velocity_of", to_nothing)
-        made = training.paths(tiny, data, 64, 0, tmp_path / "nothing")
+        made = training.paths(tiny, data, training.SHARD, 0, tmp_path / "nothing")
     assert made.end.abs().max() < 1e-2
+    before, source, _ = states[-1]  # rows of the longest ways, of the last ones that were made
+    last = slice(-training.CHUNK, None)
+    left = made.noise[last][made.source[last] == source[0]].float() * (1 - source[0])
+    torch.testing.assert_close(left, before.float(), atol=5e-3, rtol=1e-2)
     first, begun, _ = states[0]
     assert begun.tolist() == pytest.approx([1 / 3] * training.CHUNK)
     noise = (first - made.true.float()[: training.CHUNK] / 3) * 1.5
@@ -87,8 +91,8 @@ def test_it_draws_one_of_two_and_not_their_mean() -> None:
     """Where the truth is the end plus or minus one, the mean is the end itself: the refiner must choose."""
     generator = torch.Generator().manual_seed(0)
     sign = torch.randint(2, (256, 1, 1, 1), generator=generator).float() * 2 - 1
-    end = torch.randn(256, 8, 4, 4, generator=generator)
-    of = Paths((end + sign).half(), end.half(), torch.full((256,), 0.6), torch.zeros(256, 64).half())
+    end, noise = torch.randn(2, 256, 8, 4, 4, generator=generator)
+    of = Paths((end + sign).half(), end.half(), noise.half(), torch.full((256,), 0.6), torch.zeros(256, 64).half())
     torch.manual_seed(0)
     net = Refiner(SMALL)
     optimisers = optimisers_of(net, 5e-3, bf16=False)

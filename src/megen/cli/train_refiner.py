@@ -25,7 +25,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     r.add_argument("--lr", type=float, default=2e-3, help="(default: %(default)s)")
     r.add_argument("--scenes", type=int, default=6144, help="scenes to render, every third a starry night (default: %(default)s)")
     r.add_argument("--paths", type=int, default=12288, help="of the flow map over their latents (default: %(default)s)")
-    r.add_argument("--width", type=int, default=96, help="of its layers (default: %(default)s)")
+    r.add_argument("--width", type=int, default=128, help="of its layers (default: %(default)s)")
     r.add_argument("--blocks", type=int, default=4, help="(default: %(default)s)")
     r.add_argument("--evaluations", type=int, default=4, help="of the net for each picture (default: %(default)s)")
     r.add_argument("--save-every", type=int, default=200, help="steps between checkpoints (default: %(default)s)")

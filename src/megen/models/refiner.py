@@ -34,7 +34,7 @@ class RefinerConfig:
 
     channels: int = 32
     pooled_width: int = 384
-    width: int = 96
+    width: int = 128
     blocks: int = 4
     condition_width: int = 256
     evaluations: int = 4

@@ -2,6 +2,10 @@
 
 The noise hides small things, and leaves the composition. So the flow map's end has the mixtures of its own making, at places that say
 nothing of where the true latent has its small things: the refiner learns to draw these from noise, and to keep the rest.
+
+The noise of a pair is what the path's end leaves of the state before it. It is as good as normal, so that noise drawn afresh can take
+its place when pictures are made. But it belongs to the pair's true latent, more than any other noise does, and so the flow from noise
+to residuals is straighter: few evaluations draw as many small things as there should be, where they drew half of them without it.
 """
 
 from __future__ import annotations
@@ -70,10 +74,12 @@ def way(steps: int, shift: float) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Paths:
-    """True latents and ends of paths [n, c, h, w], the times at which the last steps began [n], and the prompts' vectors [n, e]."""
+    """True latents, ends of paths and the noise that they leave of the states before them [n, c, h, w], the times of these states [n],
+    and the prompts' vectors [n, e]."""
 
     true: Tensor
     end: Tensor
+    noise: Tensor
     source: Tensor
     pooled: Tensor
 
@@ -110,12 +116,16 @@ def _chunk(backbone: EmbeddedBackbone, data: LatentSet, rng: np.random.Generator
     times = torch.tensor([[w[min(j, len(w) - 1)] for j in range(longest)] for w in ways], device=device)
     condition = encoded(backbone.text, backbone.text.tokenise(captions).to(device))
     z = flow_map.interpolate(true, noise, times[:, 0])
+    before = z.clone()
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16_pays(device)):
         for s, t in itertools.pairwise(times.T):
             if (moves := t > s).any():
+                before[moves] = z[moves]
                 z[moves] = flow_map.step(velocity_of(backbone.denoiser, condition.rows(moves)), z[moves], s[moves], t[moves])
     source = torch.tensor([w[-2] for w in ways])
-    return Paths(true.half().cpu(), z.half().cpu(), source, condition.pooled.half().cpu())
+    share = source.to(device)[:, None, None, None]
+    left = (before - share * z) / (1 - share)
+    return Paths(true.half().cpu(), z.half().cpu(), left.half().cpu(), source, condition.pooled.half().cpu())
 
 
 def train(recipe: RefinerRecipe, config: RefinerConfig, backbone: EmbeddedBackbone, data: LatentSet, folder: Path) -> Path:
@@ -158,8 +168,7 @@ def loss(net: Refiner, of: Paths, rows: int, generator: torch.Generator) -> Floa
     index = torch.randint(len(of), (rows,), generator=generator)
     t = (LATEST * torch.rand(rows, generator=generator)).to(device)
     seen = (torch.rand(rows, 1, generator=generator) >= UNPROMPTED).to(device)
-    true, end, pooled = (part[index].to(device).float() for part in (of.true, of.end, of.pooled))
-    noise = torch.randn(true.shape, generator=generator).to(device)
+    true, end, noise, pooled = (part[index].to(device).float() for part in (of.true, of.end, of.noise, of.pooled))
     residual = ((true - end) / net.scale[:, None, None]).contiguous(memory_format=torch.channels_last)
     state = flow_map.interpolate(residual, noise, t)
     made = net(state, end, t, of.source[index].to(device), pooled * seen)
