@@ -98,9 +98,9 @@ def test_it_lies_beside_the_weights_and_counts_for_what_pictures_come_from(tmp_p
     after = embedded.load(str(tmp_path))
     assert after.digest != before.digest
     assert after.spec.refines
-    times = [flow_map.times(2, 2.0)]
+    times = flow_map.times(2, 2.0)
     with torch.inference_mode():
-        first, second = (denoise.sample(b, b.condition(["a cabin"]), [1], times[0]) for b in (after, embedded.load(str(tmp_path))))
+        first, second = (denoise.sample(b, b.condition(["a cabin"]), [1], times) for b in (after, embedded.load(str(tmp_path))))
     torch.testing.assert_close(first, second)
     embedded.save(after, tmp_path / "copy", {})
     assert embedded.load(str(tmp_path / "copy")).digest == after.digest
@@ -148,7 +148,7 @@ def test_a_refiner_of_another_flow_map_is_refused_and_one_of_the_same_keeps_what
     assert embedded.load(str(tmp_path / "copy")).refiner is None
 
 
-def test_one_step_is_refined_as_the_earliest_that_was_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_step_is_refined_as_the_earliest_that_was_trained() -> None:
     net, (y, noise, _, pooled) = small(), ends()
     with torch.inference_mode():
         first, second = (net.draw(y, noise, torch.full((3,), source), pooled) for source in (0.0, 1 / 3))

@@ -96,15 +96,7 @@ def load(folder: Path) -> PhoneDenoiser | None:
     path = folder / FILE
     if not path.is_file():
         return None
-    tensors, about = weights.read(path)
-    fields = about.get("config")
-    if about.get("format") != FORMAT or not isinstance(fields, dict):
-        raise weights.WeightsError(f"{path} was not written by megen train denoiser")
-    try:
-        shape: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-        config = PhoneDenoiserConfig(**shape)
-    except TypeError as error:
-        raise weights.WeightsError(f"{path} is of another version ({error}): train it again") from error
+    config, tensors, _ = weights.read_shaped(path, FORMAT, PhoneDenoiserConfig, "megen train denoiser")
     denoiser = PhoneDenoiser(config)
     weights.load_into(denoiser, tensors, str(path))
     return denoiser.eval()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from megen.models import weights
 from megen.models.denoiser import N_FREQUENCIES, N_PLACES, coordinates, each_row, frequencies
-from megen.types import InputError, check_number
+from megen.types import check_number
 
 FILE = "refiner.safetensors"
 FORMAT = "megen-refiner-1"
@@ -141,13 +141,8 @@ def load(folder: Path, flow_map: str) -> tuple[Refiner, dict[str, Tensor]] | Non
     path = folder / FILE
     if not path.is_file():
         return None
-    tensors, about = weights.read(path)
-    if about.get("format") != FORMAT or not isinstance(about.get("config"), dict):
-        raise weights.WeightsError(f"{path} was not written by megen train refiner")
-    try:
-        refiner = Refiner(RefinerConfig(**about["config"]))
-    except (TypeError, InputError) as error:
-        raise weights.WeightsError(f"{path} is of another version ({error}): train it again") from error
+    config, tensors, about = weights.read_shaped(path, FORMAT, RefinerConfig, "megen train refiner")
+    refiner = Refiner(config)
     if about.get("flow_map", flow_map) != flow_map:
         raise weights.WeightsError(f"{path} is the refiner of another flow map: remove it, or train one with megen train refiner")
     weights.load_into(refiner, tensors, str(path))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,6 +19,9 @@ from megen.errors import InputError
 from megen.files import replacing, to_json
 
 SHARD_BYTES = 15 * 2**20
+
+
+C = TypeVar("C")
 
 
 class WeightsError(InputError):
@@ -162,6 +165,19 @@ def places(files: Sequence[Path]) -> dict[str, Place]:
                 start, end = entry["data_offsets"]
                 result[key] = Place(path, 8 + length + start, end - start)
     return result
+
+
+def read_shaped(path: Path, kind: str, shape_of: Callable[..., C], command: str) -> tuple[C, dict[str, Tensor], dict[str, Any]]:
+    """The shape, the tensors and all metadata of a net's file of that format. Errors: WeightsError where `command` did not write it."""
+    tensors, about = read(path)
+    fields = about.get("config")
+    if about.get("format") != kind or not isinstance(fields, dict):
+        raise WeightsError(f"{path} was not written by {command}")
+    try:
+        shape = shape_of(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    except (TypeError, InputError) as error:
+        raise WeightsError(f"{path} is of another version ({error}): train it again") from error
+    return shape, tensors, about
 
 
 def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
