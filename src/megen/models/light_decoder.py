@@ -107,14 +107,11 @@ def save(receiver: LightReceiver, folder: Path, extra: dict[str, Any]) -> Path:
 
 def load(folder: Path) -> LightReceiver:
     """Read what `save` wrote. Errors: weights.WeightsError."""
-    tensors, about = weights.read(folder / FILE)
-    config = about.get("config")
-    if about.get("format") != FORMAT or not isinstance(config, dict):
-        raise weights.WeightsError(f"{folder / FILE} was not written by megen train decoder")
-    try:
-        shape = {**config, "widths": tuple(config["widths"]), "blocks": tuple(config["blocks"])}
-        receiver = LightReceiver(LightDecoderConfig(**{**shape, "restorer": RestorerConfig(**config["restorer"])}))
-    except (KeyError, TypeError) as error:
-        raise weights.WeightsError(f"{folder / FILE} is of another version ({error}): train it again") from error
+
+    def shape_of(restorer: dict[str, Any], **others: Any) -> LightDecoderConfig:
+        return LightDecoderConfig(**others, restorer=RestorerConfig(**restorer))
+
+    config, tensors, _ = weights.read_shaped(folder / FILE, FORMAT, shape_of, "megen train decoder")
+    receiver = LightReceiver(config)
     weights.load_into(receiver, tensors, str(folder / FILE))
     return receiver.eval()
