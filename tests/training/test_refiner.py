@@ -158,3 +158,16 @@ def test_the_command_refuses_what_is_no_flow_map(tiny_folder: Path, tmp_path: Pa
         assert main(["train", "refiner", "--out", str(tmp_path / "x"), f"--{option}", value]) == 2
         assert f"{option} must" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+def test_it_trains_on_from_a_file_of_the_same_shape(tiny: EmbeddedBackbone, data: LatentSet, tmp_path: Path) -> None:
+    first = training.train(RECIPE, SMALL, tiny, data, tmp_path / "first")
+    few = replace(RECIPE, steps=1, lr=1e-9)
+    second = training.train(few, SMALL, tiny, data, tmp_path / "second", first)
+    before, after = (weights.read(path)[0] for path in (first, second))
+    for name in before:
+        torch.testing.assert_close(before[name], after[name], atol=2e-3, rtol=2e-3)
+    with pytest.raises(InputError, match="from is"):
+        training.train(few, SMALL, tiny, data, tmp_path / "second")
+    with pytest.raises(InputError, match="has width 16, and 24 is asked for"):
+        training.train(few, replace(SMALL, width=24), tiny, data, tmp_path / "third", first)

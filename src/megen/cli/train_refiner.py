@@ -19,6 +19,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     r.set_defaults(run=run)
     r.add_argument("--backbone", default="scenes", metavar="NAME|PATH", help="whose steps (default: %(default)s)")
+    r.add_argument("--from", dest="start", type=Path, metavar="FILE", help="a refiner of the same width and blocks to train on from")
     r.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="latents, paths, checkpoints and the weights")
     r.add_argument("--steps", type=int, default=8000, help="(default: %(default)s)")
     r.add_argument("--batch", type=int, default=16, help="(default: %(default)s)")
@@ -43,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
     from megen.models.refiner import RefinerConfig
     from megen.scenes.splits import SHARPENING_SEED
     from megen.training import latents
-    from megen.training.refiner import RefinerRecipe, train
+    from megen.training.refiner import RefinerRecipe, begun, started_from, train
 
     output.bounded("--scenes", args.scenes, 2, 10**6)
     recipe = RefinerRecipe(args.steps, args.batch, args.lr, args.paths, save_every=args.save_every, seed=args.seed)
@@ -54,10 +55,11 @@ def run(args: argparse.Namespace) -> None:
     if backbone.config.image_px[0] != backbone.config.image_px[1]:
         raise InputError(f"{args.backbone} makes pictures of {backbone.config.image_px} px, and scenes are square")
     config = RefinerConfig(*backbone.refined_widths, args.width, args.blocks, evaluations=args.evaluations)
+    begun(config, args.start)
     backbone.refiner = None
-    about = {"flow_map": backbone.flow_digest, "recipe": vars(recipe), "config": vars(config), "scenes": args.scenes}
+    about = {"flow_map": backbone.flow_digest, "recipe": vars(recipe), "config": vars(config), "scenes": args.scenes, **started_from(args.start)}
     with run_folder.held(args.out, about):
         side, workers = backbone.config.image_px[0], max(1, os.cpu_count() or 1)
         folder = args.out / "latents"
         latents.cache_scenes(backbone.autoencoder, SHARPENING_SEED, args.scenes, side, folder, device, workers)
-        print(train(recipe, config, backbone, latents.load(folder, args.scenes), args.out))
+        print(train(recipe, config, backbone, latents.load(folder, args.scenes), args.out, args.start))

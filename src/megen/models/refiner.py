@@ -141,10 +141,16 @@ def load(folder: Path, flow_map: str) -> tuple[Refiner, dict[str, Tensor]] | Non
     path = folder / FILE
     if not path.is_file():
         return None
+    refiner, tensors = read(path)
+    if refiner.about.get("flow_map", flow_map) != flow_map:
+        raise weights.WeightsError(f"{path} is the refiner of another flow map: remove it, or train one with megen train refiner")
+    return refiner, tensors
+
+
+def read(path: Path) -> tuple[Refiner, dict[str, Tensor]]:
+    """The refiner of any flow map that `save` wrote into that file, and its tensors. Errors: weights.WeightsError."""
     config, tensors, about = weights.read_shaped(path, FORMAT, RefinerConfig, "megen train refiner")
     refiner = Refiner(config)
-    if about.get("flow_map", flow_map) != flow_map:
-        raise weights.WeightsError(f"{path} is the refiner of another flow map: remove it, or train one with megen train refiner")
     weights.load_into(refiner, tensors, str(path))
     refiner.about = about
     return refiner.eval(), tensors

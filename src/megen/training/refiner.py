@@ -22,6 +22,7 @@ from torch import Tensor
 
 from megen import run_folder
 from megen.diffusion import flow_map
+from megen.errors import InputError
 from megen.models import refiner as refining
 from megen.models import weights
 from megen.models.embedded import EmbeddedBackbone
@@ -128,21 +129,24 @@ def _chunk(backbone: EmbeddedBackbone, data: LatentSet, rng: np.random.Generator
     return Paths(true.half().cpu(), z.half().cpu(), left.half().cpu(), source, condition.pooled.half().cpu())
 
 
-def train(recipe: RefinerRecipe, config: RefinerConfig, backbone: EmbeddedBackbone, data: LatentSet, folder: Path) -> Path:
+def train(
+    recipe: RefinerRecipe, config: RefinerConfig, backbone: EmbeddedBackbone, data: LatentSet, folder: Path, start: Path | None = None
+) -> Path:
     """Train (or resume from `folder`) the refiner of a backbone on `data`; returns the file of its averaged weights.
 
-    The loss is |r - net(r_t)|^2 / (1 - t + FLOOR)^2, about that of a velocity. Errors: InputError on a folder of another recipe.
+    It begins as the one of the file `start`, of the same shape, where one is given. The loss is |r - net(r_t)|^2 / (1 - t + FLOOR)^2,
+    about that of a velocity. Errors: InputError on a folder of another recipe, and on a start of another shape.
     """
     device, bf16 = backbone.device, bf16_pays(backbone.device)
     of = paths(backbone, data, recipe.paths, recipe.seed, folder / "paths")
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
-        net = place(Refiner(config), device)
+        net = place(begun(config, start), device)
     residual = (of.true[:: max(1, len(of) // 2048)].float() - of.end[:: max(1, len(of) // 2048)].float()).square().mean((0, 2, 3)).sqrt()
     net.scale.copy_(residual)
     average = copy.deepcopy(net)
     ema, optimisers = loop.Average(net, average, recipe.ema), optimisers_of(net, recipe.lr, bf16)
-    about = {"recipe": asdict(recipe), "config": asdict(config), "flow_map": backbone.flow_digest}
+    about = {"recipe": asdict(recipe), "config": asdict(config), "flow_map": backbone.flow_digest, **started_from(start)}
     path, done = folder / CHECKPOINT, 0
     if path.is_file():
         done = int(loop.load_checkpoint(path, {"net": net, "average": average}, optimisers, about)["step"])
@@ -160,6 +164,24 @@ def train(recipe: RefinerRecipe, config: RefinerConfig, backbone: EmbeddedBackbo
             loop.save_checkpoint(path, {"net": net, "average": average}, optimisers, {"step": step + 1, "recipe": about, **provenance()})
     whose = {"flow_map": backbone.flow_digest} if backbone.flow_digest else {}  # one that lies in no file has no digest
     return refining.save(average.cpu(), folder, {"recipe": about, **whose, **provenance()})
+
+
+def begun(config: RefinerConfig, start: Path | None) -> Refiner:
+    """The refiner of a file, to be trained on, or a new one. Errors: WeightsError; InputError where the file's has another shape."""
+    if start is None:
+        return Refiner(config)
+    net = refining.read(start)[0].float().train()
+    for name, value in asdict(config).items():
+        has = asdict(net.config)[name]
+        if has != value and name != "evaluations":
+            raise InputError(f"the refiner of {start} has {name} {has}, and {value} is asked for: give it the same")
+    net.config, net.about = config, {}
+    return net
+
+
+def started_from(start: Path | None) -> dict[str, str]:
+    """What a record says of the file that training began with."""
+    return {} if start is None else {"from": weights.digest("refiner", weights.read(start)[0])}
 
 
 def loss(net: Refiner, of: Paths, rows: int, generator: torch.Generator) -> Float[Tensor, ""]:
