@@ -57,8 +57,8 @@ def run(args: argparse.Namespace) -> None:
     config = RefinerConfig(*backbone.refined_widths, args.width, args.blocks, evaluations=args.evaluations)
     begun(config, args.start)
     backbone.refiner = None
-    about = {"flow_map": backbone.flow_digest, "recipe": vars(recipe), "config": vars(config), "scenes": args.scenes, **started_from(args.start)}
-    with run_folder.held(args.out, about):
+    about = {"flow_map": backbone.flow_digest, "recipe": vars(recipe), "config": vars(config), "scenes": args.scenes}
+    with run_folder.held(args.out, {**about, **started_from(args.start)}):
         side, workers = backbone.config.image_px[0], max(1, os.cpu_count() or 1)
         folder = args.out / "latents"
         latents.cache_scenes(backbone.autoencoder, SHARPENING_SEED, args.scenes, side, folder, device, workers)
