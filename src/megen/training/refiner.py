@@ -43,6 +43,7 @@ COUNTS = {2: 0.2, 4: 0.5, 8: 0.2, 12: 0.1}  # how often each number of steps end
 SHARD = 256  # paths in a file
 CHUNK = 64  # paths that are made at once
 LATEST = 0.98  # time of a training state: the last of `MOST_EVALUATIONS` begins before
+NIGHTS = 0.5  # share of rows that are of starry nights: these have the most small things
 UNPROMPTED = 0.1  # share of rows that see no prompt
 FLOOR = 0.1  # of 1 - t in the weight of a row
 CHECKPOINT = "refiner.checkpoint.safetensors"
@@ -76,13 +77,22 @@ def way(steps: int, shift: float) -> tuple[float, ...]:
 @dataclass(frozen=True)
 class Paths:
     """True latents, ends of paths and the noise that they leave of the states before them [n, c, h, w], the times of these states [n],
-    and the prompts' vectors [n, e]."""
+    the prompts' vectors [n, e], and which are of starry nights [n]."""
 
     true: Tensor
     end: Tensor
     noise: Tensor
     source: Tensor
     pooled: Tensor
+    starry: Tensor
+
+    def drawn(self, rows: int, generator: torch.Generator) -> Tensor:
+        """Numbers of so many paths, a share `NIGHTS` of them of starry nights where there are any [rows]."""
+        nights = torch.nonzero(self.starry)[:, 0]
+        few = int(NIGHTS * rows) if len(nights) else 0
+        return torch.cat(
+            [nights[torch.randint(max(1, len(nights)), (few,), generator=generator)], torch.randint(len(self), (rows - few,), generator=generator)]
+        )
 
     def __len__(self) -> int:
         return len(self.source)
@@ -126,7 +136,8 @@ def _chunk(backbone: EmbeddedBackbone, data: LatentSet, rng: np.random.Generator
     source = torch.tensor([w[-2] for w in ways])
     share = source.to(device)[:, None, None, None]
     left = (before - share * z) / (1 - share)
-    return Paths(true.half().cpu(), z.half().cpu(), left.half().cpu(), source, condition.pooled.half().cpu())
+    starry = torch.tensor([isinstance(s, Scene) and s.stars == "stars" for s in sources])
+    return Paths(true.half().cpu(), z.half().cpu(), left.half().cpu(), source, condition.pooled.half().cpu(), starry)
 
 
 def train(
@@ -187,7 +198,7 @@ def started_from(start: Path | None) -> dict[str, str]:
 def loss(net: Refiner, of: Paths, rows: int, generator: torch.Generator) -> Float[Tensor, ""]:
     """The mean over `rows` rows of any paths, at any times."""
     device = net.scale.device
-    index = torch.randint(len(of), (rows,), generator=generator)
+    index = of.drawn(rows, generator)
     t = (LATEST * torch.rand(rows, generator=generator)).to(device)
     seen = (torch.rand(rows, 1, generator=generator) >= UNPROMPTED).to(device)
     true, end, noise, pooled = (part[index].to(device).float() for part in (of.true, of.end, of.noise, of.pooled))
