@@ -60,25 +60,6 @@ def test_a_net_that_knows_the_residual_draws_it_in_any_number_of_steps(evaluatio
     assert seen == pytest.approx([(k / evaluations) ** refiner.EARLY for k in range(evaluations)])
 
 
-@pytest.mark.parametrize("deviation", [0.7, 1.0, 2.0])
-def test_normal_residuals_are_drawn_with_their_own_deviation(deviation: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of normal residuals the flow is known: it leads noise n to deviation * n. Four Euler steps miss it by more."""
-
-    def mean(r: Tensor, y: Tensor, t: Tensor, source: Tensor, pooled: Tensor) -> Tensor:
-        s = t[:, None, None, None]
-        return s * deviation**2 / ((1 - s) ** 2 + (s * deviation) ** 2) * r
-
-    net, (y, noise, source, pooled) = small(), ends()
-    monkeypatch.setattr(net, "forward", mean)
-    r, ones = noise, torch.ones(len(y))
-    for k in range(net.config.evaluations):
-        t, u = ((j / net.config.evaluations) ** refiner.EARLY for j in (k, k + 1))
-        r = r + (u - t) / (1 - t) * (mean(r, y, t * ones, source, pooled) - r)
-    drawn = (net.draw(y, noise, source, pooled) - y) / net.scale[:, None, None]
-    assert net.config.evaluations == 4
-    assert (drawn / noise - deviation).abs().mean() < 0.75 * (r / noise - deviation).abs().mean()
-
-
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_a_row_does_not_depend_on_its_batch(precision: torch.dtype) -> None:
     """At the size that ships: torch takes other kernels for a lone row of a tiny convolution."""

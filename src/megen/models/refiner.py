@@ -2,13 +2,12 @@
 
 A flow map's last step ends at something like the mean of all latents that the noise still allows. Of a star that may stand in many
 places that mean is a smudge. What is missing is a residual: latent = y + scale * r, y the flow map's end. The refiner is an ordinary
-flow for r, given y: from noise (t = 0) to the residual (t = 1) on the straight path r_t = (1 - t) n + t r, in a few steps.
+flow for r, given y: from noise (t = 0) to the residual (t = 1) on the straight path r_t = (1 - t) n + t r, in a few Euler steps.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ EARLY = 1.5  # power of the times: the first steps are small, as they decide wha
 
 @dataclass(frozen=True)
 class RefinerConfig:
-    """Shape of the net, and in how many evaluations it draws."""
+    """Shape of the net, and in how many Euler steps it draws."""
 
     channels: int = 32
     pooled_width: int = 384
@@ -86,20 +85,11 @@ class Refiner(nn.Module):
     def draw(
         self, y: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], source: Float[Tensor, "b"], pooled: Float[Tensor, "b e"]
     ) -> Float[Tensor, "b c h w"]:
-        """y with the residual that the noise leads to.
-
-        Between two times the net's estimate e of the end is taken as a line through its last two values. With that the path has a closed
-        form: r_u = r_t + (u - t) / (1 - t) (e - r_t) + e' (u - t - (1 - u) log((1 - t) / (1 - u))). The first step has one value only, and
-        the last one takes its own.
-        """
+        """y with the residual that the noise leads to."""
         r, count, source = noise, self.config.evaluations, source.clamp(*SEEN)
-        before: tuple[float, Tensor] | None = None
         for t, u in itertools.pairwise((k / count) ** EARLY for k in range(count + 1)):
             end = self(r, y, torch.full((len(y),), t, device=y.device), source, pooled)
             r = r + (u - t) / (1 - t) * (end - r)
-            if before is not None and u < 1:
-                r = r + (end - before[1]) / (t - before[0]) * (u - t - (1 - u) * math.log((1 - t) / (1 - u)))
-            before = t, end
         return y + self.scale[:, None, None] * r
 
 
