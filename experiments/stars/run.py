@@ -102,7 +102,7 @@ def decoded(count: int, what: str, latent_of: Callable[[int], Tensor], ue: Recei
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--prompts", type=int, default=120)
-    parser.add_argument("--steps", type=int, nargs="+", default=(1, 4, 8))
+    parser.add_argument("--steps", type=int, nargs="+", default=(1, 4, 8, 12))
     parser.add_argument("--backbone", default="scenes")
     args = parser.parse_args()
     es, ue = halves(args.backbone)

@@ -78,6 +78,7 @@ def test_paths_begin_at_noise_over_true_latents_and_end_where_the_flow_map_leads
     made = training.paths(tiny, data, 300, 0, tmp_path)
     assert made.true.shape == made.end.shape == (300, 8, 8, 8)
     assert made.pooled.shape == (300, 64)
+    assert 0 < made.starry.float().mean() < 1
     files = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")}
     (tmp_path / "paths-00001.safetensors").unlink()
     again = training.paths(tiny, data, 300, 0, tmp_path)
@@ -87,12 +88,23 @@ def test_paths_begin_at_noise_over_true_latents_and_end_where_the_flow_map_leads
         training.paths(tiny, data, 300, 1, tmp_path)
 
 
+def test_half_of_the_rows_are_of_starry_nights() -> None:
+    nothing = torch.zeros(100, 8, 2, 2).half()
+    starry = torch.arange(100) % 10 == 0
+    of = Paths(nothing, nothing, nothing, torch.full((100,), 0.6), torch.zeros(100, 64).half(), starry)
+    generator = torch.Generator().manual_seed(0)
+    assert starry[of.drawn(1000, generator)].sum() == pytest.approx(550, abs=30)  # of the other half a tenth
+    assert (of.drawn(4000, generator).bincount(minlength=100) > 0).all()
+    none = replace(of, starry=torch.zeros(100).bool())
+    assert none.drawn(16, generator).max() < 100
+
+
 def test_it_draws_one_of_two_and_not_their_mean() -> None:
     """Where the truth is the end plus or minus one, the mean is the end itself: the refiner must choose."""
     generator = torch.Generator().manual_seed(0)
     sign = torch.randint(2, (256, 1, 1, 1), generator=generator).float() * 2 - 1
     end, noise = torch.randn(2, 256, 8, 4, 4, generator=generator)
-    of = Paths((end + sign).half(), end.half(), noise.half(), torch.full((256,), 0.6), torch.zeros(256, 64).half())
+    of = Paths((end + sign).half(), end.half(), noise.half(), torch.full((256,), 0.6), torch.zeros(256, 64).half(), torch.zeros(256).bool())
     torch.manual_seed(0)
     net = Refiner(SMALL)
     optimisers = optimisers_of(net, 5e-3, bf16=False)

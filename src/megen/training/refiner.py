@@ -91,7 +91,10 @@ class Paths:
         nights = torch.nonzero(self.starry)[:, 0]
         few = int(NIGHTS * rows) if len(nights) else 0
         return torch.cat(
-            [nights[torch.randint(max(1, len(nights)), (few,), generator=generator)], torch.randint(len(self), (rows - few,), generator=generator)]
+            [
+                nights[torch.randint(max(1, len(nights)), (few,), generator=generator)],
+                torch.randint(len(self), (rows - few,), generator=generator),
+            ]
         )
 
     def __len__(self) -> int:
