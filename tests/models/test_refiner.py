@@ -51,7 +51,7 @@ def test_a_net_that_knows_the_residual_draws_it_in_any_number_of_steps(evaluatio
     seen: list[float] = []
 
     def knows(r: Tensor, y: Tensor, t: Tensor, source: Tensor, pooled: Tensor) -> Tensor:
-        torch.testing.assert_close(r, flow_map.interpolate(residual, noise, t))  # the states lie on the straight path
+        torch.testing.assert_close(r, flow_map.interpolate(residual, refiner.NOISE * noise, t))  # the states lie on the straight path
         seen.append(float(t[0]))
         return residual
 

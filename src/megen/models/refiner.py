@@ -25,6 +25,7 @@ FILE = "refiner.safetensors"
 FORMAT = "megen-refiner-1"
 MOST_WIDTH, MOST_EVALUATIONS = 4096, 64
 SEEN = (1 / 3, 0.85)  # times of last steps that it is trained at; another is taken as the nearest
+NOISE = 1.05  # standard deviation that it draws from: few Euler steps lose some of it, and with it small things
 EARLY = 1.5  # power of the times: the first steps are small, as they decide what stands where
 
 
@@ -86,7 +87,7 @@ class Refiner(nn.Module):
         self, y: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], source: Float[Tensor, "b"], pooled: Float[Tensor, "b e"]
     ) -> Float[Tensor, "b c h w"]:
         """y with the residual that the noise leads to."""
-        r, count, source = noise, self.config.evaluations, source.clamp(*SEEN)
+        r, count, source = NOISE * noise, self.config.evaluations, source.clamp(*SEEN)
         for t, u in itertools.pairwise((k / count) ** EARLY for k in range(count + 1)):
             end = self(r, y, torch.full((len(y),), t, device=y.device), source, pooled)
             r = r + (u - t) / (1 - t) * (end - r)
