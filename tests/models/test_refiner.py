@@ -98,6 +98,9 @@ def test_it_lies_beside_the_weights_and_counts_for_what_pictures_come_from(tmp_p
     after = embedded.load(str(tmp_path))
     assert after.digest != before.digest
     assert after.spec.refines
+    refiner.save(small(config=replace(SMALL, evaluations=8)), tmp_path, {})
+    assert embedded.load(str(tmp_path)).digest not in (after.digest, before.digest)
+    refiner.save(small(), tmp_path, {})
     times = flow_map.times(2, 2.0)
     with torch.inference_mode():
         first, second = (denoise.sample(b, b.condition(["a cabin"]), [1], times) for b in (after, embedded.load(str(tmp_path))))

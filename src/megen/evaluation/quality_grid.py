@@ -177,7 +177,8 @@ def _mark(backbone: Backbone) -> str:
     if not isinstance(backbone, EmbeddedBackbone):
         return identity(backbone)
     nets = {k: v for k, v in backbone.state_dict().items() if k.startswith(("text.", "denoiser.", "refiner."))}
-    return weights.digest(repr(backbone.config), nets)
+    manner = f" {backbone.refiner.manner}" if backbone.refiner else ""
+    return weights.digest(repr(backbone.config) + manner, nets)
 
 
 def _airtimes(times: np.ndarray, kind: np.ndarray, per_half: int) -> tuple[np.ndarray, np.ndarray]:

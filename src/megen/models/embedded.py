@@ -242,7 +242,7 @@ def load(name_or_path: str, device: str = "cpu", quick: bool = False) -> Embedde
                 f"{folder / refiner.FILE} is for channels and pooled width {has}, the backbone has {backbone.refined_widths}"
             )
         tensors |= {f"refiner.{name}": tensor for name, tensor in drawing.items()}
-    backbone.digest = weights.digest("", tensors)[:16]
+    backbone.digest = weights.digest(backbone.refiner.manner if backbone.refiner else "", tensors)[:16]
     place(backbone, device).eval()
     if quick and bf16_pays(torch.device(device)):
         backbone.denoiser.bfloat16()

@@ -64,6 +64,11 @@ class Refiner(nn.Module):
         nn.init.zeros_(self.outward.weight)
         nn.init.zeros_(self.outward.bias)  # type: ignore[arg-type]
 
+    @property
+    def manner(self) -> str:
+        """How it draws, beside its weights: what pictures come from."""
+        return f"{self.config.evaluations} evaluations from noise {NOISE} at times to the power {EARLY}"
+
     def forward(
         self,
         r: Float[Tensor, "b c h w"],
