@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -109,10 +109,19 @@ def test_it_lies_beside_the_weights_and_counts_for_what_pictures_come_from(tmp_p
     assert embedded.load(str(tmp_path / "copy")).digest == after.digest
 
 
+def test_the_bundled_backbone_has_one() -> None:
+    assert embedded.load("scenes").spec.refines
+
+
 def test_files_that_are_none(tmp_path: Path) -> None:
     embedded.save(make_tiny(), tmp_path, {})
     weights.write_safely({"a": torch.zeros(1)}, tmp_path / refiner.FILE, {"format": "other"})
     with pytest.raises(weights.WeightsError, match="not written by megen train refiner"):
+        embedded.load(str(tmp_path))
+    tensors, _ = weights.read(refiner.save(small(), tmp_path, {}))
+    about = {"format": refiner.FORMAT, "config": {**asdict(SMALL), "evaluations": 4.0}}
+    weights.write_safely(tensors, tmp_path / refiner.FILE, about)
+    with pytest.raises(weights.WeightsError, match="evaluations must be a whole number"):
         embedded.load(str(tmp_path))
     weights.write_safely({"a": torch.zeros(1)}, tmp_path / refiner.FILE, {"format": refiner.FORMAT, "config": {"depth": 3}})
     with pytest.raises(weights.WeightsError, match="another version"):

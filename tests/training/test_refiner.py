@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,10 +19,12 @@ from megen.models import embedded, refiner, weights
 from megen.models.embedded import EmbeddedBackbone
 from megen.models.refiner import Refiner, RefinerConfig
 from megen.models.restorer import RestorerConfig
+from megen.scenes.captions import Scene
 from megen.scenes.splits import SHARPENING_SEED, scene
 from megen.training import latents, loop
 from megen.training import refiner as training
 from megen.training.backbone import Plan, finish_receiver
+from megen.training.batches import normalised
 from megen.training.latents import LatentSet
 from megen.training.refiner import Paths, RefinerRecipe
 from megen.training.restorer import optimisers_of
@@ -78,7 +81,11 @@ def test_paths_begin_at_noise_over_true_latents_and_end_where_the_flow_map_leads
     made = training.paths(tiny, data, 300, 0, tmp_path)
     assert made.true.shape == made.end.shape == (300, 8, 8, 8)
     assert made.pooled.shape == (300, 64)
-    assert 0 < made.starry.float().mean() < 1
+    whose = (made.true[:, None] == normalised(data.latents, tiny.latent_mean, tiny.latent_scale, tiny.device).half()).flatten(2).all(2)
+    assert whose.sum(1).tolist() == [1] * 300
+    stars = [s.stars == "stars" for s in data.sources if isinstance(s, Scene)]
+    assert made.starry.tolist() == [stars[i] for i in whose.int().argmax(1).tolist()]
+    assert 0 < made.starry.sum() < 300
     files = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")}
     (tmp_path / "paths-00001.safetensors").unlink()
     again = training.paths(tiny, data, 300, 0, tmp_path)
@@ -172,14 +179,54 @@ def test_the_command_refuses_what_is_no_flow_map(tiny_folder: Path, tmp_path: Pa
     assert not (tmp_path / "x").exists()
 
 
-def test_it_trains_on_from_a_file_of_the_same_shape(tiny: EmbeddedBackbone, data: LatentSet, tmp_path: Path) -> None:
-    first = training.train(RECIPE, SMALL, tiny, data, tmp_path / "first")
+def test_it_trains_on_from_another_of_the_same_shape(tiny: EmbeddedBackbone, data: LatentSet, tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    start = Refiner(SMALL)
+    for parameter in start.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
     few = replace(RECIPE, steps=1, lr=1e-9)
-    second = training.train(few, SMALL, tiny, data, tmp_path / "second", first)
-    before, after = (weights.read(path)[0] for path in (first, second))
-    for name in before:
-        torch.testing.assert_close(before[name], after[name], atol=2e-3, rtol=2e-3)
-    with pytest.raises(InputError, match="from is"):
-        training.train(few, SMALL, tiny, data, tmp_path / "second")
-    with pytest.raises(InputError, match="has width 16, and 24 is asked for"):
-        training.train(few, replace(SMALL, width=24), tiny, data, tmp_path / "third", first)
+    ours, theirs = (
+        refiner.read(training.train(few, SMALL, tiny, data, tmp_path / name, by))[0] for name, by in (("on", start), ("new", None))
+    )
+    for name, parameter in ours.named_parameters():
+        torch.testing.assert_close(parameter, start.get_parameter(name), atol=2e-3, rtol=2e-3)
+        assert (parameter - theirs.get_parameter(name)).abs().mean() > 0.1
+    torch.testing.assert_close(ours.scale, theirs.scale)  # of these paths
+    with pytest.raises(InputError, match="start is"):  # the folder's began as nothing
+        training.train(few, SMALL, tiny, data, tmp_path / "new", start)
+    with pytest.raises(InputError, match="give it its own shape"):
+        training.train(few, replace(SMALL, width=24), tiny, data, tmp_path / "third", start)
+    assert not (tmp_path / "third").exists()
+
+
+def test_paths_of_another_version_are_refused(tiny: EmbeddedBackbone, data: LatentSet, tmp_path: Path) -> None:
+    training.paths(tiny, data, 256, 0, tmp_path)
+    file = tmp_path / "paths-00000.safetensors"
+    tensors, about = weights.read(file)
+    tensors.pop("starry")
+    weights.write_safely(tensors, file, about)
+    with pytest.raises(InputError, match="paths of another version of megen: remove it"):
+        training.paths(tiny, data, 256, 0, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--from", "nowhere"], "nowhere"),
+        (["--from", "scenes-weights"], "no weights at .*refiner.safetensors"),
+        (["--from", "own", "--width", "64"], "--width is that of --from"),
+        (["--from", "other"], "for channels and pooled width .8, 64., scenes has .32, 384."),
+        (["--width", "0"], "--width"),
+    ],
+)
+def test_starts_that_cannot_be(
+    more: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, config in (("own", RefinerConfig(width=16, blocks=1)), ("other", SMALL)):
+        (tmp_path / name).mkdir()
+        refiner.save(Refiner(config), tmp_path / name, {})
+    (tmp_path / "scenes-weights").mkdir()
+    assert main(["train", "refiner", "--out", "out", *more]) == 2
+    assert re.search(says, capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()

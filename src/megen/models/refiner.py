@@ -23,6 +23,7 @@ from megen.types import check_number
 
 FILE = "refiner.safetensors"
 FORMAT = "megen-refiner-1"
+WIDTH, BLOCKS = 128, 4  # of a new one
 MOST_WIDTH, MOST_EVALUATIONS = 4096, 64
 SEEN = (1 / 3, 0.85)  # times of last steps that it is trained at; another is taken as the nearest
 NOISE = 1.05  # standard deviation that it draws from: few Euler steps lose some of it, and with it small things
@@ -35,8 +36,8 @@ class RefinerConfig:
 
     channels: int = 32
     pooled_width: int = 384
-    width: int = 128
-    blocks: int = 4
+    width: int = WIDTH
+    blocks: int = BLOCKS
     condition_width: int = 256
     evaluations: int = 4
 
@@ -154,7 +155,8 @@ def load(folder: Path, flow_map: str) -> tuple[Refiner, dict[str, Tensor]] | Non
 
 
 def read(path: Path) -> tuple[Refiner, dict[str, Tensor]]:
-    """The refiner of any flow map that `save` wrote into that file, and its tensors. Errors: weights.WeightsError."""
+    """The refiner of any flow map that `save` wrote into that file or folder, and its tensors. Errors: weights.WeightsError."""
+    path = path / FILE if path.is_dir() else path
     config, tensors, about = weights.read_shaped(path, FORMAT, RefinerConfig, "megen train refiner")
     refiner = Refiner(config)
     weights.load_into(refiner, tensors, str(path))

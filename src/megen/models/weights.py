@@ -174,6 +174,8 @@ def read_shaped(path: Path, kind: str, shape_of: Callable[..., C], command: str)
     if about.get("format") != kind or not isinstance(fields, dict):
         raise WeightsError(f"{path} was not written by {command}")
     try:
+        if fractions := [k for k, v in fields.items() if isinstance(v, float)]:
+            raise InputError(f"{fractions[0]} must be a whole number")
         shape = shape_of(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
     except (TypeError, InputError) as error:
         raise WeightsError(f"{path} is of another version ({error}): train it again") from error

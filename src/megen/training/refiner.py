@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +114,8 @@ def paths(backbone: EmbeddedBackbone, data: LatentSet, count: int, seed: int, fo
         columns = {f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Paths)}
         weights.write_safely(columns, file, {"made_from": made_from, **provenance()})
     shards = [weights.read(folder / f"paths-{k:05d}.safetensors")[0] for k in range(-(-count // SHARD))]
+    if any(shard.keys() != {f.name for f in fields(Paths)} for shard in shards):
+        raise InputError(f"{folder} holds paths of another version of megen: remove it, and they are made again")
     return Paths(**{f.name: torch.cat([shard[f.name] for shard in shards])[:count] for f in fields(Paths)})
 
 
@@ -144,23 +146,29 @@ def _chunk(backbone: EmbeddedBackbone, data: LatentSet, rng: np.random.Generator
 
 
 def train(
-    recipe: RefinerRecipe, config: RefinerConfig, backbone: EmbeddedBackbone, data: LatentSet, folder: Path, start: Path | None = None
+    recipe: RefinerRecipe, config: RefinerConfig, backbone: EmbeddedBackbone, data: LatentSet, folder: Path, start: Refiner | None = None
 ) -> Path:
     """Train (or resume from `folder`) the refiner of a backbone on `data`; returns the file of its averaged weights.
 
-    It begins as the one of the file `start`, of the same shape, where one is given. The loss is |r - net(r_t)|^2 / (1 - t + FLOOR)^2,
-    about that of a velocity. Errors: InputError on a folder of another recipe, and on a start of another shape.
+    It begins with the weights of `start`, of the same shape and of any flow map, where one is given; residuals are scaled as these
+    paths ask. The loss is |r - net(r_t)|^2 / (1 - t + FLOOR)^2, about that of a velocity. Errors: InputError on a folder of another
+    recipe or start, and on a start of another shape.
     """
+    if start and replace(start.config, evaluations=config.evaluations) != config:
+        raise InputError(f"a refiner of the shape {start.config} cannot be trained on as {config}: give it its own shape")
     device, bf16 = backbone.device, bf16_pays(backbone.device)
     of = paths(backbone, data, recipe.paths, recipe.seed, folder / "paths")
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
-        net = place(begun(config, start), device)
+        net = Refiner(config)
+    if start:
+        net.load_state_dict(start.state_dict())
+    place(net, device)
     residual = (of.true[:: max(1, len(of) // 2048)].float() - of.end[:: max(1, len(of) // 2048)].float()).square().mean((0, 2, 3)).sqrt()
     net.scale.copy_(residual)
     average = copy.deepcopy(net)
     ema, optimisers = loop.Average(net, average, recipe.ema), optimisers_of(net, recipe.lr, bf16)
-    about = {"recipe": asdict(recipe), "config": asdict(config), "flow_map": backbone.flow_digest, **started_from(start)}
+    about = {"recipe": asdict(recipe), "config": asdict(config), "flow_map": backbone.flow_digest, "start": mark(start), "nights": NIGHTS}
     path, done = folder / CHECKPOINT, 0
     if path.is_file():
         done = int(loop.load_checkpoint(path, {"net": net, "average": average}, optimisers, about)["step"])
@@ -180,22 +188,9 @@ def train(
     return refining.save(average.cpu(), folder, {"recipe": about, **whose, **provenance()})
 
 
-def begun(config: RefinerConfig, start: Path | None) -> Refiner:
-    """The refiner of a file, to be trained on, or a new one. Errors: WeightsError; InputError where the file's has another shape."""
-    if start is None:
-        return Refiner(config)
-    net = refining.read(start)[0].float().train()
-    for name, value in asdict(config).items():
-        has = asdict(net.config)[name]
-        if has != value and name != "evaluations":
-            raise InputError(f"the refiner of {start} has {name} {has}, and {value} is asked for: give it the same")
-    net.config, net.about = config, {}
-    return net
-
-
-def started_from(start: Path | None) -> dict[str, str]:
-    """What a record says of the file that training began with."""
-    return {} if start is None else {"from": weights.digest("refiner", weights.read(start)[0])}
+def mark(start: Refiner | None) -> str:
+    """What a record says of the weights that training begins with; new ones have none."""
+    return weights.digest("", start.state_dict())[:16] if start else ""
 
 
 def loss(net: Refiner, of: Paths, rows: int, generator: torch.Generator) -> Float[Tensor, ""]:
