@@ -67,7 +67,7 @@ def test_what_is_cleaned_takes_longer_at_the_user_equipment(own: DeviceProfile) 
         replace(own, clean_s=-1.0)
 
 
-@pytest.mark.parametrize("name", ["step_gflop", "decode_gflop"])
+@pytest.mark.parametrize("name", device_profile.COMPARED)
 def test_a_profile_of_other_weights_is_measured_again(own: DeviceProfile, name: str) -> None:
     keep(replace(own, **{name: 0.85 * getattr(own, name)}))
     assert "of other weights" in device_profile.to_measure()

@@ -24,7 +24,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     r.set_defaults(run=run)
     r.add_argument("--backbone", default="scenes", metavar="NAME|PATH", help="whose steps (default: %(default)s)")
-    r.add_argument("--from", dest="start", type=Path, metavar="PATH", help="a refiner of any flow map, or its folder, to train on from")
+    r.add_argument("--from", dest="start", type=Path, metavar="NAME|PATH", help="a backbone whose refiner, or a refiner's file, to train on from")
     r.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="latents, paths, checkpoints and the weights")
     r.add_argument("--steps", type=int, default=8000, help="(default: %(default)s)")
     r.add_argument("--batch", type=int, default=16, help="(default: %(default)s)")
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _start(args: argparse.Namespace, widths: tuple[int, int]) -> Refiner | None:
     """The refiner of --from. Errors: InputError where it is none, or of another backbone's shape, or its own shape is given too."""
-    from megen.models import refiner
+    from megen.models import embedded, refiner
 
     for name, low in (("width", args.width), ("blocks", args.blocks)):
         if low is not None:
@@ -83,7 +83,7 @@ def _start(args: argparse.Namespace, widths: tuple[int, int]) -> Refiner | None:
                 raise InputError(f"--{name} is that of --from: leave it out")
     if args.start is None:
         return None
-    start, _ = refiner.read(args.start)
+    start, _ = refiner.read(args.start if args.start.exists() else embedded.folder_of(str(args.start)))
     if (has := (start.config.channels, start.config.pooled_width)) != widths:
         raise InputError(f"the refiner of {args.start} is for channels and pooled width {has}, {args.backbone} has {widths}")
     return start

@@ -38,6 +38,8 @@ SECONDS = (
     "clean_s",
     "decode_torch_s",
 )
+COMPARED = "step_gflop", "refine_gflop", "decode_gflop"  # other ones, and the figures are of other networks
+FLOPS = *COMPARED, "text_gflop"
 MOST = 1e9  # of any figure
 EARLIER = 0.58  # of a payload's bits, in its parts but the last
 BUSY = 0.25  # load a core from which on other work makes seconds too long
@@ -74,11 +76,12 @@ class DeviceProfile:
     code_first_s: float = 0.0  # of code_s, until the first parts can leave: header, map and base; 0 where nobody measured it
     arrive_last_s: float = 0.0  # of arrive_s, what is left to do when the last part arrives; 0 where nobody measured it
     refine_s: float = 0.0  # of one image, by the refiner after its last step; 0 where there is none
+    refine_gflop: float = 0.0  # of the same
     text_gflop: float = 0.0  # 0 where nobody counted; merging and coding run in NumPy, whose operations nothing counts
     assumed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in (*SECONDS, "spread", "batch_fixed", "load", "fine_bits", "text_gflop", "step_gflop", "decode_gflop", "power_w"):
+        for name in (*SECONDS, "spread", "batch_fixed", "load", "fine_bits", *FLOPS, "power_w"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST:
                 raise ProfileError(f"{name} must be a number in [0, {MOST:g}], got {value!r}")
@@ -173,15 +176,13 @@ def to_measure() -> str:
         return "again, as its profile does not tell what cleaning takes"
     if own.name == BY_ITSELF and not own.code_first_s and load(SERVER).code_first_s:
         return "again, as its profile does not tell what can run while parts cross"
-    if own.name == BY_ITSELF and not own.refine_s and load(SERVER).refine_s:
-        return "again, as its profile does not tell what refining takes"
     return "again, as it was busy the last time" if own.name == BY_ITSELF and own.load > BUSY >= load_a_core() else ""
 
 
 def of_other_weights(profile: DeviceProfile) -> bool:
     """Whether a profile of the bundled backbone was measured with other networks than today's, by their FLOPs."""
     usual = load(SERVER)
-    pairs = [(getattr(profile, name), getattr(usual, name)) for name in ("step_gflop", "decode_gflop")]
+    pairs = [(getattr(profile, name), getattr(usual, name)) for name in COMPARED]
     return profile.backbone == usual.backbone and not all(math.isclose(*pair, rel_tol=SAME_FLOPS) for pair in pairs)
 
 

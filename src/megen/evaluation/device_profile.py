@@ -143,6 +143,7 @@ def profile(transmitter: Transmitter, receiver: Receives, name: str, repeats: in
         text_s=text_s,
         step_s=step_s,
         refine_s=_refine_s(backbone, step_s, repeats),
+        refine_gflop=gflops(step_of(backbone, 1, last=True)) - step_gflop if backbone.spec.refines else 0.0,
         merge_s=median_s(lambda: merging.merged(tokens_of(latent), shape[1:], RATIO), repeats),
         code_s=code_s,
         code_first_s=float(np.median(first_s[1:])),
