@@ -14,7 +14,9 @@ from megen.cost import device_profile
 from megen.errors import InputError
 from megen.serving.capacity import Load, engines_for, forecast, simulate
 
-SERVER = replace(device_profile.load("cpu"), text_s=0.0, merge_s=0.0, code_s=0.0, code_first_s=0.0, step_s=0.1, spread=0.0, batch_fixed=0.0)
+SERVER = replace(
+    device_profile.load("cpu"), text_s=0.0, merge_s=0.0, code_s=0.0, code_first_s=0.0, step_s=0.1, refine_s=0.0, spread=0.0, batch_fixed=0.0
+)
 PHONE = replace(device_profile.load("phone"), arrive_s=0.0, arrive_last_s=0.0, decode_s=0.2)
 
 

@@ -88,7 +88,7 @@ def test_limits_are_held_against_what_the_server_takes_now(decider: Decider) -> 
     def steps_after(*factors: float, rows: float = 1.0, deadline_s: float = 1.0) -> int:
         now = Decider(SPEC, policy)
         for factor in factors:
-            now.took(4, rows, factor * 4 * es.step_s * (0.4 + 0.6 * rows))
+            now.took(4, rows, factor * (4 * es.step_s + es.refine_s) * (0.4 + 0.6 * rows))
         return now.decide(Asked(PROMPT, budget=Budget(deadline_s)), FAST, 1, None).decision.steps
 
     usual = steps_after()
@@ -125,7 +125,7 @@ def test_a_streamed_request_as_the_profiles_say_leaves_nothing_unaccounted(decid
     es, ue = controller.server, controller.phone
     work_s, overlap_s = es.es_s(4) + ue.ue_s(), float(device_profile.overlap_s(es, ue, air_s))
     for _ in range(40):
-        now.learn(decided, work_s + air_s - overlap_s, 4 * es.step_s + ue.ue_s(), air_s)
+        now.learn(decided, work_s + air_s - overlap_s, 4 * es.step_s + es.refine_s + ue.ue_s(), air_s)
     assert now._unaccounted_s() == pytest.approx(0.0, abs=1e-9)
 
 
@@ -168,7 +168,7 @@ def test_limits_of_a_request_that_shares_a_batch_are_held_against_the_batchs_sec
         return found
 
     batch = es.batch_fixed + (1 - es.batch_fixed) * 5
-    assert expected_s(Ahead(0.0, 0.0, 5)) - expected_s(Ahead()) == pytest.approx(4 * es.step_s * (batch - 1))
+    assert expected_s(Ahead(0.0, 0.0, 5)) - expected_s(Ahead()) == pytest.approx((4 * es.step_s + es.refine_s) * (batch - 1))
     assert expected_s(Ahead(1.0, 0.0, 5)) == expected_s(Ahead(0.0, 0.0, 5))  # what runs beside it does not run before it
     assert expected_s(Ahead(1.0, 0.1, 5)) - expected_s(Ahead(1.0, 0.0, 5)) == pytest.approx(0.5)
     tight = replace(asked, steps=None, budget=Budget(0.6))
