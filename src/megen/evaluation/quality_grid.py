@@ -33,6 +33,7 @@ from megen.words import words as words_of
 SNRS_DB = tuple(float(s) for s in range(-6, 25, 3))
 QUANTILES = 8  # of the airtime
 AIR_DRAWS = 4  # transmissions of a payload at each SNR
+FOLDS = 10  # of the prompts, each foretold by the others
 CLASSES = 3
 LEAST_PROMPTS = 4 * CLASSES
 PROMPT_OFFSET = 50_000  # held-out prompts that no other bench uses
@@ -199,9 +200,11 @@ def _airtimes(times: np.ndarray, kind: np.ndarray, per_half: int) -> tuple[np.nd
 
 def _classes(prompts: Sequence[str], words: Sequence[str], hard: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
     """Weights of the words, edges between the classes, each prompt's class, and the correlation on prompts that were not fitted to."""
-    bag, half = quality.bag_of_words(prompts, words), np.arange(len(prompts)) % 2 == 0
-    foretold = bag[~half] @ quality.hardness_weights(bag[half], hard[half])
-    held_out = np.corrcoef(foretold, hard[~half])[0, 1] if foretold.std() * hard[~half].std() > 0 else 0.0
+    bag, fold = quality.bag_of_words(prompts, words), np.arange(len(prompts)) % FOLDS
+    foretold = np.empty(len(prompts))
+    for out in (fold == k for k in range(FOLDS)):
+        foretold[out] = bag[out] @ quality.hardness_weights(bag[~out], hard[~out])
+    held_out = np.corrcoef(foretold, hard)[0, 1] if foretold.std() * hard.std() > 0 else 0.0
     weights = quality.hardness_weights(bag, hard)
     score = bag @ weights
     edges = np.quantile(score, np.arange(1, CLASSES) / CLASSES)
