@@ -24,7 +24,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     r.set_defaults(run=run)
     r.add_argument("--backbone", default="scenes", metavar="NAME|PATH", help="whose steps (default: %(default)s)")
-    r.add_argument("--from", dest="start", type=Path, metavar="NAME|PATH", help="a backbone whose refiner, or a refiner's file, to train on from")
+    r.add_argument("--from", dest="start", type=Path, metavar="NAME|PATH", help="a refiner's file, or its backbone, to train on from")
     r.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="latents, paths, checkpoints and the weights")
     r.add_argument("--steps", type=int, default=8000, help="(default: %(default)s)")
     r.add_argument("--batch", type=int, default=16, help="(default: %(default)s)")

@@ -91,9 +91,12 @@ def step_of(backbone: Backbone, rows: int, *, last: bool = False) -> Callable[[]
     return lambda: denoise.advance(backbone, begun)
 
 
-def _refine_s(backbone: Backbone, step_s: float, repeats: int) -> float:
-    """By how many seconds the last step takes longer than one of `step_s`, where a backbone has a refiner."""
-    return max(median_s(step_of(backbone, 1, last=True), repeats) - step_s, 0.0) if backbone.spec.refines else 0.0
+def _refining(backbone: Backbone, step_s: float, step_gflop: float, repeats: int) -> dict[str, float]:
+    """By how many seconds and operations the last step takes more than another, where a backbone has a refiner."""
+    if not backbone.spec.refines:
+        return {}
+    last = step_of(backbone, 1, last=True)
+    return {"refine_s": max(median_s(last, repeats) - step_s, 0.0), "refine_gflop": gflops(last) - step_gflop}
 
 
 def fixed_share(alone_s: float, batch_s: float) -> float:
@@ -142,8 +145,7 @@ def profile(transmitter: Transmitter, receiver: Receives, name: str, repeats: in
         backbone=backbone.spec.name,
         text_s=text_s,
         step_s=step_s,
-        refine_s=_refine_s(backbone, step_s, repeats),
-        refine_gflop=gflops(step_of(backbone, 1, last=True)) - step_gflop if backbone.spec.refines else 0.0,
+        **_refining(backbone, step_s, step_gflop, repeats),
         merge_s=median_s(lambda: merging.merged(tokens_of(latent), shape[1:], RATIO), repeats),
         code_s=code_s,
         code_first_s=float(np.median(first_s[1:])),
