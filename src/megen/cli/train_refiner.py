@@ -59,10 +59,9 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"{args.backbone} is no flow map: distil one of it first, with megen train --distill")
     if backbone.config.image_px[0] != backbone.config.image_px[1]:
         raise InputError(f"{args.backbone} makes pictures of {backbone.config.image_px} px, and scenes are square")
-    config = RefinerConfig(*backbone.refined_widths, args.width or WIDTH, args.blocks or BLOCKS, evaluations=args.evaluations)
     start = _start(args, backbone.refined_widths)
-    if start:
-        config = replace(start.config, evaluations=args.evaluations)
+    shape = start.config if start else RefinerConfig(*backbone.refined_widths, args.width or WIDTH, args.blocks or BLOCKS)
+    config = replace(shape, evaluations=args.evaluations)
     backbone.refiner = None
     about = {"flow_map": backbone.flow_digest, "recipe": vars(recipe), "config": vars(config), "scenes": args.scenes}
     with run_folder.held(args.out, {**about, "start": mark(start)}):
@@ -76,9 +75,9 @@ def _start(args: argparse.Namespace, widths: tuple[int, int]) -> Refiner | None:
     """The refiner of --from. Errors: InputError where it is none, or of another backbone's shape, or its own shape is given too."""
     from megen.models import embedded, refiner
 
-    for name, low in (("width", args.width), ("blocks", args.blocks)):
-        if low is not None:
-            output.bounded(f"--{name}", low, 1, refiner.MOST_WIDTH)
+    for name, value in (("width", args.width), ("blocks", args.blocks)):
+        if value is not None:
+            output.bounded(f"--{name}", value, 1, refiner.MOST_WIDTH)
             if args.start:
                 raise InputError(f"--{name} is that of --from: leave it out")
     if args.start is None:

@@ -89,13 +89,10 @@ class Paths:
     def drawn(self, rows: int, generator: torch.Generator) -> Tensor:
         """Numbers of so many paths, a share `NIGHTS` of them of starry nights where there are any [rows]."""
         nights = torch.nonzero(self.starry)[:, 0]
-        few = int(NIGHTS * rows) if len(nights) else 0
-        return torch.cat(
-            [
-                nights[torch.randint(max(1, len(nights)), (few,), generator=generator)],
-                torch.randint(len(self), (rows - few,), generator=generator),
-            ]
-        )
+        if not len(nights):
+            return torch.randint(len(self), (rows,), generator=generator)
+        starry = nights[torch.randint(len(nights), (int(NIGHTS * rows),), generator=generator)]
+        return torch.cat([starry, torch.randint(len(self), (rows - len(starry),), generator=generator)])
 
     def __len__(self) -> int:
         return len(self.source)
