@@ -60,6 +60,20 @@ def test_a_net_that_knows_the_residual_draws_it_in_any_number_of_steps(evaluatio
     assert seen == pytest.approx([(k / evaluations) ** refiner.EARLY for k in range(evaluations)])
 
 
+@pytest.mark.parametrize("single", [False, True])
+def test_ends_of_single_steps_stay_as_they_are_where_it_never_saw_any(single: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, (y, noise, _, pooled) = small(config=replace(SMALL, single=single)), ends(4)
+    seen: list[Tensor] = []
+    forward = net.forward
+    monkeypatch.setattr(net, "forward", lambda r, y, t, source, pooled: seen.append(source) or forward(r, y, t, source, pooled))
+    with torch.inference_mode():
+        drawn = net.draw(y, noise, torch.tensor([0.0, 0.1, 0.6, 0.9]), pooled)
+    moved = (drawn - y).abs().mean((1, 2, 3)) > 0.1
+    assert moved.tolist() == [single, True, True, True]
+    assert torch.equal(drawn[0], y[0]) != single
+    assert seen[0].tolist() == pytest.approx([0.0, refiner.SEEN[0], 0.6, refiner.SEEN[1]])
+
+
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_a_row_does_not_depend_on_its_batch(precision: torch.dtype) -> None:
     """At the size that ships: torch takes other kernels for a lone row of a tiny convolution."""
@@ -100,6 +114,8 @@ def test_it_lies_beside_the_weights_and_counts_for_what_pictures_come_from(tmp_p
     assert after.spec.refines
     refiner.save(small(config=replace(SMALL, evaluations=8)), tmp_path, {})
     assert embedded.load(str(tmp_path)).digest not in (after.digest, before.digest)
+    refiner.save(small(config=replace(SMALL, single=True)), tmp_path, {})
+    assert embedded.load(str(tmp_path)).digest not in (after.digest, before.digest)
     refiner.save(small(), tmp_path, {})
     times = flow_map.times(2, 2.0)
     with torch.inference_mode():
@@ -113,16 +129,16 @@ def test_the_bundled_backbone_has_one() -> None:
     assert embedded.load("scenes").spec.refines
 
 
-def test_files_that_are_none(tmp_path: Path) -> None:
+def test_files_that_are_none(tmp_path: Path, unchecked: None) -> None:
     embedded.save(make_tiny(), tmp_path, {})
     weights.write_safely({"a": torch.zeros(1)}, tmp_path / refiner.FILE, {"format": "other"})
     with pytest.raises(weights.WeightsError, match="not written by megen train refiner"):
         embedded.load(str(tmp_path))
     tensors, _ = weights.read(refiner.save(small(), tmp_path, {}))
-    about = {"format": refiner.FORMAT, "config": {**asdict(SMALL), "evaluations": 4.0}}
-    weights.write_safely(tensors, tmp_path / refiner.FILE, about)
-    with pytest.raises(weights.WeightsError, match="evaluations must be a whole number"):
-        embedded.load(str(tmp_path))
+    for name, value, says in (("evaluations", 4.0, "evaluations must be a whole number"), ("single", 1, "single must be true or false")):
+        weights.write_safely(tensors, tmp_path / refiner.FILE, {"format": refiner.FORMAT, "config": {**asdict(SMALL), name: value}})
+        with pytest.raises(weights.WeightsError, match=says):
+            embedded.load(str(tmp_path))
     weights.write_safely({"a": torch.zeros(1)}, tmp_path / refiner.FILE, {"format": refiner.FORMAT, "config": {"depth": 3}})
     with pytest.raises(weights.WeightsError, match="another version"):
         embedded.load(str(tmp_path))
@@ -158,13 +174,6 @@ def test_a_refiner_of_another_flow_map_is_refused_and_one_of_the_same_keeps_what
         embedded.load(str(tmp_path / "copy"))
     embedded.save(make_tiny(1), tmp_path / "copy", {})  # takes the other's away
     assert embedded.load(str(tmp_path / "copy")).refiner is None
-
-
-def test_one_step_is_refined_as_the_earliest_that_was_trained() -> None:
-    net, (y, noise, _, pooled) = small(), ends()
-    with torch.inference_mode():
-        first, second = (net.draw(y, noise, torch.full((3,), source), pooled) for source in (0.0, 1 / 3))
-    assert torch.equal(first, second)
 
 
 @pytest.mark.parametrize("wrong", [{"width": 0}, {"blocks": -1}, {"evaluations": 0}, {"evaluations": 65}, {"width": 1.5}])

@@ -53,6 +53,42 @@ def test_a_way_never_begins_at_noise_alone() -> None:
     assert training.way(2, 5.0) == pytest.approx((1 / 3, 1.0))
 
 
+def test_a_single_step_is_the_whole_way() -> None:
+    assert training.way(1, 2.0) == tuple(flow_map.times(1, 2.0))
+
+
+def test_another_refiner_draws_what_belongs_to_the_end_of_a_single_step(
+    tiny: EmbeddedBackbone, data: LatentSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where every step leads to nothing, its draw on nothing is all that there is."""
+    begun: list[Tensor] = []
+
+    def to_nothing(net: nn.Module, condition: Condition) -> Velocity:
+        def velocity(z: Tensor, s: Tensor, t: Tensor) -> Tensor:
+            begun.append(z[s == 0])
+            return -z / (1 - s)[:, None, None, None]
+
+        return velocity
+
+    torch.manual_seed(7)
+    start = Refiner(SMALL)
+    torch.nn.init.normal_(start.outward.weight, std=0.2)
+    monkeypatch.setattr(training, "velocity_of", to_nothing)
+    made = training.paths(tiny, data, training.SHARD, 0, tmp_path, start)
+    single = made.source == 0
+    assert single.float().mean() == pytest.approx(training.SINGLE, abs=0.08)
+    assert torch.cat(begun).std() == pytest.approx(1, abs=0.02)
+    assert made.end.abs().max() < 1e-2
+    nothing, noise, pooled = torch.zeros_like(made.end[single].float()), made.noise[single].float(), made.pooled[single].float()
+    with torch.inference_mode():
+        drawn = start.draw(nothing, noise, torch.full((len(noise),), training.way(training.MENDED, 2.0)[-2]), pooled)
+    torch.testing.assert_close(made.true[single].float(), drawn, atol=0.05, rtol=0.05)
+    assert noise.std() == pytest.approx(1, abs=0.02)
+    assert len(noise.flatten(1).unique(dim=0)) == single.sum()
+    with pytest.raises(InputError, match="made_from"):
+        training.paths(tiny, data, training.SHARD, 0, tmp_path)
+
+
 def test_paths_begin_at_noise_over_true_latents_and_end_where_the_flow_map_leads(
     tiny: EmbeddedBackbone, data: LatentSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,6 +232,8 @@ def test_it_trains_on_from_another_of_the_same_shape(tiny: EmbeddedBackbone, dat
         training.train(few, SMALL, tiny, data, tmp_path / "new", start)
     with pytest.raises(InputError, match="give it its own shape"):
         training.train(few, replace(SMALL, width=24), tiny, data, tmp_path / "third", start)
+    with pytest.raises(InputError, match="single steps need another refiner"):
+        training.train(few, replace(SMALL, single=True), tiny, data, tmp_path / "third")
     assert not (tmp_path / "third").exists()
 
 

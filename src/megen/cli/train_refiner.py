@@ -24,7 +24,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     r.set_defaults(run=run)
     r.add_argument("--backbone", default="scenes", metavar="NAME|PATH", help="whose steps (default: %(default)s)")
-    r.add_argument("--from", dest="start", type=Path, metavar="NAME|PATH", help="a refiner's file, or its backbone, to train on from")
+    r.add_argument("--from", dest="start", type=Path, metavar="NAME|PATH", help="refiner to train on from, on single steps too")
     r.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="latents, paths, checkpoints and the weights")
     r.add_argument("--steps", type=int, default=8000, help="(default: %(default)s)")
     r.add_argument("--batch", type=int, default=16, help="(default: %(default)s)")
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"{args.backbone} makes pictures of {backbone.config.image_px} px, and scenes are square")
     start = _start(args, backbone.refined_widths)
     shape = start.config if start else RefinerConfig(*backbone.refined_widths, args.width or WIDTH, args.blocks or BLOCKS)
-    config = replace(shape, evaluations=args.evaluations)
+    config = replace(shape, evaluations=args.evaluations, single=start is not None)
     backbone.refiner = None
     about = {"flow_map": backbone.flow_digest, "recipe": vars(recipe), "config": vars(config), "scenes": args.scenes}
     with run_folder.held(args.out, {**about, "start": mark(start)}):

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from megen.errors import InputError
 from megen.models import weights
 from megen.models.denoiser import N_FREQUENCIES, N_PLACES, coordinates, each_row, frequencies
 from megen.types import check_number
@@ -25,7 +26,7 @@ FILE = "refiner.safetensors"
 FORMAT = "megen-refiner-1"
 WIDTH, BLOCKS = 128, 4  # of a new one
 MOST_WIDTH, MOST_EVALUATIONS = 4096, 64
-SEEN = (1 / 3, 0.85)  # times of last steps that it is trained at; another is taken as the nearest
+SEEN = (1 / 3, 0.85)  # times of last steps that it is trained at, noise alone aside; another is taken as the nearest
 NOISE = 1.05  # standard deviation that it draws from: few Euler steps lose some of it, and with it small things
 EARLY = 1.5  # power of the times: the first steps are small, as they decide what stands where
 
@@ -40,10 +41,14 @@ class RefinerConfig:
     blocks: int = BLOCKS
     condition_width: int = 256
     evaluations: int = 4
+    single: bool = False  # trained on ends of single steps too: those of one that is not stay as they are
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            check_number(name, value, 1, MOST_EVALUATIONS if name == "evaluations" else MOST_WIDTH, whole=True)
+            if name != "single":
+                check_number(name, value, 1, MOST_EVALUATIONS if name == "evaluations" else MOST_WIDTH, whole=True)
+        if not isinstance(self.single, bool):
+            raise InputError(f"single must be true or false, not {self.single!r}")
 
 
 class Refiner(nn.Module):
@@ -68,7 +73,8 @@ class Refiner(nn.Module):
     @property
     def manner(self) -> str:
         """How it draws, beside its weights: what pictures come from."""
-        return f"{self.config.evaluations} evaluations from noise {NOISE} at times to the power {EARLY}"
+        single = ", after single steps too" if self.config.single else ""
+        return f"{self.config.evaluations} evaluations from noise {NOISE} at times to the power {EARLY}{single}"
 
     def forward(
         self,
@@ -92,12 +98,14 @@ class Refiner(nn.Module):
     def draw(
         self, y: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], source: Float[Tensor, "b"], pooled: Float[Tensor, "b e"]
     ) -> Float[Tensor, "b c h w"]:
-        """y with the residual that the noise leads to."""
-        r, count, source = NOISE * noise, self.config.evaluations, source.clamp(*SEEN)
+        """y with the residual that the noise leads to; y alone after a single step, where it is not trained on these."""
+        single = source == 0
+        r, count, source = NOISE * noise, self.config.evaluations, torch.where(single, source, source.clamp(*SEEN))
         for t, u in itertools.pairwise((k / count) ** EARLY for k in range(count + 1)):
             end = self(r, y, torch.full((len(y),), t, device=y.device), source, pooled)
             r = r + (u - t) / (1 - t) * (end - r)
-        return y + self.scale[:, None, None] * r
+        kept = (single & (not self.config.single))[:, None, None, None]
+        return torch.where(kept, y, y + self.scale[:, None, None] * r)
 
 
 class TokenNorm(nn.Module):

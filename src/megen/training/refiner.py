@@ -3,6 +3,9 @@
 The noise hides small things, and leaves the composition. So the flow map's end has the mixtures of its own making, at places that say
 nothing of where the true latent has its small things: the refiner learns to draw these from noise, and to keep the rest.
 
+Of a single step no true latent belongs to the end: what it draws, and where, came from noise alone. Another refiner gives what it should
+have been: new noise over the end hides its smudges, a last step of the flow map leads from there, and that refiner draws on it.
+
 The noise of a pair is what the path's end leaves of the state before it. It is as good as normal, so that noise drawn afresh can take
 its place when pictures are made. But it belongs to the pair's true latent, more than any other noise does, and so the flow from noise
 to residuals is straighter: few evaluations draw as many small things as there should be, where they drew half of them without it.
@@ -21,6 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from megen import run_folder
+from megen.backbone import Condition
 from megen.diffusion import flow_map
 from megen.errors import InputError
 from megen.models import refiner as refining
@@ -40,6 +44,8 @@ from megen.types import check_number
 
 HIDES = refining.SEEN[0]  # time whose noise hides small things
 COUNTS = {2: 0.2, 4: 0.5, 8: 0.2, 12: 0.1}  # how often each number of steps ends a path
+SINGLE = 0.25  # share of the paths that are single steps, where another refiner draws what belongs to them
+MENDED = 4  # steps of the sampler whose last one leads from an end under new noise to what belongs to it
 SHARD = 256  # paths in a file
 CHUNK = 64  # paths that are made at once
 LATEST = 0.98  # time of a training state: the last of `MOST_EVALUATIONS` begins before
@@ -70,8 +76,8 @@ class RefinerRecipe:
 
 
 def way(steps: int, shift: float) -> tuple[float, ...]:
-    """The times of a sampler of so many steps after the one whose noise hides small things, and that one first."""
-    return HIDES, *(t for t in flow_map.times(steps, shift) if t > HIDES + 1e-6)
+    """The times of a sampler of so many steps after the one whose noise hides small things, and that one first; all of a single step."""
+    return (0.0, 1.0) if steps == 1 else (HIDES, *(t for t in flow_map.times(steps, shift) if t > HIDES + 1e-6))
 
 
 @dataclass(frozen=True)
@@ -98,16 +104,20 @@ class Paths:
         return len(self.source)
 
 
-def paths(backbone: EmbeddedBackbone, data: LatentSet, count: int, seed: int, folder: Path) -> Paths:
-    """`count` paths over latents drawn from `data`; shards of this backbone in `folder` are kept. Errors: InputError on others."""
-    made_from = f"{backbone.flow_digest}, {len(data)} latents, seed {seed}"
+def paths(backbone: EmbeddedBackbone, data: LatentSet, count: int, seed: int, folder: Path, start: Refiner | None = None) -> Paths:
+    """`count` paths over latents drawn from `data`, single steps among them where a refiner `start` is given for these.
+
+    Shards of this backbone and start in `folder` are kept. Errors: InputError on others.
+    """
+    made_from = f"{backbone.flow_digest}, {len(data)} latents, seed {seed}" + (f", start {mark(start)}" if start else "")
+    own = place(copy.deepcopy(start), backbone.device) if start else None
     folder.mkdir(parents=True, exist_ok=True)
     for k, _ in loop.progress(0, -(-count // SHARD), f"paths ({SHARD} each)"):
         file = folder / f"paths-{k:05d}.safetensors"
         if file.is_file():
             run_folder.check_same({"made_from": made_from}, {"made_from": weights.about(file).get("made_from")}, str(file))
             continue
-        parts = [_chunk(backbone, data, np.random.default_rng([seed, k, i])) for i in range(SHARD // CHUNK)]
+        parts = [_chunk(backbone, data, np.random.default_rng([seed, k, i]), own) for i in range(SHARD // CHUNK)]
         columns = {f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Paths)}
         weights.write_safely(columns, file, {"made_from": made_from, **provenance()})
     shards = [weights.read(folder / f"paths-{k:05d}.safetensors")[0] for k in range(-(-count // SHARD))]
@@ -117,14 +127,16 @@ def paths(backbone: EmbeddedBackbone, data: LatentSet, count: int, seed: int, fo
 
 
 @torch.no_grad()
-def _chunk(backbone: EmbeddedBackbone, data: LatentSet, rng: np.random.Generator) -> Paths:
+def _chunk(backbone: EmbeddedBackbone, data: LatentSet, rng: np.random.Generator, start: Refiner | None) -> Paths:
     device, shift = backbone.device, backbone.config.time_shift
     index = rng.integers(len(data), size=CHUNK)
     sources = [data.sources[i] for i in index]
     captions = [training_caption(s, rng) if isinstance(s, Scene) else s for s in sources]
     true = normalised(data.latents[torch.from_numpy(index)], backbone.latent_mean, backbone.latent_scale, device)
-    noise = torch.randn(true.shape, generator=torch.Generator().manual_seed(int(rng.integers(2**31)))).to(device)
-    ways = [way(int(n), shift) for n in rng.choice(list(COUNTS), CHUNK, p=list(COUNTS.values()))]
+    noise = _noise(true, rng)
+    single = rng.random(CHUNK) < (SINGLE if start else 0)
+    counts = np.where(single, 1, rng.choice(list(COUNTS), CHUNK, p=list(COUNTS.values())))
+    ways = [way(int(n), shift) for n in counts]
     longest = max(map(len, ways))
     times = torch.tensor([[w[min(j, len(w) - 1)] for j in range(longest)] for w in ways], device=device)
     condition = encoded(backbone.text, backbone.text.tokenise(captions).to(device))
@@ -138,8 +150,27 @@ def _chunk(backbone: EmbeddedBackbone, data: LatentSet, rng: np.random.Generator
     source = torch.tensor([w[-2] for w in ways])
     share = source.to(device)[:, None, None, None]
     left = (before - share * z) / (1 - share)
+    if start and single.any():
+        alone = torch.from_numpy(single)
+        left[alone] = _noise(z[alone], rng)
+        true[alone] = _mended(backbone, start, z[alone], left[alone], condition.rows(alone), rng)
     starry = torch.tensor([isinstance(s, Scene) and s.stars == "stars" for s in sources])
     return Paths(true.half().cpu(), z.half().cpu(), left.half().cpu(), source, condition.pooled.half().cpu(), starry)
+
+
+def _noise(like: Tensor, rng: np.random.Generator) -> Tensor:
+    return torch.randn(like.shape, generator=torch.Generator().manual_seed(int(rng.integers(2**31)))).to(like.device)
+
+
+def _mended(
+    backbone: EmbeddedBackbone, start: Refiner, end: Tensor, noise: Tensor, condition: Condition, rng: np.random.Generator
+) -> Tensor:
+    """Where a last step of the flow map leads from ends under new noise, with what `start` draws there from `noise`."""
+    s, t = torch.tensor(flow_map.times(MENDED, backbone.config.time_shift)[-2:], device=end.device)[:, None].expand(-1, len(end))
+    z = flow_map.interpolate(end, _noise(end, rng), s)
+    with torch.autocast(end.device.type, torch.bfloat16, enabled=bf16_pays(end.device)):
+        z = flow_map.step(velocity_of(backbone.denoiser, condition), z, s, t)
+        return start.draw(z, noise, s, condition.pooled)
 
 
 def train(
@@ -151,10 +182,12 @@ def train(
     paths ask. The loss is |r - net(r_t)|^2 / (1 - t + FLOOR)^2, about that of a velocity. Errors: InputError on a folder of another
     recipe or start, and on a start of another shape.
     """
-    if start and replace(start.config, evaluations=config.evaluations) != config:
+    if start and replace(start.config, evaluations=config.evaluations, single=config.single) != config:
         raise InputError(f"a refiner of the shape {start.config} cannot be trained on as {config}: give it its own shape")
+    if config.single and start is None:
+        raise InputError("single steps need another refiner, which draws what belongs to them: give a start")
     device, bf16 = backbone.device, bf16_pays(backbone.device)
-    of = paths(backbone, data, recipe.paths, recipe.seed, folder / "paths")
+    of = paths(backbone, data, recipe.paths, recipe.seed, folder / "paths", start if config.single else None)
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         net = Refiner(config)
