@@ -67,18 +67,23 @@ def test_ends_of_single_steps_stay_as_they_are_where_it_never_saw_any(single: bo
     forward = net.forward
     monkeypatch.setattr(net, "forward", lambda r, y, t, source, pooled: seen.append(source) or forward(r, y, t, source, pooled))
     with torch.inference_mode():
-        drawn = net.draw(y, noise, torch.tensor([0.0, 0.1, 0.6, 0.9]), pooled)
+        drawn = net.draw(y, noise, torch.tensor([2e-16, 0.1, 0.6, 0.9]), pooled)  # a grid's rounding error, and times that are none
+        alone = net.draw(y[:1], noise[:1], torch.zeros(1), pooled[:1])
     moved = (drawn - y).abs().mean((1, 2, 3)) > 0.1
     assert moved.tolist() == [single, True, True, True]
+    assert torch.equal(alone, y[:1]) != single
     assert torch.equal(drawn[0], y[0]) != single
+    assert len(seen) == net.config.evaluations * (1 + single)  # where nothing is drawn, nothing is evaluated
     assert seen[0].tolist() == pytest.approx([0.0, refiner.SEEN[0], 0.6, refiner.SEEN[1]])
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_a_row_does_not_depend_on_its_batch(precision: torch.dtype) -> None:
+@pytest.mark.parametrize("single", [False, True])
+def test_a_row_does_not_depend_on_its_batch(precision: torch.dtype, single: bool) -> None:
     """At the size that ships: torch takes other kernels for a lone row of a tiny convolution."""
-    net = place(small(config=RefinerConfig(blocks=2)), "cpu").to(precision)
+    net = place(small(config=RefinerConfig(blocks=2, single=single)), "cpu").to(precision)
     y, noise, source, pooled = ends(3, RefinerConfig(), 32)
+    source[0] = 0
     with torch.inference_mode():
         together = net.draw(y, noise, source, pooled)
         for i in range(3):
@@ -116,6 +121,10 @@ def test_it_lies_beside_the_weights_and_counts_for_what_pictures_come_from(tmp_p
     assert embedded.load(str(tmp_path)).digest not in (after.digest, before.digest)
     refiner.save(small(config=replace(SMALL, single=True)), tmp_path, {})
     assert embedded.load(str(tmp_path)).digest not in (after.digest, before.digest)
+    tensors, about = weights.read(refiner.save(small(), tmp_path, {}))
+    about["config"].pop("single")  # as files were before it knew single steps
+    weights.write_safely(tensors, tmp_path / refiner.FILE, about)
+    assert embedded.load(str(tmp_path)).digest == after.digest
     refiner.save(small(), tmp_path, {})
     times = flow_map.times(2, 2.0)
     with torch.inference_mode():

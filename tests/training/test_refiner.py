@@ -57,36 +57,76 @@ def test_a_single_step_is_the_whole_way() -> None:
     assert training.way(1, 2.0) == tuple(flow_map.times(1, 2.0))
 
 
-def test_another_refiner_draws_what_belongs_to_the_end_of_a_single_step(
+def any_refiner(seed: int) -> Refiner:
+    """Of random weights, so that it reads all that it is given."""
+    torch.manual_seed(seed)
+    net = Refiner(SMALL)
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return net
+
+
+def test_an_earlier_refiner_draws_what_belongs_to_the_end_of_a_single_step(
     tiny: EmbeddedBackbone, data: LatentSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where every step leads to nothing, its draw on nothing is all that there is."""
-    begun: list[Tensor] = []
+    """Under new noise, after a last step, from the noise of the pair."""
+    asked: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
 
-    def to_nothing(net: nn.Module, condition: Condition) -> Velocity:
+    def to_half(net: nn.Module, condition: Condition) -> Velocity:
         def velocity(z: Tensor, s: Tensor, t: Tensor) -> Tensor:
-            begun.append(z[s == 0])
-            return -z / (1 - s)[:, None, None, None]
+            asked.append((z, s, t, condition.pooled))
+            return -z / 2 / (t - s)[:, None, None, None]
 
         return velocity
 
-    torch.manual_seed(7)
-    start = Refiner(SMALL)
-    torch.nn.init.normal_(start.outward.weight, std=0.2)
-    monkeypatch.setattr(training, "velocity_of", to_nothing)
+    start = any_refiner(7)
+    monkeypatch.setattr(training, "velocity_of", to_half)
     made = training.paths(tiny, data, training.SHARD, 0, tmp_path, start)
     single = made.source == 0
     assert single.float().mean() == pytest.approx(training.SINGLE, abs=0.08)
-    assert torch.cat(begun).std() == pytest.approx(1, abs=0.02)
-    assert made.end.abs().max() < 1e-2
-    nothing, noise, pooled = torch.zeros_like(made.end[single].float()), made.noise[single].float(), made.pooled[single].float()
+    z, s, t, pooled = asked[-1]  # of the last chunk's single steps
+    last = torch.nonzero(single)[-len(z) :, 0]
+    noise, end = made.noise[last].float(), made.end[last].float()
+    assert (2 * end).std() == pytest.approx(1, abs=0.05)  # they began at noise alone
+    begin = training.way(training.MENDED, 2.0)[-2]
+    assert s.tolist() == pytest.approx([begin] * len(z))
+    assert t.tolist() == [1.0] * len(z)
+    over = (z.float() - begin * end) / (1 - begin)
+    for of, share in ((over, 1.0), (noise, 1.0)):
+        assert of.std() == pytest.approx(share, abs=0.03)
+    for other in (noise, end):
+        assert abs(torch.corrcoef(torch.stack([over.flatten(), other.flatten()]))[0, 1]) < 0.05
     with torch.inference_mode():
-        drawn = start.draw(nothing, noise, torch.full((len(noise),), training.way(training.MENDED, 2.0)[-2]), pooled)
-    torch.testing.assert_close(made.true[single].float(), drawn, atol=0.05, rtol=0.05)
-    assert noise.std() == pytest.approx(1, abs=0.02)
-    assert len(noise.flatten(1).unique(dim=0)) == single.sum()
-    with pytest.raises(InputError, match="made_from"):
-        training.paths(tiny, data, training.SHARD, 0, tmp_path)
+        drawn = start.draw(z.float() / 2, noise, s, pooled.float())
+    torch.testing.assert_close(made.true[last].float(), drawn, atol=0.05, rtol=0.05)
+    for other in (None, any_refiner(8)):
+        with pytest.raises(InputError, match="made_from"):
+            training.paths(tiny, data, training.SHARD, 0, tmp_path, other)
+
+
+def test_on_from_one_of_this_flow_map_the_command_teaches_single_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From one of another flow map it goes on without them; and the same command again ends as before."""
+    for module, name, value in ((latents, "SHARD", 16), (training, "SHARD", 16), (training, "CHUNK", 8)):
+        monkeypatch.setattr(module, name, value)
+    backbone = make_tiny()
+    backbone.config = replace(backbone.config, flow_map=True)
+    embedded.save(backbone, tmp_path / "weights", {})
+    digest = embedded.load(str(tmp_path / "weights")).flow_digest
+    few = ["--scenes", "16", "--paths", "32", "--steps", "4", "--batch", "2", "--save-every", "1"]
+    for whose, singles in ((digest, True), ("another", False)):
+        start, out = tmp_path / f"start-{whose}", tmp_path / f"out-{whose}"
+        refiner.save(any_refiner(7), start, {"flow_map": whose})
+        command = ["train", "refiner", "--backbone", str(tmp_path / "weights"), "--from", str(start), "--out", str(out), *few]
+        with monkeypatch.context() as patch:
+            interrupted_at(patch, 2)
+            assert main(command) == 130
+        assert main(command) == 0
+        made, tensors = refiner.read(out)
+        assert made.config.single is singles
+        sources = torch.cat([weights.read(file)[0]["source"] for file in (out / "paths").glob("*.safetensors")])
+        assert bool((sources == 0).any()) is singles
+        assert main(command) == 0
+        assert all(torch.equal(tensors[name], again) for name, again in refiner.read(out)[1].items())
 
 
 def test_paths_begin_at_noise_over_true_latents_and_end_where_the_flow_map_leads(
@@ -232,7 +272,7 @@ def test_it_trains_on_from_another_of_the_same_shape(tiny: EmbeddedBackbone, dat
         training.train(few, SMALL, tiny, data, tmp_path / "new", start)
     with pytest.raises(InputError, match="give it its own shape"):
         training.train(few, replace(SMALL, width=24), tiny, data, tmp_path / "third", start)
-    with pytest.raises(InputError, match="single steps need another refiner"):
+    with pytest.raises(InputError, match="learns single steps from an earlier one of this flow map"):
         training.train(few, replace(SMALL, single=True), tiny, data, tmp_path / "third")
     assert not (tmp_path / "third").exists()
 

@@ -20,11 +20,14 @@ def add(commands: argparse._SubParsersAction) -> None:
         "train refiner",
         help="train the refiner that draws small things after a flow map's last step",
         description="Train the refiner of an embedded flow map, on renders and on where the flow map's steps end from noise over them. "
+        "With --from it learns single steps too; a first one leaves pictures of one step as they are. "
         "Run the same command again to go on after an interruption. Beside the backbone's weights its file is used.",
     )
     r.set_defaults(run=run)
     r.add_argument("--backbone", default="scenes", metavar="NAME|PATH", help="whose steps (default: %(default)s)")
-    r.add_argument("--from", dest="start", type=Path, metavar="NAME|PATH", help="refiner to train on from, on single steps too")
+    r.add_argument(
+        "--from", dest="start", type=Path, metavar="NAME|PATH", help="refiner or backbone whose refiner is trained on, on single steps too"
+    )
     r.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="latents, paths, checkpoints and the weights")
     r.add_argument("--steps", type=int, default=8000, help="(default: %(default)s)")
     r.add_argument("--batch", type=int, default=16, help="(default: %(default)s)")
@@ -61,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"{args.backbone} makes pictures of {backbone.config.image_px} px, and scenes are square")
     start = _start(args, backbone.refined_widths)
     shape = start.config if start else RefinerConfig(*backbone.refined_widths, args.width or WIDTH, args.blocks or BLOCKS)
-    config = replace(shape, evaluations=args.evaluations, single=start is not None)
+    config = replace(shape, evaluations=args.evaluations, single=start is not None and start.suits(backbone.flow_digest))
     backbone.refiner = None
     about = {"flow_map": backbone.flow_digest, "recipe": vars(recipe), "config": vars(config), "scenes": args.scenes}
     with run_folder.held(args.out, {**about, "start": mark(start)}):

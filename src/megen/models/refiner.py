@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from megen.backbone import CLOSE
 from megen.errors import InputError
 from megen.models import weights
 from megen.models.denoiser import N_FREQUENCIES, N_PLACES, coordinates, each_row, frequencies
@@ -41,7 +42,7 @@ class RefinerConfig:
     blocks: int = BLOCKS
     condition_width: int = 256
     evaluations: int = 4
-    single: bool = False  # trained on ends of single steps too: those of one that is not stay as they are
+    single: bool = False  # trained on ends of single steps too; where it is not, `draw` leaves these as they are
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -73,8 +74,12 @@ class Refiner(nn.Module):
     @property
     def manner(self) -> str:
         """How it draws, beside its weights: what pictures come from."""
-        single = ", after single steps too" if self.config.single else ""
-        return f"{self.config.evaluations} evaluations from noise {NOISE} at times to the power {EARLY}{single}"
+        single = "after single steps too" if self.config.single else "not after single steps"
+        return f"{self.config.evaluations} evaluations from noise {NOISE} at times to the power {EARLY}, {single}"
+
+    def suits(self, flow_map: str) -> bool:
+        """Whether it was trained for the flow map of that digest, or for one that had none."""
+        return bool(self.about.get("flow_map", flow_map) == flow_map)
 
     def forward(
         self,
@@ -99,13 +104,15 @@ class Refiner(nn.Module):
         self, y: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], source: Float[Tensor, "b"], pooled: Float[Tensor, "b e"]
     ) -> Float[Tensor, "b c h w"]:
         """y with the residual that the noise leads to; y alone after a single step, where it is not trained on these."""
-        single = source == 0
+        single = source < CLOSE
+        kept = single & (not self.config.single)
+        if kept.all():
+            return y
         r, count, source = NOISE * noise, self.config.evaluations, torch.where(single, source, source.clamp(*SEEN))
         for t, u in itertools.pairwise((k / count) ** EARLY for k in range(count + 1)):
             end = self(r, y, torch.full((len(y),), t, device=y.device), source, pooled)
             r = r + (u - t) / (1 - t) * (end - r)
-        kept = (single & (not self.config.single))[:, None, None, None]
-        return torch.where(kept, y, y + self.scale[:, None, None] * r)
+        return torch.where(kept[:, None, None, None], y, y + self.scale[:, None, None] * r)
 
 
 class TokenNorm(nn.Module):
@@ -157,7 +164,7 @@ def load(folder: Path, flow_map: str) -> tuple[Refiner, dict[str, Tensor]] | Non
     if not path.is_file():
         return None
     refiner, tensors = read(path)
-    if refiner.about.get("flow_map", flow_map) != flow_map:
+    if not refiner.suits(flow_map):
         raise weights.WeightsError(f"{path} is the refiner of another flow map: remove it, or train one with megen train refiner")
     return refiner, tensors
 

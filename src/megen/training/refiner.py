@@ -3,12 +3,13 @@
 The noise hides small things, and leaves the composition. So the flow map's end has the mixtures of its own making, at places that say
 nothing of where the true latent has its small things: the refiner learns to draw these from noise, and to keep the rest.
 
-Of a single step no true latent belongs to the end: what it draws, and where, came from noise alone. Another refiner gives what it should
-have been: new noise over the end hides its smudges, a last step of the flow map leads from there, and that refiner draws on it.
+No true latent belongs to the end of a single step: what stands where came from noise alone. An earlier refiner gives what belongs to it.
+New noise goes over the end, as much as the last of four steps has before it, this last step leads from there, and the earlier refiner
+draws on its end, from noise that is the pair's.
 
-The noise of a pair is what the path's end leaves of the state before it. It is as good as normal, so that noise drawn afresh can take
-its place when pictures are made. But it belongs to the pair's true latent, more than any other noise does, and so the flow from noise
-to residuals is straighter: few evaluations draw as many small things as there should be, where they drew half of them without it.
+The noise of any other pair is what the path's end leaves of the state before it. It is as good as normal, so that noise drawn afresh
+can take its place when pictures are made. But it belongs to the pair's true latent, more than any other noise does, and so the flow from
+noise to residuals is straighter: few evaluations draw as many small things as there should be, where they drew half of them without it.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from megen.types import check_number
 
 HIDES = refining.SEEN[0]  # time whose noise hides small things
 COUNTS = {2: 0.2, 4: 0.5, 8: 0.2, 12: 0.1}  # how often each number of steps ends a path
-SINGLE = 0.25  # share of the paths that are single steps, where another refiner draws what belongs to them
+SINGLE = 0.25  # share of the paths that are single steps, where an earlier refiner draws what belongs to them
 MENDED = 4  # steps of the sampler whose last one leads from an end under new noise to what belongs to it
 SHARD = 256  # paths in a file
 CHUNK = 64  # paths that are made at once
@@ -76,14 +77,14 @@ class RefinerRecipe:
 
 
 def way(steps: int, shift: float) -> tuple[float, ...]:
-    """The times of a sampler of so many steps after the one whose noise hides small things, and that one first; all of a single step."""
+    """The time whose noise hides small things, and the times of a sampler of so many steps after it; from noise to data for one step."""
     return (0.0, 1.0) if steps == 1 else (HIDES, *(t for t in flow_map.times(steps, shift) if t > HIDES + 1e-6))
 
 
 @dataclass(frozen=True)
 class Paths:
-    """True latents, ends of paths and the noise that they leave of the states before them [n, c, h, w], the times of these states [n],
-    the prompts' vectors [n, e], and which are of starry nights [n]."""
+    """What belongs to the ends of paths, these ends, and the noise of each pair [n, c, h, w], the times of the states before the ends
+    [n], the prompts' vectors [n, e], and which are of starry nights [n]."""
 
     true: Tensor
     end: Tensor
@@ -105,11 +106,12 @@ class Paths:
 
 
 def paths(backbone: EmbeddedBackbone, data: LatentSet, count: int, seed: int, folder: Path, start: Refiner | None = None) -> Paths:
-    """`count` paths over latents drawn from `data`, single steps among them where a refiner `start` is given for these.
+    """`count` paths over latents drawn from `data`, single steps among them where an earlier refiner `start` is given for these.
 
-    Shards of this backbone and start in `folder` are kept. Errors: InputError on others.
+    Shards that were made so from this backbone and start are kept in `folder`. Errors: InputError on others.
     """
-    made_from = f"{backbone.flow_digest}, {len(data)} latents, seed {seed}" + (f", start {mark(start)}" if start else "")
+    ways = f"from {HIDES:.3g}, {COUNTS}" + (f", single {SINGLE}, mended in {MENDED} by {mark(start)}" if start else "")
+    made_from = f"{backbone.flow_digest}, {len(data)} latents, seed {seed}, {ways}"
     own = place(copy.deepcopy(start), backbone.device) if start else None
     folder.mkdir(parents=True, exist_ok=True)
     for k, _ in loop.progress(0, -(-count // SHARD), f"paths ({SHARD} each)"):
@@ -166,7 +168,7 @@ def _mended(
     backbone: EmbeddedBackbone, start: Refiner, end: Tensor, noise: Tensor, condition: Condition, rng: np.random.Generator
 ) -> Tensor:
     """Where a last step of the flow map leads from ends under new noise, with what `start` draws there from `noise`."""
-    s, t = torch.tensor(flow_map.times(MENDED, backbone.config.time_shift)[-2:], device=end.device)[:, None].expand(-1, len(end))
+    s, t = torch.tensor(way(MENDED, backbone.config.time_shift)[-2:], device=end.device)[:, None].expand(-1, len(end))
     z = flow_map.interpolate(end, _noise(end, rng), s)
     with torch.autocast(end.device.type, torch.bfloat16, enabled=bf16_pays(end.device)):
         z = flow_map.step(velocity_of(backbone.denoiser, condition), z, s, t)
@@ -179,13 +181,14 @@ def train(
     """Train (or resume from `folder`) the refiner of a backbone on `data`; returns the file of its averaged weights.
 
     It begins with the weights of `start`, of the same shape and of any flow map, where one is given; residuals are scaled as these
-    paths ask. The loss is |r - net(r_t)|^2 / (1 - t + FLOOR)^2, about that of a velocity. Errors: InputError on a folder of another
-    recipe or start, and on a start of another shape.
+    paths ask. Where `config.single`, `start` is of this flow map, and draws what belongs to single steps. The loss is
+    |r - net(r_t)|^2 / (1 - t + FLOOR)^2, about that of a velocity. Errors: InputError on a folder of another recipe or start, on a start
+    of another shape, and on single steps without one of this flow map.
     """
     if start and replace(start.config, evaluations=config.evaluations, single=config.single) != config:
         raise InputError(f"a refiner of the shape {start.config} cannot be trained on as {config}: give it its own shape")
-    if config.single and start is None:
-        raise InputError("single steps need another refiner, which draws what belongs to them: give a start")
+    if config.single and not (start and start.suits(backbone.flow_digest)):
+        raise InputError("a refiner learns single steps from an earlier one of this flow map, which draws what belongs to them (--from)")
     device, bf16 = backbone.device, bf16_pays(backbone.device)
     of = paths(backbone, data, recipe.paths, recipe.seed, folder / "paths", start if config.single else None)
     with torch.random.fork_rng():
@@ -219,8 +222,8 @@ def train(
 
 
 def mark(start: Refiner | None) -> str:
-    """What a record says of the weights that training begins with; new ones have none."""
-    return weights.digest("", start.state_dict())[:16] if start else ""
+    """What a record says of the refiner that training begins with; a new one has none."""
+    return weights.digest(start.manner, start.state_dict())[:16] if start else ""
 
 
 def loss(net: Refiner, of: Paths, rows: int, generator: torch.Generator) -> Float[Tensor, ""]:
