@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -56,3 +57,14 @@ def test_a_page_uses_the_fields_words(page: Path) -> None:
 def test_sentences_are_short(page: Path) -> None:
     lengths = [len(s.split()) for s in sentences(page.read_text(encoding="utf-8"))]
     assert not lengths or sum(lengths) / len(lengths) < MOST_WORDS
+
+
+def test_the_reference_scores_are_those_of_the_results() -> None:
+    """On `LongRun`, whose tables are of today's weights."""
+    result = json.loads((ROOT / "experiments" / "long_run" / "result.json").read_text(encoding="utf-8"))
+    prices = result["multipliers"]
+    row = (
+        f"| `megen/LongRun-v0` | {result['optimum']:.5f} (bound {result['bound']:.5f}) | "
+        f"late {prices['late']:.3f}, energy {prices['energy_j']:.3g}, tardiness {prices['tardiness_s']:.3f} a s |"
+    )
+    assert row in (ROOT / "docs" / "benchmark.md").read_text(encoding="utf-8")
