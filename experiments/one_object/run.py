@@ -1,8 +1,8 @@
 """Whether an object that a short prompt asks for stands there once: by the choosing judge, and by eye where that says twice.
 
 `python -m experiments.one_object.run` (five minutes on a core): the short prompts of `megen bench backbone --prompts 500 --seed 1`. It
-draws what the judge takes for two objects into `twice-STEPS.jpg`, in rows of six. `by-eye.tsv` says which of these show two to a person.
-The judge also sees true renders of the same captions, of which none has two.
+draws what the judge takes for two objects into `twice-STEPS.jpg`, and the first 48 pictures into `first-STEPS.jpg`, in rows of six.
+`by-eye.tsv` says how many objects a person counts in these. The judge also sees true renders of the same captions, of which none has two.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from megen.scenes.render import render
 from megen.training.loop import progress
 
 STEPS, BATCH = (1, 4), 8
-SIDE_PX, COLUMNS = 256, 6
-BY_EYE = Path(__file__).with_name("by-eye.tsv")  # steps, number of the prompt, objects
+FIRST = 48  # pictures that a person counts whatever the judge says
+SIDE_PX, COLUMNS = 192, 6
+BY_EYE = Path(__file__).with_name("by-eye.tsv")  # steps, number of the prompt, objects; of those pictures where it is not one
 
 
 def asked(prompts: Prompts) -> list[int]:
@@ -41,21 +42,28 @@ def doubled(latents: torch.Tensor) -> list[bool]:
 
 @torch.inference_mode()
 def flagged(backbone: EmbeddedBackbone, prompts: Prompts, numbers: list[int], steps: int) -> list[int]:
-    """Numbers of the prompts whose picture the judge takes for one with two objects; draws these."""
-    sampler, found, shown = Sampler(backbone), [], []
+    """Numbers of the prompts whose picture the judge takes for one with two objects; draws these, and the first ones."""
+    sampler, found = Sampler(backbone), []
+    first: list[Image.Image] = []
+    shown: list[Image.Image] = []
     parts = [numbers[i : i + BATCH] for i in range(0, len(numbers), BATCH)]
     for k, _ in progress(0, len(parts), f"pictures of {steps} steps ({BATCH} each)"):
         part = parts[k]
         latents = sampler([prompts.drawn[i] for i in part], [prompts.seeds[i] for i in part], steps)
         for i, z, twice in zip(part, latents, doubled(latents), strict=True):
+            if twice or len(first) < FIRST:
+                pixels = (backbone.decode(z[None])[0].permute(1, 2, 0) * 255).round().byte().cpu().numpy()
+                picture = Image.fromarray(pixels).resize((SIDE_PX, SIDE_PX), Image.Resampling.LANCZOS)
+            if len(first) < FIRST:
+                first.append(picture)
             if twice:
                 found.append(i)
-                pixels = (backbone.decode(z[None])[0].permute(1, 2, 0) * 255).round().byte().cpu().numpy()
-                shown.append(Image.fromarray(pixels).resize((SIDE_PX, SIDE_PX), Image.Resampling.LANCZOS))
-    sheet = Image.new("RGB", (SIDE_PX * COLUMNS, SIDE_PX * -(-len(shown) // COLUMNS)))
-    for k, picture in enumerate(shown):
-        sheet.paste(picture, (k % COLUMNS * SIDE_PX, k // COLUMNS * SIDE_PX))
-    sheet.save(common.folder() / f"twice-{steps}.jpg", quality=85)
+                shown.append(picture)
+    for name, pictures in (("twice", shown), ("first", first)):
+        sheet = Image.new("RGB", (SIDE_PX * COLUMNS, SIDE_PX * -(-len(pictures) // COLUMNS)))
+        for k, picture in enumerate(pictures):
+            sheet.paste(picture, (k % COLUMNS * SIDE_PX, k // COLUMNS * SIDE_PX))
+        sheet.save(common.folder() / f"{name}-{steps}.jpg", quality=85)
     return found
 
 
@@ -83,9 +91,8 @@ def main() -> None:
         str(steps): {
             "taken_for_two": twice,
             "one_by_the_judge": 1 - len(twice) / len(numbers),
-            "not_counted_by_eye": sum((steps, i) not in counted for i in twice),
-            "two_by_eye": [i for i in twice if counted.get((steps, i), 0) > 1],
-            "one_by_both": 1 - sum(counted.get((steps, i), 2) > 1 for i in twice) / len(numbers),
+            "of_these_not_one_by_eye": [i for i in twice if counted.get((steps, i), 1) != 1],
+            "of_the_first_not_one_by_eye": [i for i in numbers[:FIRST] if counted.get((steps, i), 1) != 1],
         }
         for steps, twice in found.items()
     }

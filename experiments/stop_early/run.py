@@ -2,7 +2,8 @@
 
 `python -m experiments.stop_early.run` (a quarter of an hour): held-out prompts over AWGN of each SNR, the prompt known to the receiver.
 "stopped": all steps but the last one at the server; its state, which is noise in part, crosses as tokens, and one step of the flow map
-alone takes away both its noise and the link's. "whole": all steps at the server, transform coefficients, and the receiver as it ships,
+alone takes away both its noise and the link's; "stopped, refined": the refiner draws on its end there, from the noise of the request's
+seed, as it does at the server. "whole": all steps at the server, transform coefficients, and the receiver as it ships,
 with phone's denoiser and restorer beside the flow map; "whole, tokens": the same with the symbols that "stopped" has. PSNR is to the
 picture of all steps without a link, `attributes_alike` the share of what it shows, by the examiner, that the received one shows too.
 """
@@ -18,7 +19,7 @@ import torch
 
 from experiments import common
 from experiments.channel_denoising.run import agreement, crossed
-from megen.diffusion import denoise
+from megen.diffusion import denoise, flow_map
 from megen.evaluation.link import prompts
 from megen.halves import FlowReceiver, Transmitter, halves, tokens_of
 from megen.link import RadioLink
@@ -30,7 +31,7 @@ from megen.types import Features
 
 SNRS_DB = (-6.0, 0.0, 6.0, 12.0, 18.0)
 STEPS = (2, 4, 8)
-ARMS = ("whole", "whole, tokens", "stopped")
+ARMS = ("whole", "whole, tokens", "stopped", "stopped, refined")
 
 
 @torch.inference_mode()
@@ -45,17 +46,18 @@ def states(backbone: EmbeddedBackbone, prompt: str, seed: int, steps: int) -> tu
 
 
 @torch.inference_mode()
-def finished(backbone: EmbeddedBackbone, features: Features, noise: float, prompt: str) -> np.ndarray:
-    """The picture of a state x + noise * n that crossed, by one step of the flow map."""
+def finished(backbone: EmbeddedBackbone, features: Features, noise: float, prompt: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The picture of a state x + noise * n that crossed, by one step of the flow map; and that with what the refiner draws on its end."""
     left = features.equalised
     assert left is not None
     _, height, width = backbone.latent_shape
     y = torch.from_numpy(left.values.T.reshape(1, -1, height, width).copy())
-    deviation = torch.from_numpy(np.hypot(left.deviation, noise).reshape(1, 1, height, width).astype(np.float32))
-    unused = torch.zeros(1, 4, height, width)
-    image = backbone.receive_noisy(y, unused, y, deviation, torch.ones(1), backbone.condition([prompt], 1.0)).clamp(0, 1)
-    pixels: np.ndarray = tiles.to_bytes(image).numpy()
-    return pixels
+    deviation = np.hypot(left.deviation, noise)
+    at, condition = torch.tensor([np.exp(-np.log1p(deviation).mean())], dtype=torch.float32), backbone.condition([prompt], 1.0)
+    end = flow_map.step(lambda z, s, t: backbone.velocity(z, s, t, condition), at[:, None, None, None] * y, at, torch.ones_like(at))
+    refined = backbone.refined(end, denoise.noise_of(backbone.latent_shape, seed, 1), at, condition)
+    plain, whole = (tiles.to_bytes(backbone.decode(z)).numpy() for z in (end, refined))
+    return plain, whole
 
 
 def pictures(transmitter: Transmitter, prompt: str, seed: int, steps: int, shipped: FlowReceiver) -> tuple[np.ndarray, dict, float]:
@@ -69,7 +71,7 @@ def pictures(transmitter: Transmitter, prompt: str, seed: int, steps: int, shipp
         for arm, reduction in (("whole", "transform"), ("whole, tokens", "merging")):
             made[arm, snr_db] = shipped.decode(crossed(whole, transmitter, link, [seed, steps], reduction))
         features = transmitter.codec.decode(crossed(before / at, transmitter, link, [seed, steps], "merging"))
-        made["stopped", snr_db] = finished(backbone, features, (1 - at) / at, prompt)
+        made["stopped", snr_db], made["stopped, refined", snr_db] = finished(backbone, features, (1 - at) / at, prompt, seed)
     return shipped.image_of(Features.clean(tokens_of(whole))), made, last_s
 
 
