@@ -17,7 +17,7 @@ from PIL import Image
 from experiments import common
 from megen.evaluation.backbone import Prompts, Sampler
 from megen.evaluation.pictures import same_caption
-from megen.models import embedded
+from megen.models import embedded, tiles
 from megen.models.embedded import EmbeddedBackbone
 from megen.scenes import drafts
 from megen.scenes.captions import parse
@@ -44,26 +44,26 @@ def doubled(latents: torch.Tensor) -> list[bool]:
 def flagged(backbone: EmbeddedBackbone, prompts: Prompts, numbers: list[int], steps: int) -> list[int]:
     """Numbers of the prompts whose picture the judge takes for one with two objects; draws these, and the first ones."""
     sampler, found = Sampler(backbone), []
-    first: list[Image.Image] = []
-    shown: list[Image.Image] = []
+    pictures: dict[int, Image.Image] = {}
     parts = [numbers[i : i + BATCH] for i in range(0, len(numbers), BATCH)]
     for k, _ in progress(0, len(parts), f"pictures of {steps} steps ({BATCH} each)"):
         part = parts[k]
         latents = sampler([prompts.drawn[i] for i in part], [prompts.seeds[i] for i in part], steps)
         for i, z, twice in zip(part, latents, doubled(latents), strict=True):
-            if twice or len(first) < FIRST:
-                pixels = (backbone.decode(z[None])[0].permute(1, 2, 0) * 255).round().byte().cpu().numpy()
-                picture = Image.fromarray(pixels).resize((SIDE_PX, SIDE_PX), Image.Resampling.LANCZOS)
-            if len(first) < FIRST:
-                first.append(picture)
             if twice:
                 found.append(i)
-                shown.append(picture)
-    for name, pictures in (("twice", shown), ("first", first)):
-        sheet = Image.new("RGB", (SIDE_PX * COLUMNS, SIDE_PX * -(-len(pictures) // COLUMNS)))
-        for k, picture in enumerate(pictures):
-            sheet.paste(picture, (k % COLUMNS * SIDE_PX, k // COLUMNS * SIDE_PX))
-        sheet.save(common.folder() / f"{name}-{steps}.jpg", quality=85)
+            if twice or i in numbers[:FIRST]:
+                whole = Image.fromarray(tiles.to_bytes(backbone.decode(z[None])).cpu().numpy())
+                pictures[i] = whole.resize((SIDE_PX, SIDE_PX), Image.Resampling.LANCZOS)
+    for name, shown in (("twice", found), ("first", numbers[:FIRST])):
+        file = common.folder() / f"{name}-{steps}.jpg"
+        if not shown:  # nor is there one of an earlier run
+            file.unlink(missing_ok=True)
+            continue
+        sheet = Image.new("RGB", (SIDE_PX * COLUMNS, SIDE_PX * -(-len(shown) // COLUMNS)))
+        for k, i in enumerate(shown):
+            sheet.paste(pictures[i], (k % COLUMNS * SIDE_PX, k // COLUMNS * SIDE_PX))
+        sheet.save(file, quality=85)
     return found
 
 

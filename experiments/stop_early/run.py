@@ -19,7 +19,7 @@ import torch
 
 from experiments import common
 from experiments.channel_denoising.run import agreement, crossed
-from megen.diffusion import denoise, flow_map
+from megen.diffusion import denoise
 from megen.evaluation.link import prompts
 from megen.halves import FlowReceiver, Transmitter, halves, tokens_of
 from megen.link import RadioLink
@@ -52,9 +52,9 @@ def finished(backbone: EmbeddedBackbone, features: Features, noise: float, promp
     assert left is not None
     _, height, width = backbone.latent_shape
     y = torch.from_numpy(left.values.T.reshape(1, -1, height, width).copy())
-    deviation = np.hypot(left.deviation, noise)
-    at, condition = torch.tensor([np.exp(-np.log1p(deviation).mean())], dtype=torch.float32), backbone.condition([prompt], 1.0)
-    end = flow_map.step(lambda z, s, t: backbone.velocity(z, s, t, condition), at[:, None, None, None] * y, at, torch.ones_like(at))
+    deviation = torch.from_numpy(np.hypot(left.deviation, noise).reshape(1, 1, height, width).astype(np.float32))
+    condition = backbone.condition([prompt], 1.0)
+    end, at = backbone.denoised(y, deviation, condition)
     refined = backbone.refined(end, denoise.noise_of(backbone.latent_shape, seed, 1), at, condition)
     plain, whole = (tiles.to_bytes(backbone.decode(z)).numpy() for z in (end, refined))
     return plain, whole

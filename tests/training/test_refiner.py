@@ -40,6 +40,16 @@ def data() -> LatentSet:
     return LatentSet(latents, tuple(scene(SHARPENING_SEED, i) for i in range(8)))
 
 
+@pytest.fixture
+def tiny_flow_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights of a tiny flow map in the folder `weights`, and small shards."""
+    for module, name, value in ((latents, "SHARD", 16), (training, "SHARD", 16), (training, "CHUNK", 8)):
+        monkeypatch.setattr(module, name, value)
+    backbone = make_tiny()
+    backbone.config = replace(backbone.config, flow_map=True)
+    embedded.save(backbone, tmp_path / "weights", {})
+
+
 @pytest.mark.parametrize("steps", [2, 4, 8, 12])
 def test_a_way_begins_where_noise_hides_small_things_and_goes_on_as_the_sampler(steps: int) -> None:
     way, grid = training.way(steps, 2.0), tuple(flow_map.times(steps, 2.0))
@@ -104,13 +114,10 @@ def test_an_earlier_refiner_draws_what_belongs_to_the_end_of_a_single_step(
             training.paths(tiny, data, training.SHARD, 0, tmp_path, other)
 
 
-def test_on_from_one_of_this_flow_map_the_command_teaches_single_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_from_one_of_this_flow_map_the_command_teaches_single_steps(
+    tmp_path: Path, tiny_flow_map: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From one of another flow map it goes on without them; and the same command again ends as before."""
-    for module, name, value in ((latents, "SHARD", 16), (training, "SHARD", 16), (training, "CHUNK", 8)):
-        monkeypatch.setattr(module, name, value)
-    backbone = make_tiny()
-    backbone.config = replace(backbone.config, flow_map=True)
-    embedded.save(backbone, tmp_path / "weights", {})
     digest = embedded.load(str(tmp_path / "weights")).flow_digest
     few = ["--scenes", "16", "--paths", "32", "--steps", "4", "--batch", "2", "--save-every", "1"]
     for whose, singles in ((digest, True), ("another", False)):
@@ -217,14 +224,9 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(
         training.train(replace(RECIPE, lr=1e-3), SMALL, tiny, data, tmp_path / "cut")
 
 
-def test_the_command_trains_one_that_is_used_beside_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_trains_one_that_is_used_beside_the_weights(tmp_path: Path, tiny_flow_map: None) -> None:
     """And the same command again goes on where it is used already."""
-    for module, name, value in ((latents, "SHARD", 16), (training, "SHARD", 16), (training, "CHUNK", 8)):
-        monkeypatch.setattr(module, name, value)
-    backbone = make_tiny()
-    backbone.config = replace(backbone.config, flow_map=True)
     place, out = tmp_path / "weights", tmp_path / "out"
-    embedded.save(backbone, place, {})
     few = ["--scenes", "16", "--paths", "16", "--steps", "2", "--batch", "2", "--width", "8", "--blocks", "1"]
     command = ["train", "refiner", "--backbone", str(place), "--out", str(out), *few]
     assert main(command) == 0

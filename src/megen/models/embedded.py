@@ -172,6 +172,18 @@ class EmbeddedBackbone(nn.Module):
         """The picture in [0, 1] of latents that were degraded in transit, as the user equipment decodes them."""
         return self.decode(self.restorer(z, degradation))
 
+    def denoised(
+        self, equalised: Float[Tensor, "b c h w"], deviation: Float[Tensor, "b 1 h w"], condition: Condition
+    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b"]]:
+        """Where one step of the flow map leads from latents with noise, and the time at which it begins.
+
+        An equalised value is the clean one and noise of deviation d: over 1 + d it lies on the path from noise to data at the time
+        1 / (1 + d). One time for all tokens, by the geometric mean.
+        """
+        time = torch.exp(-torch.log1p(deviation).mean((1, 2, 3)))
+        begin = time[:, None, None, None] * equalised
+        return flow_map.step(lambda z, s, t: self.velocity(z, s, t, condition), begin, time, torch.ones_like(time)), time
+
     def receive_noisy(
         self,
         z: Float[Tensor, "b c h w"],
@@ -181,15 +193,8 @@ class EmbeddedBackbone(nn.Module):
         share: Float[Tensor, "b"],
         condition: Condition,
     ) -> Float[Tensor, "b 3 H W"]:
-        """As `receive`, of latents with noise, by one step of the flow map besides the restorer.
-
-        An equalised value is the clean one and noise of deviation d: over 1 + d it lies on the path from noise to data at the time
-        1 / (1 + d). One time for all tokens, by the geometric mean. The result has `share` of it (`ue.receiver.flow_share`).
-        """
-        time = torch.exp(-torch.log1p(deviation).mean((1, 2, 3)))
-        cleaned = flow_map.step(
-            lambda z, s, t: self.velocity(z, s, t, condition), time[:, None, None, None] * equalised, time, torch.ones_like(time)
-        )
+        """As `receive`, of latents with noise: `share` of what `denoised` gives (`ue.receiver.flow_share`), the rest the restorer's."""
+        cleaned, _ = self.denoised(equalised, deviation, condition)
         share = share[:, None, None, None]
         return self.decode(share * cleaned + (1 - share) * self.restorer(z, degradation))
 
