@@ -16,7 +16,7 @@ from PIL import Image
 
 from experiments import common
 from megen.evaluation.backbone import Prompts, Sampler
-from megen.evaluation.pictures import same_caption
+from megen.evaluation.pictures import asks_for_object, same_caption
 from megen.models import embedded, tiles
 from megen.models.embedded import EmbeddedBackbone
 from megen.scenes import drafts
@@ -32,7 +32,7 @@ BY_EYE = Path(__file__).with_name("by-eye.tsv")  # steps, number of the prompt, 
 
 def asked(prompts: Prompts) -> list[int]:
     """Numbers of the short prompts that ask for an object."""
-    return [i for i, text in enumerate(prompts.short) if parse(text).get("object", "no object") != "no object"]
+    return [i for i, text in enumerate(prompts.short) if asks_for_object(parse(text))]
 
 
 def doubled(latents: torch.Tensor) -> list[bool]:

@@ -56,6 +56,11 @@ def paired(ours: Sequence[bool], theirs: Sequence[bool]) -> dict[str, float]:
     return {"only_ours": only_ours, "only_theirs": only_theirs, "p": float(binomtest(only_ours, differ).pvalue) if differ else 1.0}
 
 
+def asks_for_object(named: dict[str, str]) -> bool:
+    """Whether a prompt that names these attributes asks for an object."""
+    return named.get("object", "no object") != "no object"
+
+
 def short_figures(texts: Sequence[str], seen: Sequence[dict[str, str]], alone: Sequence[bool] | None = None) -> dict[str, Any]:
     """What short prompts got; the share of those that name no weather whose picture shows some; and of those that ask for an object the
     share whose picture shows it, once (`alone`: nothing stands in it twice). None where no prompt does.
@@ -66,7 +71,7 @@ def short_figures(texts: Sequence[str], seen: Sequence[dict[str, str]], alone: S
     objects = [
         shown["object"] == asked["object"] and one
         for asked, shown, one in zip(named, seen, alone or [], strict=alone is not None)
-        if asked.get("object", "no object") != "no object"
+        if asks_for_object(asked)
     ]
     share = {"unasked_weather": unnamed, "one_object_short": objects}
     return {**found, **{name: float(np.mean(flags)) if flags else None for name, flags in share.items()}}
