@@ -109,6 +109,77 @@ def plans() -> None:
         print(f"| {name} | {' | '.join(own)} | {100 * row['below_it']:.1f} % | {own_means} | {' | '.join(learned)} |")
 
 
+def long_run() -> None:
+    results = common.read("long_run")
+    learners = {"cvpo": "MEG-CVPO", "ppo-lag": "PPO-Lagrangian", "sac-lag": "SAC-Lagrangian"}
+    decided, fixed = [], []
+    for name, row in results["policies"].items():
+        cells = _long_run_row({k: m["mean"] for k, m in row["means"].items()}, row["over_limit"], row["strong_violation"])
+        (fixed if name.startswith("always") else decided).append([name, *cells])
+    for name, row in results["learned"].items():
+        means, over, strong = ({k: v["iqm"] for k, v in row[key].items()} for key in ("means", "over_limit", "strong_violation"))
+        decided.append([f"{learners[name]}, {row['seeds']} seeds", *_long_run_row(means, over, strong, row["worst_over_limit"])])
+    print()
+    _head(["policy", "reward", "late", "energy", "tardiness", "attributes", "PSNR, dB", "latency, s", "energy, J"])
+    for cells in [*sorted(decided, key=lambda cells: -float(cells[1])), *fixed]:
+        print(f"| {' | '.join(cells)} |")
+
+
+def _long_run_row(means: dict, over: dict, strong: dict, worst: dict | None = None) -> list[str]:
+    """Reward, costs by their limits with the strong violation and the worst seed's, and what else a request got."""
+    cells = [f"{means['reward']:.4f}"]
+    for cost in ("late", "energy_j", "tardiness_s"):
+        cell = f"{1 + over[cost]:.2f} ({strong[cost]:.2f})"
+        cells.append(cell if worst is None else f"{cell}, worst {1 + worst[cost]:.2f}")
+    cells += [f"{100 * means['attributes']:.1f} %", f"{means['psnr_db']:.1f}", f"{means['latency_s']:.2f}", f"{means['energy_j']:.1f}"]
+    return cells
+
+
+def receivers() -> None:
+    results = common.read("channel_denoising")
+    snrs_db = list(next(iter(results["psnr_db"].values())))
+    print()
+    _head(["receiver", *(f"{snr_db} dB" for snr_db in snrs_db)])
+    for name, row in results["psnr_db"].items():
+        levels = (f"{row[snr_db]['mean']:.1f}" for snr_db in snrs_db)
+        print(f"| {name} | {' | '.join(levels)} |")
+    for name, row in results["paired_gain_over_restorer_db"].items():
+        gains = (f"{row[snr_db]['mean']:.1f} ± {row[snr_db]['standard_error']:.1f}" for snr_db in snrs_db)
+        print(f"| {name}, gain over the restorer | {' | '.join(gains)} |")
+
+
+def airtime() -> None:
+    results = common.read("analog_airtime")["psnr_db"]
+    snrs_db = list(next(iter(results.values())))
+    print()
+    _head(["what crosses", *(f"{snr_db} dB" for snr_db in snrs_db)])
+    for name, row in results.items():
+        cells = []
+        for snr_db in snrs_db:
+            of = row[snr_db]
+            share = "" if of["arrived"] > 0.995 else f" ({100 * of['arrived']:.0f} %)"
+            cells.append(f"{of['psnr_db']['mean']:.1f}{share}" if "psnr_db" in of else "none")
+        print(f"| {name} | {' | '.join(cells)} |")
+
+
+def cleaned() -> None:
+    print()
+    _head(["what arrives", "restorer", "phone's denoiser", "gain"])
+    for name, row in common.read("phone_denoiser")["cases"].items():
+        gain = f"{row['gain_db']['mean']:.1f} ± {row['gain_db']['standard_error']:.1f}"
+        print(f"| {name} | {row['restorer_db']['mean']:.1f} dB | {row['denoiser_db']['mean']:.1f} dB | {gain} |")
+
+
+def stopped_early() -> None:
+    results = common.read("stop_early")["psnr_db"]
+    print()
+    _head(["steps", "", *(f"{snr_db} dB" for snr_db in results["4"]["whole"])])
+    for steps, arms in results.items():
+        for name, row in arms.items():
+            levels = (f"{of['mean']:.1f}" for of in row.values())
+            print(f"| {steps} | {name} | {' | '.join(levels)} |")
+
+
 def quality() -> None:
     grid = quality_grid.load()
     assert grid.seen is not None
@@ -150,7 +221,7 @@ def prices() -> None:
 
 
 if __name__ == "__main__":
-    for table in (link, backbone, plans, quality, adaptation, prices):
+    for table in (link, backbone, receivers, cleaned, airtime, stopped_early, plans, long_run, quality, adaptation, prices):
         table()
     for path in sorted((common.HERE / "control").glob("*.json")):
         control(path.stem)
