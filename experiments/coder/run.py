@@ -1,7 +1,7 @@
 """Bits of the entropy coder at equal PSNR: what its prior is worth, and an encoder that weighs bits against errors.
 
 `python -m experiments.coder.run --before FOLDER` (ten minutes): latents of held-out prompts, by stage, decoded without the restorer, so
-that the coder alone counts. FOLDER has a `codec.safetensors` of before (`git show a904028:src/megen/assets/scenes/codec.safetensors`).
+that the coder alone counts. FOLDER has a `codec.safetensors` of before (`git show d9f0370^:src/megen/assets/scenes/codec.safetensors`).
 PRICE is a bit's, in squared steps of error; None rounds to the nearest and a little towards zero. Ratios are of bits, along today's curve.
 """
 

@@ -29,8 +29,10 @@ async function draw(colorScheme, prompt) {
   await page.click('.options summary')
   await page.evaluate(() => scrollTo(0, 0))
   await page.click('#draw')
-  await page.waitForSelector('#frame[data-state=rough]')
-  if (colorScheme === 'light') await shoot()
+  if (colorScheme === 'light') {
+    await page.waitForSelector('#frame[data-state=rough]')
+    await shoot()
+  }
   await page.waitForSelector('#frame[data-state=whole]', { timeout: 120_000 })
   await page.waitForSelector('#draw:enabled', { timeout: 30_000 })
   await page.evaluate(() => {
