@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from experiments import common
@@ -67,6 +69,15 @@ def _head(titles: list[str]) -> None:
     print("| " + " | ".join(titles) + " |\n|" + "---|" * len(titles))
 
 
+def _row(cells: Iterable[str]) -> None:
+    print(f"| {' | '.join(cells)} |")
+
+
+def _with_error(of: dict) -> str:
+    """A mean and its standard error."""
+    return f"{of['mean']:.1f} ± {of['standard_error']:.1f}"
+
+
 def control(file: str) -> None:
     results = common.read("control", file)
     names = list(results["limits"])
@@ -122,7 +133,7 @@ def long_run() -> None:
     print()
     _head(["policy", "reward", "late", "energy", "tardiness", "attributes", "PSNR, dB", "latency, s", "energy, J"])
     for cells in [*sorted(decided, key=lambda cells: -float(cells[1])), *fixed]:
-        print(f"| {' | '.join(cells)} |")
+        _row(cells)
 
 
 def _long_run_row(means: dict, over: dict, strong: dict, worst: dict | None = None) -> list[str]:
@@ -141,11 +152,9 @@ def receivers() -> None:
     print()
     _head(["receiver", *(f"{snr_db} dB" for snr_db in snrs_db)])
     for name, row in results["psnr_db"].items():
-        levels = (f"{row[snr_db]['mean']:.1f}" for snr_db in snrs_db)
-        print(f"| {name} | {' | '.join(levels)} |")
+        _row([name, *(f"{row[snr_db]['mean']:.1f}" for snr_db in snrs_db)])
     for name, row in results["paired_gain_over_restorer_db"].items():
-        gains = (f"{row[snr_db]['mean']:.1f} ± {row[snr_db]['standard_error']:.1f}" for snr_db in snrs_db)
-        print(f"| {name}, gain over the restorer | {' | '.join(gains)} |")
+        _row([f"{name}, gain over the restorer", *(_with_error(row[snr_db]) for snr_db in snrs_db)])
 
 
 def airtime() -> None:
@@ -159,15 +168,15 @@ def airtime() -> None:
             of = row[snr_db]
             share = "" if of["arrived"] > 0.995 else f" ({100 * of['arrived']:.0f} %)"
             cells.append(f"{of['psnr_db']['mean']:.1f}{share}" if "psnr_db" in of else "none")
-        print(f"| {name} | {' | '.join(cells)} |")
+        _row([name, *cells])
 
 
-def cleaned() -> None:
+def phone_denoiser() -> None:
     print()
     _head(["what arrives", "restorer", "phone's denoiser", "gain"])
     for name, row in common.read("phone_denoiser")["cases"].items():
-        gain = f"{row['gain_db']['mean']:.1f} ± {row['gain_db']['standard_error']:.1f}"
-        print(f"| {name} | {row['restorer_db']['mean']:.1f} dB | {row['denoiser_db']['mean']:.1f} dB | {gain} |")
+        levels = (f"{row[key]['mean']:.1f} dB" for key in ("restorer_db", "denoiser_db"))
+        _row([name, *levels, _with_error(row["gain_db"])])
 
 
 def stopped_early() -> None:
@@ -176,8 +185,7 @@ def stopped_early() -> None:
     _head(["steps", "", *(f"{snr_db} dB" for snr_db in results["4"]["whole"])])
     for steps, arms in results.items():
         for name, row in arms.items():
-            levels = (f"{of['mean']:.1f}" for of in row.values())
-            print(f"| {steps} | {name} | {' | '.join(levels)} |")
+            _row([steps, name, *(f"{of['mean']:.1f}" for of in row.values())])
 
 
 def quality() -> None:
@@ -221,7 +229,7 @@ def prices() -> None:
 
 
 if __name__ == "__main__":
-    for table in (link, backbone, receivers, cleaned, airtime, stopped_early, plans, long_run, quality, adaptation, prices):
+    for table in (link, backbone, receivers, phone_denoiser, airtime, stopped_early, plans, long_run, quality, adaptation, prices):
         table()
     for path in sorted((common.HERE / "control").glob("*.json")):
         control(path.stem)

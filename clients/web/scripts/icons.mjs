@@ -1,13 +1,10 @@
 // Writes the PNG icons from icon.svg: `node scripts/icons.mjs`. Needs a Chromium, at CHROMIUM or /usr/bin/chromium.
 import { readFile } from 'node:fs/promises'
-import { chromium } from 'playwright-core'
+import { launch } from './chromium.mjs'
 
 const folder = new URL('../public/icons/', import.meta.url)
 const svg = await readFile(new URL('icon.svg', folder), 'utf8')
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
-  args: ['--no-sandbox', '--disable-gpu', '--disable-background-networking', '--disable-component-update', '--disable-sync'],
-})
+const browser = await launch()
 for (const px of [180, 192, 512]) {
   const page = await browser.newPage({ viewport: { width: px, height: px } })
   await page.setContent(`<style>body{margin:0}svg{display:block;width:100vw;height:100vh}</style>${svg}`)

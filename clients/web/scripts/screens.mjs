@@ -1,6 +1,6 @@
 // Writes docs/page.jpg, the page on a phone, from a running server: `npm run screens http://127.0.0.1:8000/`.
 // Before, while the picture grows, after, and in the dark. Needs a Chromium, at CHROMIUM or /usr/bin/chromium.
-import { chromium } from 'playwright-core'
+import { launch } from './chromium.mjs'
 
 const PHONE = { viewport: { width: 390, height: 844 }, deviceScaleFactor: 1, isMobile: true, hasTouch: true }
 const PROMPT = 'a lighthouse at sunset, snowy mountains, a dragon'
@@ -9,10 +9,7 @@ const GAP_PX = 20
 
 const url = process.argv[2]
 if (!url) throw new Error('name the server: npm run screens http://127.0.0.1:8000/')
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
-  args: ['--no-sandbox', '--disable-gpu', '--disable-background-networking', '--disable-component-update', '--disable-sync'],
-})
+const browser = await launch()
 const shots = []
 
 async function draw(colorScheme, prompt) {
