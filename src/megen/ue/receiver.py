@@ -26,7 +26,7 @@ DENOISER_INPUTS = 3
 DENOISER = "denoiser.onnx"  # what cleans degraded features before the receiver
 DEGRADED = 0.1  # mean degradation of a token from which on it does (experiments/phone_denoiser)
 TAIL = "receiver-tail.onnx"  # the second half of a graph that is run in tiles
-# mean deviations of a value from which on the flow map's estimate counts, and counts most; how much then (experiments/channel_denoising)
+# mean deviations of a value from which on the flow map counts, and counts most; how much then (`experiments.channel_denoising.shares`)
 NOISE = (0.08, 0.45, 1.0)  # beside the restorer's
 NOISE_CLEANED = (0.25, 1.1, 0.6)  # beside that of the phone's denoiser
 PROVIDERS = ["CPUExecutionProvider"]
