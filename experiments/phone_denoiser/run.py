@@ -1,7 +1,8 @@
-"""What the phone's denoiser is worth on bits: coarse quantisers, merged tokens, lost parts, each with it and without.
+"""What the phone's denoiser is worth: coarse quantisers, merged tokens, lost parts, mild analog noise, each with it and without.
 
-`python -m experiments.phone_denoiser.run` (five minutes): held-out prompts without link. PSNR is to the same latent decoded without
-merging and quantiser. `degradation` is the mean of the tokens' largest; from `DEGRADED` on the receiver uses the denoiser, here always.
+`python -m experiments.phone_denoiser.run` (five minutes): held-out prompts, bits without link and analog symbols without fading. PSNR is to
+the same latent decoded without merging, quantiser and link. From a `degradation` of `DEGRADED` on (bits) and of `NOISY_FROM` on (symbols)
+the receiver uses the denoiser, here always.
 """
 
 from __future__ import annotations
@@ -11,19 +12,24 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+from torch import Tensor
 
 from experiments import common
+from experiments.channel_denoising.run import crossed
 from megen.evaluation.link import samples
 from megen.halves import Transmitter, halves
+from megen.link import RadioLink
 from megen.metrics import psnr_db
-from megen.types import InputError, Payload, Received
+from megen.types import Features, InputError, Payload, Received
 from megen.ue import Receiver, receiver
 
 BUDGETS = (5_000, 6_500, 10_000, 20_000, 40_000)
 LOST = 2  # the part that is lost
+SNRS_DB = (12, 18, 21, 24)
 
 
 def without(payload: Payload) -> Payload:
@@ -31,19 +37,24 @@ def without(payload: Payload) -> Payload:
     return replace(payload, features=tuple(b"" if i == LOST else part for i, part in enumerate(payload.features)))
 
 
-def cases(es: Transmitter, latent: object) -> dict[str, Callable[[], Payload]]:
+def cases(es: Transmitter, latent: Tensor, number: int) -> dict[str, Callable[[], Features]]:
     """By name, what arrives."""
 
-    def sent(**options: object) -> Payload:
-        return es.encode(latent, **options).payload  # type: ignore[arg-type]
+    def sent(lost: bool = False, **options: Any) -> Features:
+        payload = es.encode(latent, **options).payload
+        return es.codec.decode(Received(without(payload) if lost else payload))
+
+    def noisy(snr_db: float) -> Features:
+        return es.codec.decode(crossed(latent, es, RadioLink(snr_db), [number], "transform"))
 
     return {
         **{f"{budget} bits": lambda budget=budget: sent(bits_budget=budget) for budget in BUDGETS},  # type: ignore[misc]
         "5 bits a value": lambda: sent(quantiser_bits=5.0),
         "half merged": lambda: sent(merge_ratio=0.5, quantiser_bits=5.0),
         "three quarters merged": lambda: sent(merge_ratio=0.75, quantiser_bits=5.0),
-        "a band lost": lambda: without(sent(quantiser_bits=5.0, order="band")),
-        "a refinement lost": lambda: without(sent(quantiser_bits=5.0, order="layer")),
+        "a band lost": lambda: sent(lost=True, quantiser_bits=5.0, order="band"),
+        "a refinement lost": lambda: sent(lost=True, quantiser_bits=5.0, order="layer"),
+        **{f"analog, {snr_db} dB": lambda snr_db=snr_db: noisy(snr_db) for snr_db in SNRS_DB},  # type: ignore[misc]
     }
 
 
@@ -56,15 +67,15 @@ def main() -> None:
     es, ue = halves()
     assert isinstance(ue, Receiver)
     found: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
-    with patch.object(receiver, "DEGRADED", 0.0):
+    with patch.object(receiver, "DEGRADED", 0.0), patch.object(receiver, "NOISY_FROM", 0.0):
         for i, sample in enumerate(samples(es, ue, args.prompts, args.seed, args.steps)):
-            for name, arrives in cases(es, sample.latent).items():
+            for name, arrives in cases(es, sample.latent, i).items():
                 try:
-                    features = es.codec.decode(Received(arrives()))
+                    features = arrives()
                 except InputError:  # not even the coarsest payload fits the budget
                     continue
                 plain, cleaned = (psnr_db(each.image_of(features), sample.image) for each in (replace(ue, denoiser=None), ue))
-                found[name].append((plain, cleaned, float(features.degradation.max(1).mean())))
+                found[name].append((plain, cleaned, receiver.degradation_of(features)))
             print(f"prompt {i + 1}/{args.prompts}", file=sys.stderr)
     rows = {}
     for name, values in found.items():
@@ -76,7 +87,8 @@ def main() -> None:
             "fits": len(values) / args.prompts,
             "degradation": float(degradation.mean()),
         }
-    common.write("phone_denoiser", {"cases": rows, "prompts": args.prompts, "steps": args.steps, "threshold": receiver.DEGRADED})
+    bounds = {"threshold": receiver.DEGRADED, "threshold_symbols": receiver.NOISY_FROM}
+    common.write("phone_denoiser", {"cases": rows, "prompts": args.prompts, "steps": args.steps, **bounds})
 
 
 if __name__ == "__main__":

@@ -39,8 +39,8 @@ describe('what cleans coarse features', () => {
     cleaner = await import('../src/receiver/cleaner')
   })
 
-  test('degradation is the mean of each token’s largest', () => {
-    expect(cleaner.degradationOf(COARSE)).toBeCloseTo(0.7)
+  test('degradation is the root mean square of each token’s largest', () => {
+    expect(cleaner.degradationOf(COARSE)).toBeCloseTo(Math.sqrt((1 + 0.4 ** 2) / 2))
   })
 
   test('a file is fetched once and for coarse features only, and cleans from then on', async () => {

@@ -24,7 +24,7 @@ NOISY = "receiver-noisy.onnx"  # for features with noise: the same receiver with
 NOISY_INPUTS = 6
 DENOISER_INPUTS = 3
 DENOISER = "denoiser.onnx"  # what cleans degraded features before the receiver
-DEGRADED = 0.1  # mean degradation of a token from which on it does (experiments/phone_denoiser)
+DEGRADED, NOISY_FROM = 0.19, 0.06  # degradation from which on it does: of bits (experiments/phone_denoiser), and of analog symbols
 TAIL = "receiver-tail.onnx"  # the second half of a graph that is run in tiles
 # mean deviations of a value from which on the flow map counts, and counts most; how much then (`experiments.channel_denoising.shares`)
 NOISE = (0.08, 0.45, 1.0)  # beside the restorer's
@@ -43,7 +43,12 @@ def flow_share(features: Features, noise: tuple[float, float, float] = NOISE) ->
 
 def is_degraded(features: Features) -> bool:
     """Whether features are so noisy, so coarse or so much copied or lost that the phone's denoiser is worth its time."""
-    return float(features.degradation.max(1).mean()) > DEGRADED
+    return degradation_of(features) > (DEGRADED if features.equalised is None else NOISY_FROM)
+
+
+def degradation_of(features: Features) -> float:
+    """The root mean square over tokens of their largest degradation: a few bad tokens count as much as all being a little worse."""
+    return float(np.sqrt(np.square(features.degradation.max(1)).mean()))
 
 
 def _options(threads: int) -> onnxruntime.SessionOptions:

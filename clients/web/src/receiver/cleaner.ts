@@ -2,8 +2,8 @@ import type { Features } from '../codec'
 import { free, Graph } from './graph'
 import { drop, isKept, keptFile } from './kept'
 
-/** Mean degradation of a token from which on features are cleaned, as in Python (`megen.ue.receiver`). */
-const DEGRADED = 0.1
+/** Degradation from which on features of bits are cleaned, as in Python (`megen.ue.receiver`). */
+const DEGRADED = 0.19
 /** And from which on its 11.6 MB are worth fetching: half a decibel of a coarse quantiser (experiments/phone_denoiser). */
 const WORTH_FETCHING = 0.35
 
@@ -13,12 +13,12 @@ let fetching: string | null = null
 /** A file that did not clean; it is not tried again in this visit, nor kept for the next. */
 let broken: string | null = null
 
-/** The mean over tokens of their largest degradation. */
+/** The root mean square over tokens of their largest degradation. */
 export function degradationOf({ degradation, mergeMap: { length: tokens } }: Features): number {
   const states = degradation.length / tokens
   let sum = 0
-  for (let k = 0; k < tokens; k++) sum += Math.max(...degradation.subarray(k * states, (k + 1) * states))
-  return sum / tokens
+  for (let k = 0; k < tokens; k++) sum += Math.max(...degradation.subarray(k * states, (k + 1) * states)) ** 2
+  return Math.sqrt(sum / tokens)
 }
 
 /**
