@@ -16,14 +16,18 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from experiments import common
 from experiments.channel_denoising.run import crossed
+from megen.evaluation.device_profile import gflops
 from megen.evaluation.link import samples
 from megen.halves import Transmitter, halves
 from megen.link import RadioLink
 from megen.metrics import psnr_db
+from megen.models import embedded, phone_denoiser
+from megen.models.restorer import STATES
 from megen.types import Features, InputError, Payload, Received
 from megen.ue import Receiver, receiver
 
@@ -58,6 +62,19 @@ def cases(es: Transmitter, latent: Tensor, number: int) -> dict[str, Callable[[]
     }
 
 
+def operations(es: Transmitter) -> dict[str, float]:
+    """Floating-point operations of the phone's denoiser and of one step of the flow map, text left out, in 10^9."""
+    net, backbone = phone_denoiser.load(embedded.folder_of("scenes")), es.backbone
+    assert net is not None
+    assert isinstance(backbone, embedded.EmbeddedBackbone)
+    z, t = torch.zeros(1, *backbone.latent_shape), torch.zeros(1)
+    condition = backbone.condition(["a castle at dawn"])
+    return {
+        "phone's denoiser": gflops(lambda: net(z, torch.zeros(1, STATES, *z.shape[2:]))),
+        "flow map": gflops(lambda: backbone.velocity(z, t, t + 1, condition)),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--prompts", type=int, default=50)
@@ -88,7 +105,7 @@ def main() -> None:
             "degradation": float(degradation.mean()),
         }
     bounds = {"threshold": receiver.DEGRADED, "threshold_symbols": receiver.NOISY_FROM}
-    common.write("phone_denoiser", {"cases": rows, "prompts": args.prompts, "steps": args.steps, **bounds})
+    common.write("phone_denoiser", {"cases": rows, "prompts": args.prompts, "steps": args.steps, **bounds, "gflop": operations(es)})
 
 
 if __name__ == "__main__":

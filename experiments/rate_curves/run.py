@@ -31,7 +31,7 @@ from megen.training.latents import start_worker
 from megen.types import Features, InputError, Received
 from megen.ue import Receiver
 
-BUDGETS = (3_000, 5_000, 6_500, 10_000, 20_000, 40_000)
+BUDGETS = (3_000, 5_000, 6_500, 10_000, 20_000, 40_000, 60_000)
 SEEN = (6_500, 20_000, 40_000)  # budgets at which SSIM and SSIMULACRA 2 are measured too: they take longer than all else
 RATIOS = (0.0, 0.5, 0.75)
 SIDES = (96, 128, 192, 256, 384, 512, 768, 1024)
