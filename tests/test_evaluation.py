@@ -21,7 +21,7 @@ from megen.models.embedded import EmbeddedBackbone
 from megen.scenes import judge
 from megen.scenes.captions import HELD_OUT, parse, sample_scene
 from megen.scenes.render import render
-from megen.training.adversarial_health import octaves
+from megen.training.adversarial_health import octaves, strong_edges
 from tests.conftest import make_tiny
 
 
@@ -228,6 +228,15 @@ def test_a_bench_of_a_backbone_goes_on_where_it_was_interrupted(
     files[0].write_bytes(b"not what it was")
     with pytest.raises(InputError, match=r"is damaged .*: remove it"):
         bench_backbone.compare(tiny, [1], prompts, tiny, other, other, batch=3, work=tmp_path)
+
+
+def test_strong_edges_are_the_pixels_at_a_step() -> None:
+    picture = torch.zeros(1, 3, 16, 16)
+    picture[..., 8:] = 0.5
+    assert strong_edges(picture) == pytest.approx(1 / 15)  # one column of fifteen
+    assert strong_edges(0.25 * picture) == 0
+    each = bench_backbone._sharp(torch.cat([picture, 0 * picture]))
+    assert bench_backbone._sharpness(*each)["strong_edges"] == pytest.approx(1 / 30)
 
 
 def test_a_bench_of_the_link_goes_on_where_it_was_interrupted(tiny_folder: Path, tmp_path: Path) -> None:

@@ -13,17 +13,8 @@ from experiments import common
 from megen.models import embedded
 from megen.scenes.render import render
 from megen.scenes.splits import TEST_SEED, scene
-from megen.training.adversarial_health import octaves
+from megen.training.adversarial_health import octaves, strong_edges
 from megen.training.loop import progress
-
-STRONG = 0.15
-
-
-def strong_edges(picture: torch.Tensor) -> float:
-    """The share of pixels [1, 3, H, W] whose luma's gradient is above `STRONG`."""
-    luma = picture.mean(1)
-    across, down = luma[:, :-1, 1:] - luma[:, :-1, :-1], luma[:, 1:, :-1] - luma[:, :-1, :-1]
-    return float((torch.hypot(across, down) > STRONG).float().mean())
 
 
 def sharpness(pictures: list[tuple[list[float], float]]) -> dict[str, object]:

@@ -61,8 +61,8 @@ def roundness(patch: np.ndarray) -> float:
     return float((patch & disc).sum() / (patch | disc).sum())
 
 
-def figures(pictures: list[np.ndarray], body: str) -> dict[str, Any]:
-    """Shares of pictures with such a body, with two, and of the right kind; the roundness of the largest."""
+def figures(pictures: list[np.ndarray], body: str, model: judge.Classifier) -> dict[str, Any]:
+    """Shares of pictures with such a body, with two, and of the right kind by shape and by the examiner; the roundness of the largest."""
     found = [bodies(image, body) for image in pictures]
     largest = [each[0] for each in found if each]
     full = [(shape >= FULL) == (body != "crescent moon") for shape in largest]
@@ -70,6 +70,7 @@ def figures(pictures: list[np.ndarray], body: str) -> dict[str, Any]:
         "found": common.estimate(bool(each) for each in found),
         "twice": common.estimate(len(each) > 1 for each in found),
         "kind_right": common.estimate(full),
+        "by_the_examiner": common.estimate(judge.seen(model, image)["body"] == body for image in pictures),
         "roundness": common.estimate(largest) | {"p5": float(np.percentile(largest, 5))},
     }
 
@@ -82,17 +83,17 @@ def main() -> None:
     es, ue = halves()
     backbone = es.backbone
     assert isinstance(backbone, EmbeddedBackbone)
-    rows: dict[str, dict[str, Any]] = {}
+    model, rows = judge.load(), {body: dict[str, dict[str, Any]]() for body in COLOURS}
     for body in COLOURS:
         asked = asking_for(body, args.prompts)
         true = [pixels(render([asked[i][0]])) for i, _ in progress(0, len(asked), f"{body}, renders")]
-        rows[body] = {"renders": figures(true, body)}
+        rows[body]["renders"] = figures(true, body, model)
         with torch.inference_mode():
             latents = [backbone.encode_images(render([scene])) for scene, _ in asked]
-        rows[body]["autoencoder"] = figures(decoded(len(asked), f"{body}, autoencoder", lambda i: latents[i], ue), body)  # noqa: B023
+        rows[body]["autoencoder"] = figures(decoded(len(asked), f"{body}, autoencoder", lambda i: latents[i], ue), body, model)  # noqa: B023
         for n in args.steps:
             made = decoded(len(asked), f"{body}, {n} steps", lambda i: es.denoise([asked[i][1]], [i], n), ue)  # noqa: B023
-            rows[body][str(n)] = figures(made, body)
+            rows[body][str(n)] = figures(made, body, model)
     common.write("sun_and_moon", {"prompts": args.prompts, "bodies": rows})
 
 

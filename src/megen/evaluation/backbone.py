@@ -41,7 +41,7 @@ from megen.scenes.captions import Scene
 from megen.scenes.completion import complete, short_caption
 from megen.scenes.judge import Classifier
 from megen.scenes.render import render
-from megen.training.adversarial_health import octaves
+from megen.training.adversarial_health import octaves, strong_edges
 from megen.training.distill import TEACHER_STEPS
 
 BOOTSTRAPS = 30
@@ -169,9 +169,16 @@ def _decoded(backbone: EmbeddedBackbone, latents: Float[Tensor, "n c h w"]) -> I
     return ((j, backbone.decode(latents[j : j + DECODED]).float()) for j in range(0, len(latents), DECODED))
 
 
-def _sharpness(each: Float[Tensor, "n 4"]) -> dict[str, float]:
-    """Root mean square of pictures' octaves, by octave."""
-    return dict(zip(OCTAVES, each.double().square().mean(0).sqrt().tolist(), strict=True))
+def _sharpness(each: Float[Tensor, "n 4"], edges: Float[Tensor, " n"]) -> dict[str, float]:
+    """Root mean square of pictures' octaves, by octave, and the mean share of strong edges."""
+    levels = dict(zip(OCTAVES, each.double().square().mean(0).sqrt().tolist(), strict=True))
+    return levels | {"strong_edges": float(edges.double().mean())}
+
+
+def _sharp(images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b 4"], Float[Tensor, " b"]]:
+    """Octaves and strong edges of each picture."""
+    each = [image[None].cpu() for image in images]
+    return torch.tensor([octaves(x) for x in each]).reshape(-1, len(OCTAVES)), torch.tensor([strong_edges(x) for x in each])
 
 
 class Bench:
@@ -218,13 +225,12 @@ class Bench:
         pieces = []
         for (j, images), known in zip(_decoded(backbone, latents), goals, strict=False):
             first = part.start + j
-            sharp = [octaves(image[None].cpu()) for image in images[: max(0, SHARP - first)]]
             levels = None
             if known is not None:
                 goal = known[1]
                 levels = -10 * (images - goal).square().mean((1, 2, 3)).clamp(min=1e-10).log10().cpu()
-            octave = torch.tensor(sharp).reshape(-1, len(OCTAVES))
-            pieces.append(replace(judged(self.model, images, first), octaves=octave, teacher_db=levels))
+            octave, edges = _sharp(images[: max(0, SHARP - first)])
+            pieces.append(replace(judged(self.model, images, first), octaves=octave, strong_edges=edges, teacher_db=levels))
         return replace(picture_set.joined(pieces), latents=latents.cpu())
 
     @torch.inference_mode()
@@ -240,8 +246,8 @@ class Bench:
 
     def sharpness_of_renders(self, backbone: EmbeddedBackbone) -> dict[str, float]:
         """Octaves of the first scenes' renders at the backbone's size."""
-        pictures = (render([s], backbone.config.image_px[0], self.device) for s in self.prompts.scenes[:SHARP])
-        return _sharpness(torch.tensor([octaves(x.cpu()) for x in pictures]))
+        each = [_sharp(render([s], backbone.config.image_px[0], self.device)) for s in self.prompts.scenes[:SHARP]]
+        return _sharpness(*map(torch.cat, zip(*each, strict=True)))
 
     def short(self, name: str, sampler: Sampler, steps: int) -> tuple[dict[str, Any], Sequence[dict[str, str]]]:
         """What short prompts get at one number of steps, and what the judge sees."""
@@ -270,6 +276,7 @@ class Bench:
         """Figures of one sampler at one number of steps, and its pictures."""
         made = self._parts(f"{name}, {steps} steps", len(self.prompts.texts), partial(self._made, sampler, steps))
         assert made.octaves is not None
+        assert made.strong_edges is not None
         distance = frechet_distance(self.real.features, made.features)
         density, coverage = density_and_coverage(self.real.features, made.features)
         figures: dict[str, Any] = {
@@ -279,7 +286,7 @@ class Bench:
             "scene_fd_excess": distance - self.floor,
             "density": density,
             "coverage": coverage,
-            "sharpness": _sharpness(made.octaves),
+            "sharpness": _sharpness(made.octaves, made.strong_edges),
             **{f"{key}_full": value for key, value in rights(self.prompts.texts, made.seen).items()},
         }
         for unseen, suffix in ((False, ""), (True, "_unseen")):

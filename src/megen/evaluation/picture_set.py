@@ -18,7 +18,7 @@ from megen.files import read_npz, write_npz
 from megen.scenes import judge
 from megen.scenes.judge import Classifier
 
-FORMAT = "megen-pictures/1"
+FORMAT = "megen-pictures/2"
 SHOWN = 6  # first pictures that a contact sheet shows
 
 
@@ -31,6 +31,7 @@ class Pictures:
     small: Float[Tensor, "k 3 256 256"]
     latents: Float[Tensor, "n c h w"] | None = None
     octaves: Float[Tensor, "m 4"] | None = None  # of the first ones
+    strong_edges: Float[Tensor, " m"] | None = None  # of these, the share of pixels
     teacher_db: Float[Tensor, " n"] | None = None  # PSNR to the teacher's picture of the same noise
 
 
@@ -53,7 +54,7 @@ def joined(parts: Sequence[Pictures]) -> Pictures:
     assert features is not None
     assert small is not None
     seen = tuple(row for part in parts for row in part.seen)
-    return Pictures(features, seen, small, cat("latents"), cat("octaves"), cat("teacher_db"))
+    return Pictures(features, seen, small, cat("latents"), cat("octaves"), cat("strong_edges"), cat("teacher_db"))
 
 
 def kept(folder: Path | None, name: str, make: Callable[[], Pictures]) -> Pictures:

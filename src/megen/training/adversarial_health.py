@@ -32,6 +32,7 @@ TYPED = (
 COUNTS = (1, 4)
 HELD = 48
 SIDE_PX = 256
+STRONG = 0.15  # gradient of an edge that is seen, 1 from black to white
 
 
 def octaves(pictures: Tensor) -> list[float]:
@@ -43,6 +44,13 @@ def octaves(pictures: Tensor) -> list[float]:
         levels.append(float((luma - F.interpolate(coarse, scale_factor=2, mode="nearest")).square().mean().sqrt()))
         luma = coarse
     return levels
+
+
+def strong_edges(pictures: Tensor) -> float:
+    """The share of pixels where the gradient of the channels' mean is above `STRONG`."""
+    grey = pictures.mean(1)
+    across, down = grey[:, :-1, 1:] - grey[:, :-1, :-1], grey[:, 1:, :-1] - grey[:, :-1, :-1]
+    return float((torch.hypot(across, down) > STRONG).float().mean())
 
 
 class Watch:
