@@ -13,6 +13,7 @@ import torch
 from megen import codec, export, front, merging
 from megen.backbone import BackboneSpec
 from megen.codec import CodecError, FeatureCodec, prior
+from megen.codec.header import decode_header
 from megen.errors import InputError, RunError
 from megen.halves import LocalReceiver, Transmitter, tokens_of
 from megen.link import NotDeliveredError, PerfectLink, RadioLink, Trace
@@ -114,6 +115,22 @@ def test_payload_bits_are_what_the_receiver_was_given(es: Transmitter, ue: Recei
     np.testing.assert_array_equal(ue.decode(codec.unpack(codec.pack(result.delivery.received))), result.image)
     with pytest.raises(CodecError):
         ue.decode(Received(Payload(payload.header, payload.merge_map[:-1], payload.features)))
+
+
+@pytest.mark.parametrize("order", ["band", "stage", "layer"])
+def test_parts_cross_in_the_order_that_is_asked_for(es: Transmitter, ue: Receiver, order: str) -> None:
+    result = Pipeline(es, ue, PerfectLink(), order=order)(PROMPT, steps=1)
+    assert result.report.order == order
+    assert decode_header(result.delivery.received.payload.header).order == order
+    with pytest.raises(InputError, match="one of band, stage, layer, got 'row'"):
+        Pipeline(es, ue, order="row")
+
+
+def test_analog_features_have_no_order_of_parts(es: Transmitter, ue: Receiver) -> None:
+    with pytest.raises(InputError, match="the order of parts is of bits"):
+        Pipeline(es, ue, analog=True, order="layer")
+    with pytest.raises(InputError, match="leave order='stage' out"):
+        es.encode(latent_of(es), analog=True, order="stage")
 
 
 def test_what_is_not_for_this_receiver_is_refused(es: Transmitter, ue: Receiver) -> None:

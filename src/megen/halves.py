@@ -105,7 +105,7 @@ class Transmitter:
             shape = list(latent.shape) if isinstance(latent, Tensor) else type(latent).__name__
             raise InputError(f"the latent must be one of {list(expected)}, got {shape}")
         check_quantiser(quantiser_bits, bits_budget, analog)
-        check_order(order)
+        check_order(order, analog)
         if self.transforms(reduction, analog, merge_ratio):
             with clock.stage("code"):
                 sent = self.codec.encode_coefficients(tokens_of(latent), self.backbone.spec.latent_shape[1:], merge_ratio, copies=copies)

@@ -14,7 +14,7 @@ import numpy as np
 
 from megen.accounting import accounts, made_by
 from megen.clock import Clock
-from megen.codec import QUANTISER_BITS, check_copies, check_quantiser
+from megen.codec import QUANTISER_BITS, check_copies, check_order, check_quantiser
 from megen.cost.energy import ES_W, UE_DECODE_W
 from megen.halves import LARGEST_SEED, OnStep, Receives, Transmitter, halves, tokens_of
 from megen.link import Link, RadioLink
@@ -72,6 +72,7 @@ class Pipeline:
     copies: int = 1  # of each analog symbol
     reduction: str | None = None  # of analog features; None: tokens from `MERGING_DB` on and up to `MERGING_MOST`
     complete: Callable[[str, int], Completion] | None = None
+    order: str = "band"  # of a digital payload's parts, as in `FeatureCodec.encode`
 
     @classmethod
     def load(
@@ -83,6 +84,7 @@ class Pipeline:
         analog: bool = False,
         copies: int = 1,
         reduction: str | None = None,
+        order: str = "band",
         device: str = "auto",
         as_typed: bool = False,
     ) -> Pipeline:
@@ -92,12 +94,13 @@ class Pipeline:
         """
         transmitter, receiver = halves(backbone, device)
         complete = completion.complete if transmitter.backbone.spec.name == WORLD and not as_typed else None
-        return cls(transmitter, receiver, RadioLink() if link is None else link, policy, analog, copies, reduction, complete)
+        return cls(transmitter, receiver, RadioLink() if link is None else link, policy, analog, copies, reduction, complete, order)
 
     def __post_init__(self) -> None:
         if not isinstance(self.link, Link):
             raise InputError(f"link must have a method send(transmission, rng), got {self.link!r}")
         check_copies(self.copies, self.analog)
+        check_order(self.order, self.analog)
         self.transmitter.transforms(self.reduction, self.analog)  # refuses one that cannot be
 
     def completed(self, prompt: str, seed: int) -> Completion:
@@ -142,7 +145,7 @@ class Pipeline:
             snr_db = self._state().snr_db
             tokens = 0 < ratio <= MERGING_MOST and (snr_db is None or snr_db >= MERGING_DB)
             reduction = "merging" if tokens else "transform"
-        return {"analog": self.analog, "copies": self.copies, "reduction": reduction or "merging"}
+        return {"analog": self.analog, "copies": self.copies, "reduction": reduction or "merging", "order": self.order}
 
     def _state(self) -> ChannelState:
         """What is known of the link."""
@@ -215,6 +218,7 @@ class Pipeline:
             bits_budget=bits_budget,
             reduction=way["reduction"],
             copies=int(self.copies),
+            order=self.order,
             made_by=made_by(es.backbone),
         )
         return Result(image, report, sent, delivery)

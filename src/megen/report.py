@@ -125,6 +125,7 @@ class Report:
     bits_budget: int | None
     reduction: str  # what makes features fewer: token merging, or transform coefficients left out
     copies: int  # of each analog symbol
+    order: str  # of the feature parts, where they are bits
     channel: Channel
     quality: Quality
     made_by: MadeBy

@@ -73,6 +73,12 @@ def _add_link(g: argparse.ArgumentParser) -> None:
         choices=("merging", "transform"),
         help="what --merge-ratio leaves out of analog features (default: by SNR)",
     )
+    g.add_argument(
+        "--order",
+        choices=("band", "stage", "layer"),
+        help="of a digital payload's parts: bands of the picture, stages from coarse to fine, or layers that each refine all of it, "
+        "so that a lost one costs little, for a fifth more bits (default: band)",
+    )
     g.add_argument("--copies", type=int, metavar="N", help="send each analog symbol N times: N times the airtime, less noise (default: 1)")
     g.add_argument("--csi-error", type=float, metavar="E", help="mean square error of the analog link's gain estimates (default: 0)")
     g.add_argument("--snr-db", type=float, help=f"mean signal-to-noise ratio per complex channel use (default: {SNR_DB:g})")
@@ -191,6 +197,7 @@ def _check_pairs(args: argparse.Namespace, auto: bool) -> None:
         )
     if args.link == "analog":
         output.refuse(args, ["bits_budget", "quantiser_bits"], "sets a quantiser, and --link analog has none: leave one of them out")
+        output.refuse(args, ["order"], "is of bits, and --link analog has none: leave one of them out")
     else:
         output.refuse(args, ["reduction", "copies", "csi_error"], "is for features that travel as symbols: give --link analog")
     if args.bits_budget is not None:
@@ -212,6 +219,7 @@ def _pipeline(args: argparse.Namespace, steps: int | None, ratio: float | None) 
         analog=args.link == "analog",
         copies=1 if args.copies is None else args.copies,
         reduction=args.reduction,
+        order=args.order or "band",
         device=args.device,
         as_typed=args.as_typed,
     )

@@ -197,8 +197,10 @@ def combined(received: Received, needed: int) -> tuple[ComplexArray, NDArray[np.
     return joint * (received.symbols.reshape(copies, needed) / variance).sum(0), joint
 
 
-def check_order(order: str) -> None:
-    """Refuse an order of parts that no payload can have. Errors: InputError."""
+def check_order(order: str, analog: bool = False) -> None:
+    """Refuse an order of parts that no payload can have, and any but the first for symbols. Errors: InputError."""
+    if analog and order != ORDERS[0]:
+        raise InputError(f"the order of parts is of bits, and analog features have none: leave order={order!r} out")
     if order not in ORDERS:
         raise InputError(f"the order of parts must be one of {', '.join(ORDERS)}, got {order!r}")
 
