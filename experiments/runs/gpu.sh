@@ -13,6 +13,6 @@ for loss in trajectory progressive lagrangian consistency; do
 done
 megen train scenes --from "$out/trajectory/weights" --adversarial --device cuda --autoencoder-steps 0 --receiver-steps 1800 --scenes 4096 \
   --fresh-scenes-per-step 5 --batch 256 --lr 1.2e-4 --steps 1228 --out "$out/sharp"
-python -m experiments.sharpening.run --latents "$out/sharp/latents" --judges "$out/sharp" --device cuda
+python -m experiments.sharpening.run --start "$out/trajectory/weights" --latents "$out/sharp/latents" --judges "$out/sharp" --device cuda
 megen bench backbone --backbone "$out/trajectory/weights" --teacher "$out/teacher/weights" --consistency "$out/consistency/weights" \
   --device cuda --batch 64 --prompts 1000 --json experiments/backbone/result.json --sheet docs/backbone-steps.jpg
