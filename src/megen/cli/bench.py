@@ -39,7 +39,13 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     b.set_defaults(run=run)
     b.add_argument("what", choices=("link", "backbone"))
-    b.add_argument("--prompts", type=int, default=50, metavar="N", help="held-out prompts; backbone: of each kind, seen and kept-out combinations (default: %(default)s)")
+    b.add_argument(
+        "--prompts",
+        type=int,
+        default=50,
+        metavar="N",
+        help="held-out prompts; backbone: of each kind, seen and kept-out combinations (default: %(default)s)",
+    )
     b.add_argument("--steps", metavar="N", help="denoising steps of each image; for backbone several: 1,2,4 (default: the backbone's own)")
     b.add_argument("--seed", type=int, default=0)
     b.add_argument("--backbone", default="scenes", metavar="NAME|PATH")
