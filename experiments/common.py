@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,6 +50,13 @@ def name_of(backbone: str, experiment: str) -> str:
     """What a result of a backbone is called: as the experiment for the bundled one, else by its folder, `weights` by the one around it."""
     folder = Path(backbone).resolve()
     return experiment if backbone == "scenes" else (folder.parent if folder.name == "weights" else folder).name
+
+
+def check_bench() -> None:
+    """End with one line where what the extra `bench` brings is missing, instead of leaving JPEG XL out of a table."""
+    missing = [name for name in ("pillow_jxl", "ssimulacra2") if find_spec(name) is None]
+    if missing:
+        sys.exit(f"this experiment needs {' and '.join(missing)}: pip install -e '.[bench]'")
 
 
 def read(name: str, file: str = "result") -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 `as-released`: its formulae alone. `claim`: where its saving comes from, and a map of who is fastest (modelled). `samples`: one prompt
 over steps, merge ratio and SNR, as a picture. `control`: the exact optimum against power and limits, MEG-CVPO beside PPO-Lagrangian.
-`schemes`: what crosses and how long a picture takes by every scheme, 50 prompts at its cell's edge (half an hour of two cores).
+`schemes`: what crosses and how long a picture takes by every scheme, 50 prompts at its cell's edge (a quarter of an hour; extra `bench`).
 Each part writes a file of its own beside this one; `python -m experiments.paper.figure` draws them.
 """
 
@@ -52,6 +52,7 @@ def main() -> None:
     if "schemes" in parts:
         from experiments.paper import schemes
 
+        common.check_bench()
         common.write(f"schemes{args.suffix}", schemes.measure(args.prompts, args.seed, lambda text: print(text, file=sys.stderr)))
 
 

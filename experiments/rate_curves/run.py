@@ -169,6 +169,7 @@ def main() -> None:
     parser.add_argument("--budgets", type=int, nargs="+", default=BUDGETS, help="in bits; others than all are written to few-bits.json")
     parser.add_argument("--ours", action="store_true", help="measure ours alone anew; files do not depend on our coder")
     args = parser.parse_args()
+    common.check_bench()
     name = "rate_curves" if tuple(args.budgets) == BUDGETS else "few-bits"
     before = common.read("rate_curves", "result" if name == "rate_curves" else name) if args.ours else None
     tasks = [(n, args.seed, args.steps, args.budgets, not args.ours) for n in range(args.prompts)]

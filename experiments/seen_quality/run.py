@@ -88,6 +88,7 @@ def main() -> None:
     p.add_argument("--prompts", type=int, default=12)
     p.add_argument("--steps", type=int, default=12)
     args = p.parse_args()
+    common.check_bench()
     common.write("seen_quality", {"prompts": args.prompts, "steps": args.steps, **summary(measure(args.prompts, args.steps))})
 
 
