@@ -80,6 +80,7 @@ def test_generate_writes_an_image_and_a_report(tiny_folder: Path, tmp_path: Path
         (["generate", PROMPT, "--link", "analog", "--bits-budget", "30"], "--bits-budget sets a quantiser, and --link analog has none"),
         (["generate", PROMPT, "--link", "analog", "--order", "layer"], "--order is of bits, and --link analog has none"),
         (["generate", PROMPT, "--order", "layer", "--quantiser-bits", "1"], "needs a quantiser of at least 2.25 bits, got 1"),
+        (["generate", PROMPT, "--steps", "auto", "--order", "layer"], "--order layer is nothing that a policy plans for"),
         (["generate", PROMPT, "--copies", "2"], "--copies is for features that travel as symbols: give --link analog"),
         (["generate", PROMPT, "--reduction", "transform"], "--reduction is for features that travel as symbols"),
         (["generate", PROMPT, "--csi-error", "0.1"], "--csi-error is for features that travel as symbols"),

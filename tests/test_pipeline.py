@@ -126,6 +126,25 @@ def test_parts_cross_in_the_order_that_is_asked_for(es: Transmitter, ue: Receive
         Pipeline(es, ue, order="row")
 
 
+def test_a_small_budget_sends_stages_and_the_report_says_so(es: Transmitter, ue: Receiver) -> None:
+    least = Pipeline(es, ue, PerfectLink())(PROMPT, steps=1, quantiser_bits=0.25).report.payload_bits.total
+    report = Pipeline(es, ue, PerfectLink(), order="layer")(PROMPT, steps=1, bits_budget=least - 8).report
+    assert report.order == "stage"
+    assert report.payload_bits.total < least
+    assert Pipeline(es, ue, PerfectLink(), analog=True)(PROMPT, steps=1).report.order is None
+
+
+def test_layers_are_refused_before_any_work(es: Transmitter, ue: Receiver) -> None:
+    def never(done: int) -> None:
+        pytest.fail("a step was taken")
+
+    with pytest.raises(InputError, match=r"at least 2.25 bits, got 2$"):
+        Pipeline(es, ue, PerfectLink(), order="layer")(PROMPT, steps=1, quantiser_bits=2.0, on_step=never)
+    planned = Pipeline(es, ue, PerfectLink(), lambda observation: Decision(1, 0.0, 5.0), order="layer")
+    with pytest.raises(InputError, match="a policy does not plan for layers"):
+        planned(PROMPT, on_step=never)
+
+
 def test_analog_features_have_no_order_of_parts(es: Transmitter, ue: Receiver) -> None:
     with pytest.raises(InputError, match="the order of parts is of bits"):
         Pipeline(es, ue, analog=True, order="layer")

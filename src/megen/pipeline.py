@@ -15,6 +15,7 @@ import numpy as np
 from megen.accounting import accounts, made_by
 from megen.clock import Clock
 from megen.codec import QUANTISER_BITS, check_copies, check_order, check_quantiser
+from megen.codec.header import decode_header
 from megen.cost.energy import ES_W, UE_DECODE_W
 from megen.halves import LARGEST_SEED, OnStep, Receives, Transmitter, halves, tokens_of
 from megen.link import Link, RadioLink
@@ -184,10 +185,13 @@ class Pipeline:
         drafting.check(self.transmitter.backbone, drafts)
         if drafts > 1 and self.policy is not None and None in (steps, merge_ratio):
             raise InputError("a policy does not plan for drafts: give steps and merge ratio, or ask for one draft")
+        if self.order == "layer" and self.policy is not None and None in (steps, merge_ratio):
+            raise InputError("a policy does not plan for layers, which take more bits: give steps and merge ratio, or another order")
         full = self.completed(prompt, seed)
         decision = self.decide(
             full.text, steps=steps, merge_ratio=merge_ratio, quantiser_bits=quantiser_bits, budget=budget, backlog_s=backlog_s
         )
+        check_order(self.order, self.analog, None if bits_budget is not None else decision.quantiser_bits)
         given = self.policy is None or None not in (steps, merge_ratio)
         es, clock = self.transmitter, self.transmitter.clock()
         noise_seed = self._noise_seed(full.text, int(seed), int(drafts), clock)
@@ -218,7 +222,7 @@ class Pipeline:
             bits_budget=bits_budget,
             reduction=way["reduction"],
             copies=int(self.copies),
-            order=self.order,
+            order=None if self.analog else decode_header(sent.payload.header).order,
             made_by=made_by(es.backbone),
         )
         return Result(image, report, sent, delivery)

@@ -125,7 +125,7 @@ class Report:
     bits_budget: int | None
     reduction: str  # what makes features fewer: token merging, or transform coefficients left out
     copies: int  # of each analog symbol
-    order: str  # of the feature parts, where they are bits
+    order: str | None  # of the parts of a payload of bits: as asked for, or by stage where a small budget leaves some out
     channel: Channel
     quality: Quality
     made_by: MadeBy

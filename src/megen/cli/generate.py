@@ -76,8 +76,8 @@ def _add_link(g: argparse.ArgumentParser) -> None:
     g.add_argument(
         "--order",
         choices=("band", "stage", "layer"),
-        help="of a digital payload's parts: bands of the picture, stages from coarse to fine, or layers that each refine all of it, "
-        "so that a lost one costs little, for a fifth more bits (default: band)",
+        help="of a digital payload's parts: bands of the picture, stages from coarse to fine, or layers: all of it coarsely, then a "
+        "refinement of each band, so that a lost one costs little, for a fifth more bits (default: band)",
     )
     g.add_argument("--copies", type=int, metavar="N", help="send each analog symbol N times: N times the airtime, less noise (default: 1)")
     g.add_argument("--csi-error", type=float, metavar="E", help="mean square error of the analog link's gain estimates (default: 0)")
@@ -191,6 +191,8 @@ def _check_pairs(args: argparse.Namespace, auto: bool) -> None:
         output.refuse(args, ["snr_db", "fading", "speed_m_s"], "and --trace both set the channel: give one of them")
     if auto and args.drafts > 1:
         raise InputError("--drafts is nothing that a policy plans for: give --steps and --merge-ratio, or leave it out")
+    if auto and args.order == "layer":
+        raise InputError("--order layer is nothing that a policy plans for: give --steps and --merge-ratio, or another order")
     if not auto:
         output.refuse(
             args, ["policy", "server", "phone", "quality"], "is for --steps auto or --merge-ratio auto: nothing else asks a policy"

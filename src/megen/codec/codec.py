@@ -197,12 +197,17 @@ def combined(received: Received, needed: int) -> tuple[ComplexArray, NDArray[np.
     return joint * (received.symbols.reshape(copies, needed) / variance).sum(0), joint
 
 
-def check_order(order: str, analog: bool = False) -> None:
-    """Refuse an order of parts that no payload can have, and any but the first for symbols. Errors: InputError."""
+def check_order(order: str, analog: bool = False, quantiser_bits: float | None = None) -> None:
+    """Refuse an order of parts that no payload can have, any but the first for symbols, and layers of too coarse a quantiser.
+
+    Errors: InputError.
+    """
     if analog and order != ORDERS[0]:
         raise InputError(f"the order of parts is of bits, and analog features have none: leave order={order!r} out")
     if order not in ORDERS:
         raise InputError(f"the order of parts must be one of {', '.join(ORDERS)}, got {order!r}")
+    if order == "layer" and quantiser_bits is not None:
+        features.base_depth(depth_of(quantiser_bits))
 
 
 def check_copies(copies: int, analog: bool) -> None:

@@ -73,7 +73,7 @@ def kept(folder: Path | None, name: str, make: Callable[[], Pictures]) -> Pictur
     try:
         header, arrays = read_npz(path, FORMAT)
     except InputError as error:
-        raise InputError(f"{path} is damaged ({error}): remove it") from error
+        raise InputError(f"{path} is damaged or of another version ({error}): remove it") from error
     return Pictures(seen=tuple(header["seen"]), **{key: torch.from_numpy(value) for key, value in arrays.items() if key != "header"})
 
 
