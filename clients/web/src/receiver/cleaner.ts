@@ -4,7 +4,7 @@ import { drop, isKept, keptFile } from './kept'
 
 /** Degradation from which on features of bits are cleaned, as in Python (`megen.ue.receiver`). */
 const DEGRADED = 0.19
-/** And from which on its 11.6 MB are worth fetching: half a decibel of a coarse quantiser (experiments/phone_denoiser). */
+/** And from which on its 11.6 MB are worth fetching: a third of a decibel of a coarse quantiser (experiments/phone_denoiser). */
 const WORTH_FETCHING = 0.35
 
 /** The file, where the browser keeps none (neither https nor localhost). */
