@@ -32,8 +32,8 @@ ROWS = 8
 
 def most_an_hour(server: DeviceProfile) -> float:
     """What an engine does of these requests with whole batches."""
-    row_s = server.batch_step_s(ROWS) / ROWS
-    return 3600 / (row_s * float(np.average(STEPS, weights=SHARES)))
+    batch_s = server.batch_step_s(ROWS) * float(np.average(STEPS, weights=SHARES)) + server.batch_refine_s(ROWS)
+    return 3600 * ROWS / batch_s
 
 
 async def offered(url: str, arrivals_s: np.ndarray, steps: np.ndarray) -> list[float]:
@@ -62,7 +62,7 @@ def main() -> None:
     args = parser.parse_args()
     server = profile(*halves("scenes"), "this machine", args.repeats, device_profile.load("cpu").power_w)
     rows = []
-    with served("--rows", str(ROWS)) as (url, _):
+    with served("--rows", str(ROWS), "--connections", str(args.requests)) as (url, _):
         asyncio.run(offered(url, np.zeros(4), np.array([4, 2, 1, 1])))  # warms up
         for seed, share in enumerate(map(float, args.loads.split(","))):
             load = Load(share * most_an_hour(server), 60.0, STEPS, SHARES)
