@@ -588,7 +588,10 @@ def test_broken_graphs_are_refused(graph: Path, tmp_path: Path) -> None:
         Receiver.load(tmp_path / "cut.onnx")
 
 
-def test_the_user_equipment_runs_without_torch(es: Transmitter, ue: Receiver, graph: Path, tmp_path: Path) -> None:
+def test_the_user_equipment_runs_without_torch(
+    es: Transmitter, ue: Receiver, graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # else threads are readied, which looks for torch
     result = Pipeline(es, ue, PerfectLink())(PROMPT, steps=2, merge_ratio=0.5)
     (tmp_path / "payload").write_bytes(codec.pack(result.delivery.received))
     np.save(tmp_path / "image.npy", result.image)

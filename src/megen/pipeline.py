@@ -139,6 +139,16 @@ class Pipeline:
         given: dict[str, Any] = {"steps": steps, "merge_ratio": merge_ratio, "quantiser_bits": quantiser_bits}
         return spec.check(replace(chosen, **{name: value for name, value in given.items() if value is not None}))
 
+    def _is_given(self, steps: int | None, merge_ratio: float | None, drafts: int) -> bool:
+        """Whether the caller decides and not the policy. Errors: InputError where one is asked that does not plan for what is wanted."""
+        if self.policy is None or None not in (steps, merge_ratio):
+            return True
+        if drafts > 1:
+            raise InputError("a policy does not plan for drafts: give steps and merge ratio, or ask for one draft")
+        if self.order == "layer":
+            raise InputError("a policy does not plan for layers, which take more bits: give steps and merge ratio, or another order")
+        return False
+
     def _way(self, ratio: float) -> dict[str, Any]:
         """How features cross that are reduced by a ratio."""
         reduction, es = self.reduction, self.transmitter
@@ -183,16 +193,12 @@ class Pipeline:
         """
         check_quantiser(QUANTISER_BITS if quantiser_bits is None else quantiser_bits, bits_budget, self.analog)  # before any work
         drafting.check(self.transmitter.backbone, drafts)
-        if drafts > 1 and self.policy is not None and None in (steps, merge_ratio):
-            raise InputError("a policy does not plan for drafts: give steps and merge ratio, or ask for one draft")
-        if self.order == "layer" and self.policy is not None and None in (steps, merge_ratio):
-            raise InputError("a policy does not plan for layers, which take more bits: give steps and merge ratio, or another order")
+        given = self._is_given(steps, merge_ratio, drafts)
         full = self.completed(prompt, seed)
         decision = self.decide(
             full.text, steps=steps, merge_ratio=merge_ratio, quantiser_bits=quantiser_bits, budget=budget, backlog_s=backlog_s
         )
         check_order(self.order, self.analog, None if bits_budget is not None else decision.quantiser_bits)
-        given = self.policy is None or None not in (steps, merge_ratio)
         es, clock = self.transmitter, self.transmitter.clock()
         noise_seed = self._noise_seed(full.text, int(seed), int(drafts), clock)
         latent = es.denoise([full.text], [noise_seed], decision.steps, clock, on_step)
