@@ -202,10 +202,10 @@ def check_order(order: str, analog: bool = False, quantiser_bits: float | None =
 
     Errors: InputError.
     """
-    if analog and order != ORDERS[0]:
-        raise InputError(f"the order of parts is of bits, and analog features have none: leave order={order!r} out")
     if order not in ORDERS:
         raise InputError(f"the order of parts must be one of {', '.join(ORDERS)}, got {order!r}")
+    if analog and order != ORDERS[0]:
+        raise InputError(f"the order of parts is of bits, and analog features have none: leave order={order!r} out")
     if order == "layer" and quantiser_bits is not None:
         features.base_depth(depth_of(quantiser_bits))
 
