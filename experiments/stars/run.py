@@ -9,6 +9,7 @@ tested on the other half. Of another backbone (`--backbone FOLDER`) the result l
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -56,16 +57,15 @@ def spots(image: np.ndarray) -> np.ndarray:
     return np.array(found)
 
 
+def held_out(count: int, first: int, wanted: Callable[[Scene, dict[str, str]], bool]) -> list[tuple[Scene, str]]:
+    """Held-out scenes with their captions from prompt `first` on, of which the scene and what the caption names are wanted."""
+    drawn = (judge.held_out_prompt(number, unseen=False) for number in itertools.count(first))
+    return list(itertools.islice(((scene, text) for scene, text in drawn if wanted(scene, parse(text))), count))
+
+
 def starry(count: int) -> list[tuple[Scene, str]]:
     """Held-out scenes with captions that name stars."""
-    found: list[tuple[Scene, str]] = []
-    number = FIRST
-    while len(found) < count:
-        scene, text = judge.held_out_prompt(number, unseen=False)
-        number += 1
-        if parse(text).get("stars") == "stars":
-            found.append((scene, text))
-    return found
+    return held_out(count, FIRST, lambda scene, named: named.get("stars") == "stars")
 
 
 def threshold(with_stars: np.ndarray, without: np.ndarray) -> int:

@@ -15,16 +15,14 @@ import torch
 from scipy import ndimage
 
 from experiments import common
-from experiments.stars.run import decoded
+from experiments.stars.run import decoded, held_out
 from experiments.typed.run import pixels
 from megen.halves import halves
 from megen.models.embedded import EmbeddedBackbone
 from megen.scenes import judge
-from megen.scenes.captions import Scene, parse
-from megen.scenes.render import render
+from megen.scenes.render import BODY, render
 from megen.training.loop import progress
 
-COLOURS = {"sun": (1.0, 0.93, 0.62), "full moon": (0.97, 0.96, 0.88), "crescent moon": (1.0, 0.96, 0.80)}  # as they are rendered
 NEAR = 0.13  # of a channel, 1 being the most
 SKY = 0.42  # of the picture's height
 LEAST = 0.0015  # of the picture's pixels: a fifth of the smallest disc
@@ -32,22 +30,10 @@ FULL = 0.75  # roundness
 FIRST = 300_000  # of held-out prompts: other experiments use lower ones
 
 
-def asking_for(body: str, count: int) -> list[tuple[Scene, str]]:
-    """Held-out scenes of clear weather whose captions name the body."""
-    found: list[tuple[Scene, str]] = []
-    number = FIRST
-    while len(found) < count:
-        scene, text = judge.held_out_prompt(number, unseen=False)
-        number += 1
-        if scene.weather == "clear" and parse(text).get("body") == body:
-            found.append((scene, text))
-    return found
-
-
 def bodies(image: np.ndarray, body: str) -> list[float]:
     """How round each body in the sky of a byte image [H, W, 3] is, the largest one first."""
     sky = image[: int(SKY * len(image))] / 255
-    labels, count = ndimage.label((np.abs(sky - COLOURS[body]) < NEAR).all(-1))
+    labels, count = ndimage.label((np.abs(sky - BODY[body]) < NEAR).all(-1))
     patches = [ndimage.binary_fill_holes(labels == number) for number in range(1, count + 1)]
     large = sorted((p for p in patches if p.sum() >= LEAST * image[..., 0].size), key=np.sum, reverse=True)
     return [roundness(patch) for patch in large]
@@ -83,9 +69,9 @@ def main() -> None:
     es, ue = halves()
     backbone = es.backbone
     assert isinstance(backbone, EmbeddedBackbone)
-    model, rows = judge.load(), {body: dict[str, dict[str, Any]]() for body in COLOURS}
-    for body in COLOURS:
-        asked = asking_for(body, args.prompts)
+    model, rows = judge.load(), {body: dict[str, dict[str, Any]]() for body in BODY}
+    for body in BODY:
+        asked = held_out(args.prompts, FIRST, lambda scene, named: scene.weather == "clear" and named.get("body") == body)  # noqa: B023
         true = [pixels(render([asked[i][0]])) for i, _ in progress(0, len(asked), f"{body}, renders")]
         rows[body]["renders"] = figures(true, body, model)
         with torch.inference_mode():

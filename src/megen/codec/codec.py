@@ -79,7 +79,7 @@ class FeatureCodec:
         """
         check_quantiser(quantiser_bits, bits_budget, analog)
         check_copies(copies, analog)
-        check_order(order)
+        check_order(order, analog, None if bits_budget is not None else quantiser_bits)
         prior = self._prior_for(merged.grid, merged.rows.shape[1])
         header = Header(*merged.grid, merged.rows.shape[1], len(merged.rows), self.fingerprint)
         if analog:
@@ -87,8 +87,6 @@ class FeatureCodec:
             parts = payload.encode(merged.rows, merged.choice, merged.merge_map, replace(header, amplitude=amplitude), prior, on_part)
             return Transmission(parts, np.tile(iq, int(copies)), payload.error_rates(parts))
         depth = features.MAX_DEPTH if bits_budget is not None else depth_of(quantiser_bits)
-        if order == "layer":
-            features.base_depth(depth)  # refuses what is too coarse for two layers
         header = replace(header, order=order, depth=depth)
         if bits_budget is not None:
             parts = payload.encode_within(bits_budget, merged.rows, merged.choice, merged.merge_map, header, prior)

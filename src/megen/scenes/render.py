@@ -31,7 +31,7 @@ _SKY = {  # top, middle, low
 }
 _AMBIENT = {"dawn": (0.93, 0.80, 0.90), "noon": (1.0, 1.0, 1.0), "sunset": (0.92, 0.66, 0.66), "night": (0.36, 0.42, 0.68)}
 _CLOUD = {"dawn": (1.0, 0.90, 0.90), "noon": (1.0, 1.0, 1.0), "sunset": (1.0, 0.66, 0.50), "night": (0.34, 0.40, 0.64)}
-_BODY = {"sun": (1.0, 0.93, 0.62), "full moon": (0.97, 0.96, 0.88), "crescent moon": (1.0, 0.96, 0.80)}
+BODY = {"sun": (1.0, 0.93, 0.62), "full moon": (0.97, 0.96, 0.88), "crescent moon": (1.0, 0.96, 0.80)}
 _RIDGE = {"mountains": (0.46, 0.52, 0.66), "hills": (0.36, 0.62, 0.42), "dunes": (0.94, 0.76, 0.46)}
 _GROUND = {"mountains": (0.30, 0.50, 0.36), "hills": (0.28, 0.50, 0.26), "dunes": (0.80, 0.60, 0.34)}
 
@@ -126,7 +126,7 @@ class _Painter:
         strength = self._t([0.55 if s.weather == "clear" else 0.3 for s in self.scenes])
         gx = torch.exp(-((self.axis[None] - self.body_x[:, None]) ** 2) / (2 * width[:, None] ** 2))
         gy = torch.exp(-((rows[None] - self.body_y[:, None]) ** 2) / (2 * width[:, None] ** 2)) * strength[:, None]
-        colour = torch.lerp(self._table(_BODY, "body"), self.low, 0.35)
+        colour = torch.lerp(self._table(BODY, "body"), self.low, 0.35)
         self._over(everyone, first, last, colour[:, :, None, None], gy[:, :, None] * gx[:, None, :])
 
     def _ridges(self, layer: int) -> None:
@@ -281,7 +281,7 @@ class _Painter:
         disc = torch.hypot(w.x, w.y) - radius[:, None, None]
         bite = torch.hypot(w.x + 0.030, w.y + 0.012) - 0.053
         crescent = self._t([s.body == "crescent moon" for s in self.scenes]).bool()[:, None, None]
-        w.fill(torch.where(crescent, torch.maximum(disc, -bite), disc), self._table(_BODY, "body"), dim)
+        w.fill(torch.where(crescent, torch.maximum(disc, -bite), disc), self._table(BODY, "body"), dim)
         w.close()
 
     def _clouds(self) -> None:
